@@ -1,0 +1,47 @@
+"""The errors of unio, all in one place.
+
+There are two paths and no third. *Misuse* (a closed port, a handle that never joined, an operation that is still in
+flight) raises from the call that was wrong. Whatever the operating system says of the input or output itself travels
+as the error of a completion, always an :class:`OSError`, with the same ``errno`` on every backend.
+"""
+
+import errno
+
+
+class PortClosed(RuntimeError):
+    """The port was closed: by this thread or, for a thread that waits, by another one.
+
+    Every waiting thread is woken with it and every later call on the port raises it. It has the meaning of Windows'
+    ``ERROR_ABANDONED_WAIT_0``.
+    """
+
+
+class AssociationError(ValueError):
+    """The handle can't join the port: it has joined one already, is closed, or is of a kind that can't do overlapped I/O."""
+
+
+class NotAssociated(ValueError):
+    """The operation's handle was closed, or belongs to another port than the one it was submitted to."""
+
+
+class InFlight(RuntimeError):
+    """The operation was submitted and its completion has not been returned by a wait yet, so it can't be used again."""
+
+
+class BackendUnavailable(RuntimeError):
+    """The backend asked for is unknown or can't run here; the message lists the candidates, each with its reason."""
+
+
+class Cancelled(OSError):
+    """The error of a completion whose operation was cancelled here, by a cancel or by closing the handle.
+
+    Its ``errno`` is ``ECANCELED``. It is never the peer's doing: a reset by the peer is a :class:`ConnectionResetError`.
+    """
+
+
+def cancelled(reason: str) -> Cancelled:
+    return Cancelled(errno.ECANCELED, reason)
+
+
+def timed_out() -> TimeoutError:
+    return TimeoutError(errno.ETIMEDOUT, "the time-out of the submission passed")

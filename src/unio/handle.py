@@ -1,0 +1,83 @@
+"""A handle: a socket, pipe or file that has joined a port."""
+
+from __future__ import annotations
+
+import enum
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import socket
+
+
+class HasFileno(Protocol):
+    """Whatever has a ``fileno()``: sockets, files, pipes, and most objects that wrap one."""
+
+    def fileno(self) -> int: ...
+
+
+class Kind(enum.Enum):
+    """What the operating system says a handle is; it decides which operations the handle can do."""
+
+    SOCKET = "socket"
+    PIPE = "pipe"
+    FILE = "file"
+
+
+class Handle(ABC):
+    """A socket, pipe or file that has joined a port; :meth:`unio.Port.associate` makes it and operations name it.
+
+    It identifies the association itself, not the descriptor's number: when the number is closed and reused, this
+    handle never receives or delivers anything that belongs to the successor. It keeps the object that was
+    associated alive until the handle or the port is closed.
+
+    All methods may be called from any thread.
+    """
+
+    __slots__ = ("__weakref__", "key", "kind", "object", "skip_on_success", "socket")
+
+    key: Any
+    """The key of every completion of this handle."""
+
+    kind: Kind
+
+    object: HasFileno | int
+    """What was given to :meth:`unio.Port.associate`."""
+
+    skip_on_success: bool
+    """Whether an operation that succeeds at once is reported by submit alone."""
+
+    socket: socket.socket | None
+    """The socket on which operations work (the associated one, or one that borrows its descriptor); None for others."""
+
+    @abstractmethod
+    def fileno(self) -> int:
+        """The operating system's handle; -1 once it is closed."""
+
+    @property
+    @abstractmethod
+    def closed(self) -> bool:
+        """Whether the handle has left the port: it was closed, or the object behind it was."""
+
+    @abstractmethod
+    def cancel(self) -> int:
+        """Ask every operation that is in flight on this handle to end, as :meth:`unio.Port.cancel` does.
+
+        Returns how many there were to ask. Each still completes exactly once.
+
+        Raises :class:`unio.PortClosed`.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the handle and the object behind it.
+
+        Everything in flight completes with :class:`unio.Cancelled`, in the order of submission; an idle handle
+        queues nothing. A system call that another thread is making on the handle ends first, so that the
+        descriptor's number is free for reuse only when nothing can touch it any more; a file operation that is
+        running on the pool is such a call. Closing twice does nothing.
+        """
+
+    def __repr__(self) -> str:
+        where = "closed" if self.closed else f"fileno={self.fileno()}"
+        return f"<unio.Handle {self.kind.value} {where} key={self.key!r:.60}>"

@@ -1,0 +1,654 @@
+"""The operations that a port runs.
+
+An operation is an object that the caller makes, submits, gets back with its completion, and may submit again: what an
+``OVERLAPPED`` structure is to Windows. It carries the caller's own state, either in :attr:`Operation.state` or in the
+attributes of a subclass. While an operation is in flight (from its submit to the return of the wait that delivers its
+completion) it belongs to the port, and so do its buffers: changing it then raises :class:`unio.InFlight`.
+
+Constructing an operation does no input or output. Wrong arguments raise :class:`TypeError` or :class:`ValueError`
+here; what the operating system says of the input or output arrives as the completion's error.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+import os
+import socket
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from unio.errors import InFlight
+from unio.handle import Handle, HasFileno, Kind
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    from typing_extensions import Buffer
+
+    Buffers: TypeAlias = Buffer | Sequence[Buffer]
+
+Address = Any
+"""What :mod:`socket` takes and returns for the socket's family: ``(host, port)`` for IPv4, a path for AF_UNIX."""
+
+OFFSET_MAX = 2**63 - 1
+"""The largest offset of a file: off_t on every POSIX system here and LARGE_INTEGER on Windows are signed 64 bits."""
+
+
+class Readiness(enum.IntFlag):
+    """What :class:`Poll` waits for, and what it found."""
+
+    READABLE = 1
+    WRITABLE = 2
+
+
+class Route(enum.Enum):
+    """Where a backend queues an operation; operations of one route and one handle are started in order."""
+
+    INCOMING = "incoming"
+    OUTGOING = "outgoing"
+    READINESS = "readiness"
+    FILE = "file"
+    TIMER = "timer"
+    PROCESS = "process"
+
+
+class Status(enum.IntEnum):
+    """Where an operation is in its cycle. Only a backend changes it."""
+
+    IDLE = 0
+    PENDING = 1  # submitted, not completed: the kernel or the emulation has it
+    QUEUED = 2  # completed, but no wait has returned the completion yet
+
+
+IDLE = Status.IDLE
+
+SOCKET = (Kind.SOCKET,)
+STREAM = (Kind.SOCKET, Kind.PIPE)
+FILE = (Kind.FILE,)
+
+
+class HasPid(Protocol):
+    """A process as :class:`subprocess.Popen` or :class:`multiprocessing.Process` represent it."""
+
+    @property
+    def pid(self) -> int | None: ...
+
+
+class Operation:
+    """What all operations have in common; make one of its subclasses."""
+
+    __slots__ = (
+        "__weakref__",
+        "_expiry",
+        "_native",
+        "_next",
+        "_previous",
+        "_sequence",
+        "_status",
+        "_verdict",
+        "error",
+        "handle",
+        "key",
+        "state",
+        "transferred",
+    )
+
+    name: ClassVar[str]
+    route: ClassVar[Route]
+
+    handle: Handle | None
+    """The handle that the operation works on; None for those that have none."""
+
+    key: Any
+    """The key that its completions carry: its handle's, or the one given to an operation without a handle."""
+
+    state: Any
+    """Whatever the caller wants to have back with the completion; unio never looks at it."""
+
+    transferred: int
+    """The number of bytes that the last completion reported."""
+
+    error: OSError | None
+    """The error that the last completion reported, or None."""
+
+    def __init__(self, handle: Handle | None, key: Any, state: Any) -> None:
+        self.handle = handle
+        self.key = key
+        self.state = state
+        self.transferred = 0
+        self.error = None
+        self._status: Status = IDLE
+        self._next: Operation | None = None
+        self._previous: Operation | None = None
+        self._sequence = 0
+        self._expiry: Any = None
+        self._verdict: OSError | None = None
+        self._native: Any = None
+
+    @property
+    def in_flight(self) -> bool:
+        """Whether it was submitted and no wait has returned its completion yet."""
+        return self._status is not IDLE
+
+    def _must_be_idle(self) -> None:
+        if self._status is not IDLE:
+            raise InFlight(f"{self!r} is in flight: it can't be changed before its completion")
+
+    def __repr__(self) -> str:
+        what = self._status.name.lower() if self._status is not IDLE else "idle"
+        return f"<unio.{type(self).__name__} {what} key={self.key!r:.60}>"
+
+
+def _require(handle: Handle, kinds: tuple[Kind, ...], operation: str, hint: str = "") -> None:
+    if not isinstance(handle, Handle):
+        raise TypeError(
+            f"{operation} needs a handle, not {type(handle).__name__}: pass what port.associate() returned for it"
+        )
+    if handle.kind not in kinds:
+        wanted = " or ".join(kind.value for kind in kinds)
+        raise TypeError(f"{operation} needs a {wanted}, and this handle is a {handle.kind.value}{hint}")
+
+
+def _whole_number(value: int, name: str, most: int = OFFSET_MAX) -> int:
+    if not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
+    if not 0 <= value <= most:
+        raise ValueError(f"{name} must be between 0 and {most}, not {value}")
+    return value
+
+
+def seconds(value: float, name: str) -> float:
+    """Check a time given by the caller, in seconds."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
+    if math.isnan(value) or value < 0:
+        raise ValueError(f"{name} must not be negative or NaN, and is {value}")
+    return value
+
+
+def _numeric_address(sock: socket.socket | None, address: Address) -> Address:
+    """Check that an address can be used without asking a name server, which would block the submitting thread."""
+    family = sock.family if sock is not None else None
+    if family not in (socket.AF_INET, socket.AF_INET6):
+        return address
+    if not isinstance(address, tuple) or len(address) < 2 or not isinstance(address[0], str):  # noqa: PLR2004
+        raise TypeError(f"an address of {socket.AddressFamily(family).name} is a (host, port) tuple, not {address!r}")
+    host = address[0]
+    _whole_number(address[1], "the port number", 65535)
+    try:
+        if "%" in host:  # an IPv6 zone, which inet_pton does not know
+            socket.getaddrinfo(host, address[1], family, flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV)
+        else:
+            socket.inet_pton(family, host)
+    except OSError:
+        message = f"{host!r} is not a numeric {socket.AddressFamily(family).name} address; resolve names first"
+        raise ValueError(message) from None
+    return address
+
+
+def _view(buffer: Buffer, operation: str, *, writable: bool) -> memoryview:
+    try:
+        view = memoryview(buffer)
+    except TypeError:
+        raise TypeError(f"{operation} needs a bytes-like object, not {type(buffer).__name__}") from None
+    if writable and view.readonly:
+        raise TypeError(f"{operation} writes into its buffer, and {type(buffer).__name__} is read-only: use a bytearray")
+    if not view.c_contiguous:
+        raise ValueError(f"{operation} needs a buffer whose bytes are contiguous")
+    if view.format != "B" or view.ndim != 1:
+        return view.cast("B") if view.nbytes else memoryview(bytearray())
+    return view
+
+
+class _Buffered(Operation):
+    """An operation with a buffer, or several of them (scatter and gather)."""
+
+    __slots__ = ("_buffer", "_size", "_views")
+
+    _fills: ClassVar[bool]
+
+    def __init__(self, handle: Handle, buffer: Buffers, state: Any) -> None:
+        super().__init__(handle, handle.key, state)
+        self.buffer = buffer
+
+    @property
+    def buffer(self) -> Any:
+        """The buffer, or the sequence of buffers, in the order in which they are filled or sent.
+
+        The operation holds them, so that a ``bytearray`` can't be resized, for as long as it names them. Assign
+        another buffer to let go. Assigning while the operation is in flight raises :class:`unio.InFlight`.
+        """
+        return self._buffer
+
+    @buffer.setter
+    def buffer(self, buffer: Buffers) -> None:
+        self._must_be_idle()
+        name, fills = type(self).__name__, self._fills
+        if isinstance(buffer, (list, tuple)):
+            self._views = tuple([_view(each, name, writable=fills) for each in buffer])
+        else:
+            self._views = (_view(buffer, name, writable=fills),)  # type: ignore[arg-type]
+        self._size = sum([len(view) for view in self._views])
+        self._buffer = buffer
+
+
+class Recv(_Buffered):
+    """Receive from a socket or a pipe what there is, up to the size of the buffer.
+
+    Completes as soon as one byte is there; *transferred* is their number. The end of the stream is a success with 0
+    bytes, and data that came before it, or before a reset, is delivered first. A buffer of size 0 waits until there
+    is something (data, the end, an error), transfers 0 and consumes nothing. Receives of one handle are filled in
+    the order of their submission.
+
+    On a datagram socket it receives one datagram; one that is too large fills the buffer and completes with
+    ``EMSGSIZE``.
+
+    Errors: ``ConnectionResetError`` when the peer reset the connection; what recv(2) or WSARecv say otherwise.
+    """
+
+    __slots__ = ()
+    name = "recv"
+    route = Route.INCOMING
+    _fills = True
+
+    def __init__(self, handle: Handle, buffer: Buffers, *, state: Any = None) -> None:
+        _require(handle, STREAM, "Recv", "; use Read")
+        super().__init__(handle, buffer, state)
+
+
+class Send(_Buffered):
+    """Send all the bytes of the buffer to a socket or a pipe.
+
+    Completes when the operating system has taken all of them, or with the error; *transferred* is how many it took
+    either way. Sends of one handle leave in the order of their submission, whole, never interleaved. On a connected
+    datagram socket it sends one datagram.
+
+    Errors: ``ConnectionResetError`` when the peer of a socket is gone; ``BrokenPipeError`` when nobody reads the pipe
+    or the write side was shut down here; what send(2) or WSASend say otherwise.
+    """
+
+    __slots__ = ()
+    name = "send"
+    route = Route.OUTGOING
+    _fills = False
+
+    def __init__(self, handle: Handle, buffer: Buffers, *, state: Any = None) -> None:
+        _require(handle, STREAM, "Send", "; use Write")
+        super().__init__(handle, buffer, state)
+
+
+class RecvFrom(_Buffered):
+    """Receive one datagram; its sender is then in :attr:`address`.
+
+    One that is larger than the buffer fills it and completes with ``EMSGSIZE``; the rest of it is lost, as UDP has
+    it. A buffer of size 0 waits until a datagram is there and consumes nothing.
+
+    Errors: what recvmsg(2) or WSARecvFrom say. An unreachable peer is no error of a socket that is not connected.
+    """
+
+    __slots__ = ("address",)
+    name = "recv_from"
+    route = Route.INCOMING
+    _fills = True
+
+    address: Address
+    """The sender of the datagram that was received last."""
+
+    def __init__(self, handle: Handle, buffer: Buffers, *, state: Any = None) -> None:
+        _require(handle, SOCKET, "RecvFrom")
+        super().__init__(handle, buffer, state)
+        self.address = None
+
+
+class SendTo(_Buffered):
+    """Send one datagram to *address*, which must be numeric.
+
+    Errors: ``EMSGSIZE`` when it is too large for the protocol; what sendto(2) or WSASendTo say otherwise.
+    """
+
+    __slots__ = ("_address",)
+    name = "send_to"
+    route = Route.OUTGOING
+    _fills = False
+
+    def __init__(self, handle: Handle, buffer: Buffers, address: Address, *, state: Any = None) -> None:
+        _require(handle, SOCKET, "SendTo")
+        super().__init__(handle, buffer, state)
+        self.address = address
+
+    @property
+    def address(self) -> Address:
+        """Where the datagram goes."""
+        return self._address
+
+    @address.setter
+    def address(self, address: Address) -> None:
+        self._must_be_idle()
+        assert self.handle is not None
+        self._address = _numeric_address(self.handle.socket, address)
+
+
+class Accept(Operation):
+    """Accept one connection of a listening socket.
+
+    The new socket is in :attr:`socket` and its peer's address in :attr:`address`: ready for overlapped work, not
+    inheritable, not associated. A peer that has left already is still an accepted socket.
+
+    Errors: ``EMFILE`` and ``ENFILE`` when no descriptor is free; the listener survives, the connection stays in its
+    backlog, and accepts submitted after it wait for a moment before they try again, so that a server that re-submits
+    at once does not spin. What accept(2) or AcceptEx say otherwise.
+    """
+
+    __slots__ = ("address", "socket")
+    name = "accept"
+    route = Route.INCOMING
+
+    socket: socket.socket | None
+    """The socket that was accepted last; it is the caller's to close."""
+
+    address: Address
+    """The address of its peer."""
+
+    def __init__(self, handle: Handle, *, state: Any = None) -> None:
+        _require(handle, SOCKET, "Accept")
+        super().__init__(handle, handle.key, state)
+        self.socket = None
+        self.address = None
+
+
+class Connect(Operation):
+    """Connect a socket to *address*, which must be numeric. Success means that it is connected.
+
+    Errors: ``ConnectionRefusedError``; ``TimeoutError``; ``OSError`` with ``ENETUNREACH``, ``EHOSTUNREACH`` and what
+    else connect(2) or ConnectEx say.
+    """
+
+    __slots__ = ("_address", "_started")
+    name = "connect"
+    route = Route.OUTGOING
+
+    def __init__(self, handle: Handle, address: Address, *, state: Any = None) -> None:
+        _require(handle, SOCKET, "Connect")
+        super().__init__(handle, handle.key, state)
+        self._started = False
+        self.address = address
+
+    @property
+    def address(self) -> Address:
+        """Where it connects to."""
+        return self._address
+
+    @address.setter
+    def address(self, address: Address) -> None:
+        self._must_be_idle()
+        assert self.handle is not None
+        self._address = _numeric_address(self.handle.socket, address)
+
+
+class Shutdown(Operation):
+    """Half-close: once the sends submitted before it have left, end the write side. Receiving goes on.
+
+    Errors: ``ENOTCONN``; what shutdown(2) says otherwise.
+    """
+
+    __slots__ = ()
+    name = "shutdown"
+    route = Route.OUTGOING
+
+    def __init__(self, handle: Handle, *, state: Any = None) -> None:
+        _require(handle, SOCKET, "Shutdown")
+        super().__init__(handle, handle.key, state)
+
+
+class Disconnect(Operation):
+    """Once the sends submitted before it have left, end both directions. The handle is still to be closed.
+
+    Errors: ``ENOTCONN``; what shutdown(2) or DisconnectEx say otherwise.
+    """
+
+    __slots__ = ()
+    name = "disconnect"
+    route = Route.OUTGOING
+
+    def __init__(self, handle: Handle, *, state: Any = None) -> None:
+        _require(handle, SOCKET, "Disconnect")
+        super().__init__(handle, handle.key, state)
+
+
+class _Positioned(_Buffered):
+    """An operation of a file, at an offset."""
+
+    __slots__ = ("_offset",)
+
+    def __init__(self, handle: Handle, buffer: Buffers, offset: int, state: Any) -> None:
+        super().__init__(handle, buffer, state)
+        self.offset = offset
+
+    @property
+    def offset(self) -> int:
+        """Where in the file it starts, in bytes."""
+        return self._offset
+
+    @offset.setter
+    def offset(self, offset: int) -> None:
+        self._must_be_idle()
+        self._offset = _whole_number(offset, "the offset")
+
+
+class Read(_Positioned):
+    """Read from a file at an offset, until the buffer is full or the file ends.
+
+    The end of the file is a success with fewer bytes, and at or past the end with 0. The file's own position is
+    neither used nor moved. Never blocks the submitting thread.
+
+    Errors: ``EBADF`` when the file is not open for reading; ``EIO`` and what else preadv(2) or ReadFile say.
+    """
+
+    __slots__ = ()
+    name = "read"
+    route = Route.FILE
+    _fills = True
+
+    def __init__(self, handle: Handle, buffer: Buffers, offset: int, *, state: Any = None) -> None:
+        _require(handle, FILE, "Read", "; use Recv")
+        super().__init__(handle, buffer, offset, state)
+
+
+class Write(_Positioned):
+    """Write all the bytes of the buffer to a file at an offset; one past the end makes the file longer.
+
+    A file opened for appending is written at its end whatever the offset. Writes of one handle are independent of
+    each other and may be done in any order. Never blocks the submitting thread.
+
+    Errors: ``EBADF`` when the file is not open for writing; ``ENOSPC``, ``EFBIG``, ``EIO`` and what else pwritev(2) or
+    WriteFile say; *transferred* is how many bytes were written before it.
+    """
+
+    __slots__ = ()
+    name = "write"
+    route = Route.FILE
+    _fills = False
+
+    def __init__(self, handle: Handle, buffer: Buffers, offset: int, *, state: Any = None) -> None:
+        _require(handle, FILE, "Write", "; use Send")
+        super().__init__(handle, buffer, offset, state)
+
+
+class Flush(Operation):
+    """Bring to the disk what the writes that completed before it have written, the file's length included.
+
+    Errors: ``EIO``, ``ENOSPC`` and what else fsync(2) or FlushFileBuffers say.
+    """
+
+    __slots__ = ()
+    name = "flush"
+    route = Route.FILE
+
+    def __init__(self, handle: Handle, *, state: Any = None) -> None:
+        _require(handle, FILE, "Flush")
+        super().__init__(handle, handle.key, state)
+
+
+class SendFile(Operation):
+    """Send a range of a file to a stream socket, without copying it through the program where the system can.
+
+    Completes when all of the range was taken, or with the error; *transferred* says how many bytes were. When the
+    file ends before the range does, it completes with what there was. The file need not join a port; it must stay
+    open until the completion.
+
+    *file* has a ``fileno()`` or is the operating system's handle; *offset* and *count* are in bytes, and a *count* of
+    None means up to the file's end.
+
+    Errors: those of :class:`Send`, and what sendfile(2) or TransmitFile say of the file.
+    """
+
+    __slots__ = ("_copies", "_count", "_file", "_offset")
+    name = "send_file"
+    route = Route.OUTGOING
+
+    def __init__(
+        self, handle: Handle, file: HasFileno | int, offset: int = 0, count: int | None = None, *, state: Any = None
+    ) -> None:
+        _require(handle, SOCKET, "SendFile")
+        super().__init__(handle, handle.key, state)
+        self._copies = False
+        self.file = file
+        self.set_range(offset, count)
+
+    @property
+    def file(self) -> HasFileno | int:
+        """The file that is sent."""
+        return self._file
+
+    @file.setter
+    def file(self, file: HasFileno | int) -> None:
+        self._must_be_idle()
+        if not isinstance(file, int) and not hasattr(file, "fileno"):
+            raise TypeError(f"SendFile needs a file or its descriptor, not {type(file).__name__}")
+        self._file = file
+
+    @property
+    def offset(self) -> int:
+        """Where in the file the range starts, in bytes."""
+        return self._offset
+
+    @property
+    def count(self) -> int | None:
+        """The length of the range in bytes; None is up to the end of the file."""
+        return self._count
+
+    def set_range(self, offset: int, count: int | None = None) -> None:
+        """Choose the range for the next submission, in bytes."""
+        self._must_be_idle()
+        self._offset = _whole_number(offset, "the offset")
+        self._count = None if count is None else _whole_number(count, "the count")
+
+
+class Poll(Operation):
+    """Wait until a socket or a pipe is readable or writable, consuming nothing.
+
+    It is for a socket whose bytes another library moves. Completes as soon as one of the wanted directions is ready
+    (at once if it is already); which ones is in :attr:`found`. A peer's hang-up and errors count as both, since the
+    next call will not block.
+    """
+
+    __slots__ = ("_readiness", "found")
+    name = "poll"
+    route = Route.READINESS
+
+    found: Readiness
+    """What was ready at the last completion."""
+
+    def __init__(self, handle: Handle, readiness: Readiness, *, state: Any = None) -> None:
+        _require(handle, STREAM, "Poll", "; a file is always ready")
+        super().__init__(handle, handle.key, state)
+        self.found = Readiness(0)
+        self.readiness = readiness
+
+    @property
+    def readiness(self) -> Readiness:
+        """What is waited for."""
+        return self._readiness
+
+    @readiness.setter
+    def readiness(self, readiness: Readiness) -> None:
+        self._must_be_idle()
+        if not isinstance(readiness, Readiness) or not readiness:
+            raise TypeError(f"Poll needs a unio.Readiness that is not empty, not {readiness!r}")
+        self._readiness = readiness
+
+
+class Timer(Operation):
+    """Complete once *delay* seconds have passed since its submission, never before."""
+
+    __slots__ = ("_delay",)
+    name = "timer"
+    route = Route.TIMER
+
+    def __init__(self, delay: float, key: Any = None, *, state: Any = None) -> None:
+        super().__init__(None, key, state)
+        self.delay = delay
+
+    @property
+    def delay(self) -> float:
+        """How long it takes, in seconds."""
+        return self._delay
+
+    @delay.setter
+    def delay(self, delay: float) -> None:
+        self._must_be_idle()
+        self._delay = seconds(delay, "the delay")
+
+
+class ProcessExit(Operation):
+    """Complete when a child process has ended, with its exit status in :attr:`status`.
+
+    *process* is a :class:`subprocess.Popen`, another object with a ``pid``, or the number itself. The process is
+    only observed: it stays for its owner to wait for, who gets the same status at once.
+
+    Errors: ``ProcessLookupError`` when there is no such process; ``ChildProcessError`` when it is not a child of this
+    one, or was waited for by someone else before its status could be read (an object that knows its ``returncode``
+    answers then).
+    """
+
+    __slots__ = ("process", "status")
+    name = "process_exit"
+    route = Route.PROCESS
+
+    process: HasPid | int
+    """The process that is observed."""
+
+    status: int | None
+    """The exit status at the last completion: as :attr:`subprocess.Popen.returncode` has it, -N for signal N."""
+
+    def __init__(self, process: HasPid | int, key: Any = None, *, state: Any = None) -> None:
+        number = process if isinstance(process, int) else getattr(process, "pid", None)
+        if not isinstance(number, int) or isinstance(process, bool):
+            raise TypeError(f"ProcessExit needs a process or its number, not {process!r}")
+        if number <= 0:
+            raise ValueError(f"a process number must be positive, not {number}")
+        super().__init__(None, key, state)
+        self.process = process
+        self.status = None
+
+    @property
+    def pid(self) -> int:
+        """The number of the process."""
+        if isinstance(self.process, int):
+            return self.process
+        pid = self.process.pid
+        assert pid is not None, "checked when the operation was made"
+        return pid
+
+
+def file_number(file: HasFileno | int) -> int:
+    """The operating system's number of a file object or a number; raises OSError when the object is closed."""
+    if isinstance(file, int):
+        return file
+    try:
+        return file.fileno()
+    except ValueError as error:
+        import errno  # noqa: PLC0415 - only on the way to an error
+
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from error

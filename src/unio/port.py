@@ -1,0 +1,202 @@
+"""The port: a queue of completions that any number of threads wait on."""
+
+from __future__ import annotations
+
+import os
+import warnings
+import weakref
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+from unio import backends
+from unio.errors import PortClosed
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from unio.handle import Handle, HasFileno
+    from unio.operations import Operation
+
+LIMIT_DEFAULT = 64
+"""How many completions one wait returns at most unless told: enough to spread the cost of the call, few enough that
+other threads find something to do."""
+
+
+class Completion(NamedTuple):
+    """What a wait returns: one packet of the port's queue."""
+
+    key: Any
+    """The key of the operation's handle, or the one that was posted: the same object."""
+
+    operation: Any
+    """The operation that completed, or what was posted in its place."""
+
+    transferred: int
+    """The number of bytes transferred, also where there is an error; or the number that was posted."""
+
+    error: OSError | None
+    """Why the operation failed, or None if it succeeded."""
+
+
+class Port(ABC):
+    """A completion port.
+
+    Operations are submitted to it, and it queues one completion for each as it ends. Threads take completions with
+    :meth:`wait`, and put packets of their own into the same queue with :meth:`post`. All methods may be called from
+    any thread at any time, also while others wait.
+
+    *backend* names the mechanism below; without it the environment variable ``UNIO_BACKEND`` chooses, else the first
+    one that is available here (see :mod:`unio.backends`). Raises :class:`unio.BackendUnavailable`, and
+    :class:`OSError` when the system refuses the descriptors that a port needs.
+
+    A port is closed by :meth:`close` or at the end of a ``with`` block. One that is dropped while operations are in
+    flight emits :class:`ResourceWarning`. A port belongs to the process that made it: after a fork, the child's use
+    of it raises :class:`RuntimeError` and the parent's port is untouched.
+    """
+
+    backend: str
+    """The name of the backend in use."""
+
+    _unusable: Exception | None
+    """What every method raises once the port is closed, or in the child after a fork."""
+
+    def __new__(cls, *, backend: str | None = None) -> Self:
+        chosen = backends.load(backend) if cls is Port else cls
+        return object.__new__(chosen)  # type: ignore[return-value]
+
+    def __init__(self, *, backend: str | None = None) -> None:
+        del backend  # it has chosen the class
+        self._unusable = None
+        _ports.add(self)
+
+    @abstractmethod
+    def associate(self, handle: HasFileno | int, key: Any = None, *, skip_on_success: bool = False) -> Handle:
+        """Let a socket, pipe or file join the port, and return the handle that operations on it name.
+
+        *handle* is an object with a ``fileno()`` or the operating system's own handle. It becomes fit for overlapped
+        work: on POSIX, sockets and pipes become non-blocking. *key* comes back with each of its completions.
+
+        With *skip_on_success* an operation that succeeds within submit queues nothing: submit says so by returning
+        True (``FILE_SKIP_COMPLETION_PORT_ON_SUCCESS`` of SetFileCompletionNotificationModes).
+
+        Raises :class:`unio.AssociationError` for a handle that has joined a port already (it can do so once), is
+        closed, or is of a kind that can't do overlapped I/O such as a directory or a device; :class:`TypeError` for
+        what is no handle; :class:`OSError` when the system lacks descriptors or memory; :class:`unio.PortClosed`.
+        """
+
+    @abstractmethod
+    def submit(self, operation: Operation, timeout: float | None = None) -> bool:
+        """Start an operation. Exactly one completion will follow, also if it ends at once.
+
+        The completion is queued, not delivered here, and no code of the caller's runs inside. Returns False; only
+        for a handle associated with *skip_on_success*, True means that the operation has succeeded already, its
+        results are on it and no completion follows.
+
+        With *timeout*, a number of seconds, the operation ends with :class:`TimeoutError` if it has not ended
+        before. Where it can't be interrupted any more (a file operation that a thread is doing), its own result
+        follows instead.
+
+        Raises :class:`unio.InFlight` for an operation in flight, :class:`unio.NotAssociated` for one whose handle is
+        closed or another port's, :class:`TypeError` or :class:`ValueError` for wrong arguments,
+        :class:`unio.PortClosed`. What the operating system says arrives as the completion's error.
+        """
+
+    def flush(self) -> None:
+        """Start what this thread has submitted and the port may still be gathering.
+
+        A thread that waits on the port may have its submissions started together at its next wait; every other
+        thread's are started at once. Call this before doing something else for long.
+
+        Raises :class:`unio.PortClosed`.
+        """
+        # No backend so far gathers anything, so that being usable is all there is to see to.
+        if self._unusable is not None:
+            raise self._unusable
+
+    @abstractmethod
+    def wait(self, timeout: float | None = None, limit: int = LIMIT_DEFAULT) -> list[Completion]:
+        """Wait for completions and return from 1 to *limit* of them, first in, first out.
+
+        *timeout* is in seconds: None waits for ever, 0 only looks. An empty list means that it has passed; it never
+        returns early with nothing.
+
+        Raises :class:`unio.PortClosed` when the port is closed, also during the wait; :class:`ValueError` for a
+        negative time-out or a limit below 1.
+        """
+
+    @abstractmethod
+    def post(self, key: Any, operation: Any = None, transferred: int = 0) -> None:
+        """Queue a packet of the caller's own; a wait returns it verbatim, in order, with no error.
+
+        It never blocks, and it is the one method that may be called from a signal handler.
+
+        Raises :class:`unio.PortClosed`.
+        """
+
+    @abstractmethod
+    def cancel(self, operation: Operation) -> bool:
+        """Ask that an operation ends. Returns whether it was still in flight, so that there was something to ask.
+
+        It still completes exactly once: with :class:`unio.Cancelled`, or with the result that won the race.
+
+        Raises :class:`TypeError` for what is no operation, :class:`unio.NotAssociated` for one of another port, and
+        :class:`unio.PortClosed`.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the port. Every waiting thread is woken with :class:`unio.PortClosed`.
+
+        Operations in flight are cancelled and packets that no wait has returned are dropped: drain the port first
+        where they matter. The associated sockets and files stay open, theirs is another life. What a system call may
+        still write to is kept until it has ended. Closing twice does nothing.
+        """
+
+    @property
+    def closed(self) -> bool:
+        """Whether the port is closed, or belongs to the process that this one was forked from."""
+        return self._unusable is not None
+
+    @abstractmethod
+    def _in_flight(self) -> int:
+        """How many operations are in flight; counted only when a port was dropped."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<unio.Port {self.backend} {'closed' if self.closed else 'open'}>"
+
+    def __del__(self) -> None:
+        if getattr(self, "_unusable", self) is not None:  # closed, or its making failed
+            return
+        if count := self._in_flight():
+            message = f"{self!r} was dropped with {count} operations in flight: close it"
+            warnings.warn(message, ResourceWarning, source=self, stacklevel=2)
+        self.close()
+
+
+def port_closed() -> PortClosed:
+    return PortClosed("the port is closed")
+
+
+_ports: weakref.WeakSet[Port] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    # A forked child shares the parent's epoll instance and inherits its memory at an arbitrary moment, with locks
+    # that no thread of the child will ever release. So nothing of it is used again; closing drops the child's copies.
+    for port in list(_ports):
+        if port._unusable is None:
+            port._unusable = RuntimeError(
+                f"{port!r} belongs to process {os.getppid()}, from which this one was forked: make a new port here"
+            )
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
