@@ -35,7 +35,7 @@ from unio.operations import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from unio.backends.emulation import EmulatedHandle
+    from unio.backends.lanes import EmulatedHandle
     from unio.operations import Operation
 
 
