@@ -35,7 +35,8 @@ class BackendUnavailable(RuntimeError):
 class Cancelled(OSError):
     """The error of a completion whose operation was cancelled here, by a cancel or by closing the handle.
 
-    Its ``errno`` is ``ECANCELED``. It is never the peer's doing: a reset by the peer is a :class:`ConnectionResetError`.
+    Its ``errno`` is ``ECANCELED``. It is never the peer's doing: when the peer resets the connection, the error is a
+    :class:`ConnectionResetError`.
     """
 
 
