@@ -139,7 +139,7 @@ class EmulatedPort(Port):
         if self._unusable is not None:
             raise self._unusable
         number = number_of(handle)
-        made = EmulatedHandle(self, handle, number, key, skip_on_success)
+        made = EmulatedHandle(self, handle, number, key, skip_on_success=skip_on_success)
         with _joined_lock:
             previous = _joined.get(number)
             if previous is not None and previous.is_open():
@@ -195,39 +195,45 @@ class EmulatedPort(Port):
             raise self._unusable
         if timeout is not None:
             seconds(timeout, "the time-out")
-        if not isinstance(operation, Operation):
-            raise TypeError(f"submit needs an operation, not {type(operation).__name__}")
-        handle = operation.handle
+        handle = self._handle_of(operation)
         if handle is None:
             self._submit_detached(operation, timeout)
             return False
-        if not isinstance(handle, EmulatedHandle) or handle.port() is not self:
-            raise NotAssociated(f"{handle!r} belongs to another port")
         lane = handle.lane(operation)
         with handle.lock:
-            if operation._status is not IDLE:
-                raise InFlight(f"{operation!r} is in flight: wait for its completion, or make another operation")
-            if handle.life is not Life.OPEN:
-                raise self._unusable or NotAssociated(f"{handle!r} is closed")
             self._begin(operation)
+            if handle.life is not Life.OPEN:
+                operation._status = IDLE
+                raise self._unusable or NotAssociated(f"{handle!r} is closed")
             handle.sequence = operation._sequence = handle.sequence + 1
             lane.append(operation)
             if timeout is not None:
                 operation._expiry = self._queue.timers.add(timeout, (operation, True))
-            run = lane is not handle.files and lane.first is operation and handle.own(lane)
+            run = lane.first is operation and lane is not handle.files and handle.own(lane)
         done_at_once = False
-        if run:
-            if lane is handle.readiness:
-                self._run_readiness(handle)
-            else:
-                done_at_once = self._run(handle, lane, operation if handle.skip_on_success else None)
-        elif lane is handle.files:
+        if lane is handle.files:
             self._pool.put(partial(_do_on_pool, handle, operation, operation._sequence))
+        elif run and lane is handle.readiness:
+            self._run_readiness(handle)
+        elif run:
+            done_at_once = self._run(handle, lane, operation if handle.skip_on_success else None)
         if timeout is not None:
             self._queue.wake_leader()  # it may sleep past the new deadline
         return done_at_once
 
+    def _handle_of(self, operation: Operation) -> EmulatedHandle | None:
+        """The handle of an operation that was given to a method; None for one that has none."""
+        if not isinstance(operation, Operation):
+            raise TypeError(f"an operation is needed here, not {type(operation).__name__}")
+        handle = operation.handle
+        if handle is None or (isinstance(handle, EmulatedHandle) and handle.port() is self):
+            return handle
+        raise NotAssociated(f"{handle!r} belongs to another port")
+
     def _begin(self, operation: Operation) -> None:
+        """Start the flight of an operation; the caller holds the lock that guards its status."""
+        if operation._status is not IDLE:
+            raise InFlight(f"{operation!r} is in flight: wait for its completion, or make another operation")
         operation._status = PENDING
         operation._native = None
         operation._verdict = None
@@ -236,8 +242,6 @@ class EmulatedPort(Port):
 
     def _submit_detached(self, operation: Operation, timeout: float | None) -> None:
         with self._lock:
-            if operation._status is not IDLE:
-                raise InFlight(f"{operation!r} is in flight: wait for its completion, or make another operation")
             self._begin(operation)
             self._detached.add(operation)
             if isinstance(operation, Timer):
@@ -313,44 +317,40 @@ class EmulatedPort(Port):
         Returns whether *skipping* has succeeded, in which case it was not queued.
         """
         skipped = False
-        for left in range(ATTEMPTS_MAX, 0, -1):
+        for left in reversed(range(ATTEMPTS_MAX)):
             operation = lane.first
             assert operation is not None  # only the owner takes out the first one, and it stops after the last
             lane.ready = False
-            outcome, error, retry = self._try(handle, lane, operation)
+            outcome, error, rest = self._try(handle, lane, operation)
             with handle.lock:
-                verdict = operation._verdict
-                if outcome is not Outcome.DONE and outcome is not Outcome.DRAINED and verdict is not None:
-                    outcome, error = Outcome.DONE, verdict
-                if outcome is Outcome.BLOCKED:
-                    go_on = lane.ready
-                elif outcome is Outcome.PROGRESS:
-                    go_on = lane.ready = True
-                else:
-                    if outcome is Outcome.DONE:
-                        lane.ready = True
+                if outcome >= Outcome.PROGRESS and operation._verdict is not None:
+                    outcome, error = Outcome.DONE, operation._verdict
+                if outcome in (Outcome.DONE, Outcome.PROGRESS):
+                    lane.ready = True
+                if outcome <= Outcome.DRAINED:
                     lane.remove(operation)
                     if operation is skipping and error is None:
                         skipped = True
                         self._queue.forget(operation)
                     else:
                         self._queue.complete(operation, error)
-                    go_on = lane.ready and lane.first is not None
-                if handle.life is not Life.OPEN or left == 1 or not go_on:
-                    lane.active = False
-                    handle.running -= 1
-                    break
-        if retry:
-            self._queue.timers.add(retry, (handle, lane))
-        if go_on:
-            self._backlog.append((handle, lane))
-        if retry or go_on:
-            self._queue.wake_leader()
+                go_on = lane.ready and lane.first is not None and handle.life is Life.OPEN
+                if go_on and left:
+                    continue
+                lane.active = False
+                handle.running -= 1
+            if go_on:
+                self._backlog.append((handle, lane))
+            if rest:
+                self._queue.timers.add(rest, (handle, lane))
+            if go_on or rest:
+                self._queue.wake_leader()
+            break
         self._after_run(handle)
         return skipped
 
     def _try(self, handle: EmulatedHandle, lane: Lane, operation: Operation) -> tuple[Outcome, OSError | None, float]:
-        """Try an operation once: how it went, its error, and after how many seconds to try again if no event comes."""
+        """Try an operation once: how it went, its error, and how many seconds the lane rests unless an event comes."""
         try:
             return ATTEMPTS[operation.name](handle, operation), None, 0.0
         except BlockingIOError:
@@ -407,11 +407,7 @@ class EmulatedPort(Port):
     def cancel(self, operation: Operation) -> bool:
         if self._unusable is not None:
             raise self._unusable
-        if not isinstance(operation, Operation):
-            raise TypeError(f"cancel needs an operation, not {type(operation).__name__}")
-        handle = operation.handle
-        if handle is not None and (not isinstance(handle, EmulatedHandle) or handle.port() is not self):
-            raise NotAssociated(f"{handle!r} belongs to another port")
+        self._handle_of(operation)
         return self._end(operation, cancelled("cancelled by Port.cancel"))
 
     def _end(self, operation: Operation, verdict: OSError, expiry: Deadline | None = None) -> bool:

@@ -100,11 +100,13 @@ class EmulatedHandle(Handle):
         "stream",
     )
 
-    def __init__(self, port: EmulatedPort, given: HasFileno | int, number: int, key: Any, skip: bool) -> None:
+    def __init__(
+        self, port: EmulatedPort, given: HasFileno | int, number: int, key: Any, *, skip_on_success: bool
+    ) -> None:
         status = os.fstat(number)
         self.object = given
         self.key = key
-        self.skip_on_success = skip
+        self.skip_on_success = skip_on_success
         self.kind = _kind(given, status)
         self.number = number
         self.identity = (status.st_dev, status.st_ino)
