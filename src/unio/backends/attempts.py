@@ -48,7 +48,7 @@ class Outcome(IntEnum):
     BLOCKED = 3  # it would block
 
 
-class RetryLater(Exception):  # noqa: N818 - not an error
+class RetryLater(Exception):
     """The attempt would block, and the kernel will not tell when to try again: try after *delay* seconds."""
 
     def __init__(self, delay: float) -> None:

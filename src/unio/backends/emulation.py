@@ -139,7 +139,7 @@ class EmulatedPort(Port):
         if self._unusable is not None:
             raise self._unusable
         number = number_of(handle)
-        made = EmulatedHandle(self, handle, number, key, skip_on_success)
+        made = EmulatedHandle(self, handle, number, key, skip=skip_on_success)
         with _joined_lock:
             previous = _joined.get(number)
             if previous is not None and previous.is_open():
@@ -190,7 +190,8 @@ class EmulatedPort(Port):
 
     # Submitting
 
-    def submit(self, operation: Operation, timeout: float | None = None) -> bool:
+    # In one piece, like _run: a call costs more than most of the steps.
+    def submit(self, operation: Operation, timeout: float | None = None) -> bool:  # noqa: C901, PLR0912
         if self._unusable is not None:
             raise self._unusable
         if timeout is not None:
@@ -307,12 +308,13 @@ class EmulatedPort(Port):
         if run:
             self._run(handle, lane)
 
-    def _run(self, handle: EmulatedHandle, lane: Lane, skipping: Operation | None = None) -> bool:
+    def _run(self, handle: EmulatedHandle, lane: Lane, skipping: Operation | None = None) -> bool:  # noqa: C901
         """Try the lane's operations in order until one would block. The caller has made this thread the owner.
 
         Returns whether *skipping* has succeeded, in which case it was not queued.
         """
-        skipped = False
+        skipped = go_on = False
+        retry = 0.0
         for left in range(ATTEMPTS_MAX, 0, -1):
             operation = lane.first
             assert operation is not None  # only the owner takes out the first one, and it stops after the last

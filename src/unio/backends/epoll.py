@@ -65,7 +65,7 @@ class EpollPort(EmulatedPort):
     def _make_interrupt(self) -> Callable[[], None]:
         self._epoll = select.epoll()
         self._interrupt = _Interrupt()
-        self._epoll.register(self._interrupt.eventfd, EPOLLIN)
+        self._epoll.register(self._interrupt.eventfd, select.EPOLLIN)
         self._processes: dict[int, ProcessExit] = {}  # by pidfd
         self._strays: set[int] = set()
         return self._interrupt
@@ -117,7 +117,7 @@ class EpollPort(EmulatedPort):
             processes = list(self._processes)
         for watched in (self._interrupt.eventfd, *processes):
             with contextlib.suppress(OSError):
-                self._epoll.register(watched, EPOLLIN)
+                self._epoll.register(watched, select.EPOLLIN)
         for handle in handles:
             if handle.kind is not Kind.FILE:
                 with contextlib.suppress(OSError):
@@ -130,7 +130,7 @@ class EpollPort(EmulatedPort):
             operation._native = pidfd
             self._processes[pidfd] = operation
         try:
-            self._epoll.register(pidfd, EPOLLIN)
+            self._epoll.register(pidfd, select.EPOLLIN)
         except BaseException:
             self._unwatch_process(operation)
             raise

@@ -100,7 +100,7 @@ class EmulatedHandle(Handle):
         "stream",
     )
 
-    def __init__(self, port: EmulatedPort, given: HasFileno | int, number: int, key: Any, skip: bool) -> None:
+    def __init__(self, port: EmulatedPort, given: HasFileno | int, number: int, key: Any, *, skip: bool) -> None:
         status = os.fstat(number)
         self.object = given
         self.key = key
