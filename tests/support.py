@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import select
 import socket
 import struct
 import threading
@@ -124,21 +125,25 @@ def recv_to_end(sock: socket.socket) -> bytes:
 
 
 def fill(sock: socket.socket) -> int:
-    """Send until the connection takes no more and the sender would block; returns how many bytes it took.
+    """Send until the connection takes nothing more; returns how many bytes it took.
 
-    One refusal is not enough: over TCP the peer's side may still be making room. It is full when a socket has refused
-    for a while in which nothing moved.
+    One refusal is not enough: over TCP the peer's side may still be making room, and says so late. It is full when it
+    refuses again after a while in which nothing moved.
     """
     patience = sock.gettimeout()
-    sent = 0
-    sock.settimeout(0.05)
+    sent = refused = 0
+    sock.setblocking(False)
     try:
-        while True:
-            sent += sock.send(bytes(1 << 16))
-    except TimeoutError:
-        return sent
+        while refused < 2:
+            try:
+                sent += sock.send(bytes(1 << 16) if not refused else b"0")
+                refused = 0
+            except BlockingIOError:
+                refused += 1
+                select.select([], [sock], [], 0.1)
     finally:
         sock.settimeout(patience)
+    return sent
 
 
 def reset(sock: socket.socket) -> None:
