@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,15 +21,22 @@ def clauses() -> dict[str, bool]:
     return {found[1]: not found[2] for found in CLAUSE.finditer(CONTRACT.read_text(encoding="utf-8"))}
 
 
-def marks() -> Iterator[tuple[str, str]]:
-    """The clauses that the tests name, with the test: from the sources, so that selecting tests makes no difference."""
+@functools.cache
+def tests() -> dict[str, set[str]]:
+    """The tests and the clauses that each names: from the sources, so that selecting tests makes no difference."""
+    found: dict[str, set[str]] = {}
     for path in sorted(HERE.glob("test_*.py")):
+        if path == Path(__file__):
+            continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
-                for decorator in node.decorator_list:
-                    if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) == "pytest.mark.clause":
-                        for argument in decorator.args:
-                            yield ast.literal_eval(argument), f"{path.name}::{node.name}"
+                found[f"{path.name}::{node.name}"] = {
+                    ast.literal_eval(argument)
+                    for decorator in node.decorator_list
+                    if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) == "pytest.mark.clause"
+                    for argument in decorator.args
+                }
+    return found
 
 
 def test_the_contract_has_clauses_of_every_group() -> None:
@@ -43,20 +50,13 @@ def test_no_clause_is_stated_twice() -> None:
 
 @pytest.mark.parametrize("clause", [name for name, kept in clauses().items() if kept])
 def test_a_clause_has_a_test_that_names_it(clause: str) -> None:
-    assert clause in {name for name, _ in marks()}
+    assert [test for test, names in tests().items() if clause in names]
 
 
 def test_the_tests_name_no_unknown_clause() -> None:
-    assert {(name, test) for name, test in marks() if name not in clauses()} == set()
+    unknown = {test: names - set(clauses()) for test, names in tests().items()}
+    assert not {test: names for test, names in unknown.items() if names}
 
 
 def test_every_test_of_the_contract_names_a_clause() -> None:
-    named = {test for _, test in marks()}
-    tests = {
-        f"{path.name}::{node.name}"
-        for path in sorted(HERE.glob("test_*.py"))
-        if path != Path(__file__)
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
-    }
-    assert tests - named == set()
+    assert [test for test, names in tests().items() if not names] == []
