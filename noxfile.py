@@ -43,7 +43,6 @@ def lint(session: nox.Session) -> None:
 def typing(session: nox.Session) -> None:
     """Check the types, with two checkers, for what a program that imports unio will see."""
     install_group(session, "typing")
-    session.install(".")
     session.run("mypy")
     session.run("pyright")
 

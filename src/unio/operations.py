@@ -124,7 +124,7 @@ class Operation:
         self._sequence = 0
         self._expiry: Any = None
         self._verdict: OSError | None = None
-        self._native: Any = None
+        self._native: Any = None  # the backend's own, during one flight
 
     @property
     def in_flight(self) -> bool:
@@ -366,14 +366,13 @@ class Connect(Operation):
     else connect(2) or ConnectEx say.
     """
 
-    __slots__ = ("_address", "_started")
+    __slots__ = ("_address",)
     name = "connect"
     route = Route.OUTGOING
 
     def __init__(self, handle: Handle, address: Address, *, state: Any = None) -> None:
         _require(handle, SOCKET, "Connect")
         super().__init__(handle, handle.key, state)
-        self._started = False
         self.address = address
 
     @property
@@ -505,7 +504,7 @@ class SendFile(Operation):
     Errors: those of :class:`Send`, and what sendfile(2) or TransmitFile say of the file.
     """
 
-    __slots__ = ("_copies", "_count", "_file", "_offset")
+    __slots__ = ("_count", "_file", "_offset")
     name = "send_file"
     route = Route.OUTGOING
 
@@ -514,7 +513,6 @@ class SendFile(Operation):
     ) -> None:
         _require(handle, SOCKET, "SendFile")
         super().__init__(handle, handle.key, state)
-        self._copies = False
         self.file = file
         self.set_range(offset, count)
 
