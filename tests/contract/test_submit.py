@@ -242,7 +242,8 @@ def test_an_operation_in_flight_can_not_be_changed(port: unio.Port, make_pair: A
     near, far = make_pair()
     handle = port.associate(near)
     received, timer = unio.Recv(handle, bytearray(8)), unio.Timer(0.01)
-    polled = unio.Poll(handle, unio.Readiness.READABLE)
+    other, other_far = make_pair()
+    polled = unio.Poll(port.associate(other), unio.Readiness.READABLE)
     for operation in (received, timer, polled):
         port.submit(operation)
     with pytest.raises(unio.InFlight):
@@ -254,6 +255,7 @@ def test_an_operation_in_flight_can_not_be_changed(port: unio.Port, make_pair: A
     assert len(received.buffer) == 8
     assert timer.delay == 0.01
     far.send(b"data")
+    other_far.send(b"data")
     completions(port, 3)
     received.buffer = bytearray(1)
     timer.delay = 7
@@ -1059,7 +1061,7 @@ def test_what_a_thread_that_waits_has_submitted_is_started_at_its_next_wait(port
 
 @pytest.mark.clause("S9")
 def test_a_thread_may_end_after_its_submit(port: unio.Port, make_pair: Any) -> None:
-    near, far = make_pair()
+    near, far = make_pair(local=True)
     handle = port.associate(near)
     assert fill(near) > 0
     received, sent = unio.Recv(handle, bytearray(8)), unio.Send(handle, b"end")
