@@ -7,6 +7,7 @@ import os
 import select
 import socket
 import struct
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -192,6 +193,20 @@ def in_threads(count: int, function: Callable[[int], Result]) -> list[Result]:
 
     threads = [Background(start, number) for number in range(count)]
     return [thread.result() for thread in threads]
+
+
+def inside_wait(thread: threading.Thread) -> None:
+    """Return once the thread is within a call of Port.wait (or has ended), and about to block if it does not yet."""
+
+    def waits() -> bool:
+        frame = sys._current_frames().get(thread.ident or 0)
+        while frame is not None:
+            if frame.f_code.co_name == "wait" and "self" in frame.f_locals and isinstance(frame.f_locals["self"], unio.Port):
+                return True
+            frame = frame.f_back
+        return not thread.is_alive()
+
+    until(waits)
 
 
 def until(condition: Callable[[], object]) -> None:
