@@ -17,7 +17,7 @@ class PortClosed(RuntimeError):
 
 
 class AssociationError(ValueError):
-    """The handle can't join the port: it has joined one already, is closed, or is of a kind that can't do overlapped I/O."""
+    """The handle can't join the port: it has joined one already, is closed, or can't do overlapped I/O."""
 
 
 class NotAssociated(ValueError):
@@ -25,7 +25,7 @@ class NotAssociated(ValueError):
 
 
 class InFlight(RuntimeError):
-    """The operation was submitted and its completion has not been returned by a wait yet, so it can't be used again."""
+    """The operation was submitted and no wait has returned its completion yet, so it can't be used again."""
 
 
 class BackendUnavailable(RuntimeError):
@@ -35,7 +35,8 @@ class BackendUnavailable(RuntimeError):
 class Cancelled(OSError):
     """The error of a completion whose operation was cancelled here, by a cancel or by closing the handle.
 
-    Its ``errno`` is ``ECANCELED``. It is never the peer's doing: a reset by the peer is a :class:`ConnectionResetError`.
+    Its ``errno`` is ``ECANCELED``. It is never the peer's doing: when the peer resets the connection, the error is a
+    :class:`ConnectionResetError`.
     """
 
 

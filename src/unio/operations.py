@@ -15,13 +15,13 @@ import enum
 import math
 import os
 import socket
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from unio.errors import InFlight
 from unio.handle import Handle, HasFileno, Kind
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import TypeAlias
 
     from typing_extensions import Buffer
@@ -124,7 +124,7 @@ class Operation:
         self._sequence = 0
         self._expiry: Any = None
         self._verdict: OSError | None = None
-        self._native: Any = None
+        self._native: Any = None  # the backend's own, during one flight
 
     @property
     def in_flight(self) -> bool:
@@ -169,9 +169,9 @@ def seconds(value: float, name: str) -> float:
 
 def _numeric_address(sock: socket.socket | None, address: Address) -> Address:
     """Check that an address can be used without asking a name server, which would block the submitting thread."""
-    family = sock.family if sock is not None else None
-    if family not in (socket.AF_INET, socket.AF_INET6):
+    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
         return address
+    family = sock.family
     if not isinstance(address, tuple) or len(address) < 2 or not isinstance(address[0], str):  # noqa: PLR2004
         raise TypeError(f"an address of {socket.AddressFamily(family).name} is a (host, port) tuple, not {address!r}")
     host = address[0]
@@ -193,7 +193,9 @@ def _view(buffer: Buffer, operation: str, *, writable: bool) -> memoryview:
     except TypeError:
         raise TypeError(f"{operation} needs a bytes-like object, not {type(buffer).__name__}") from None
     if writable and view.readonly:
-        raise TypeError(f"{operation} writes into its buffer, and {type(buffer).__name__} is read-only: use a bytearray")
+        raise TypeError(
+            f"{operation} writes into its buffer, and {type(buffer).__name__} is read-only: use a bytearray"
+        )
     if not view.c_contiguous:
         raise ValueError(f"{operation} needs a buffer whose bytes are contiguous")
     if view.format != "B" or view.ndim != 1:
@@ -364,14 +366,13 @@ class Connect(Operation):
     else connect(2) or ConnectEx say.
     """
 
-    __slots__ = ("_address", "_started")
+    __slots__ = ("_address",)
     name = "connect"
     route = Route.OUTGOING
 
     def __init__(self, handle: Handle, address: Address, *, state: Any = None) -> None:
         _require(handle, SOCKET, "Connect")
         super().__init__(handle, handle.key, state)
-        self._started = False
         self.address = address
 
     @property
@@ -503,7 +504,7 @@ class SendFile(Operation):
     Errors: those of :class:`Send`, and what sendfile(2) or TransmitFile say of the file.
     """
 
-    __slots__ = ("_copies", "_count", "_file", "_offset")
+    __slots__ = ("_count", "_file", "_offset")
     name = "send_file"
     route = Route.OUTGOING
 
@@ -512,7 +513,6 @@ class SendFile(Operation):
     ) -> None:
         _require(handle, SOCKET, "SendFile")
         super().__init__(handle, handle.key, state)
-        self._copies = False
         self.file = file
         self.set_range(offset, count)
 

@@ -60,6 +60,9 @@ class Port(ABC):
     _unusable: Exception | None
     """What every method raises once the port is closed, or in the child after a fork."""
 
+    _forked: bool
+    """Whether this process was forked from the port's own."""
+
     def __new__(cls, *, backend: str | None = None) -> Self:
         chosen = backends.load(backend) if cls is Port else cls
         return object.__new__(chosen)  # type: ignore[return-value]
@@ -67,6 +70,7 @@ class Port(ABC):
     def __init__(self, *, backend: str | None = None) -> None:
         del backend  # it has chosen the class
         self._unusable = None
+        self._forked = False
         _ports.add(self)
 
     @abstractmethod
@@ -174,6 +178,8 @@ class Port(ABC):
 
     def __del__(self) -> None:
         if getattr(self, "_unusable", self) is not None:  # closed, or its making failed
+            if getattr(self, "_forked", False):
+                self.close()
             return
         if count := self._in_flight():
             message = f"{self!r} was dropped with {count} operations in flight: close it"
@@ -193,6 +199,7 @@ def _after_fork_in_child() -> None:
     # that no thread of the child will ever release. So nothing of it is used again; closing drops the child's copies.
     for port in list(_ports):
         if port._unusable is None:
+            port._forked = True
             port._unusable = RuntimeError(
                 f"{port!r} belongs to process {os.getppid()}, from which this one was forked: make a new port here"
             )

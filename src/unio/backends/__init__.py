@@ -28,7 +28,11 @@ class Candidate(NamedTuple):
     """A backend and whether it can run here."""
 
     name: str
+    """What the argument of a port and the environment variable call it."""
+
     available: bool
+    """Whether a port can be made with it here."""
+
     reason: str
     """Why it is available or is not, in words."""
 

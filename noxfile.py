@@ -1,0 +1,63 @@
+"""What is run before a change lands, each as a session of nox: ``nox -s tests``, ``nox -s lint``, and so on.
+
+``nox`` alone runs all of them but the interpreter matrix, which is ``nox -s matrix``.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.sessions = ["tests", "lint", "typing", "docs"]
+
+PROJECT = nox.project.load_toml("pyproject.toml")
+
+# Which backends a platform must be able to run. The tests are run once for each, with UNIO_BACKEND naming it.
+BACKENDS = {"linux": ["epoll"]}.get(sys.platform, [])
+
+
+def install_group(session: nox.Session, group: str) -> None:
+    session.install(*nox.project.dependency_groups(PROJECT, group))
+
+
+@nox.session
+@nox.parametrize("backend", BACKENDS, ids=BACKENDS)
+def tests(session: nox.Session, backend: str) -> None:
+    """Run the tests against the built wheel on one backend; arguments after ``--`` go to pytest."""
+    install_group(session, "test")
+    session.install(".")
+    session.run("pytest", *session.posargs, env={"UNIO_BACKEND": backend})
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check the rules and the formatting of everything that is Python here."""
+    install_group(session, "lint")
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+
+
+@nox.session
+def typing(session: nox.Session) -> None:
+    """Check the types, with two checkers, for what a program that imports unio will see."""
+    install_group(session, "typing")
+    session.run("mypy")
+    session.run("pyright")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation, with every warning an error, and run its examples."""
+    install_group(session, "docs")
+    session.install(".[http]")
+    for builder in ("html", "doctest"):
+        session.run("sphinx-build", "-W", "--keep-going", "-b", builder, "docs", f"docs/_build/{builder}")
+
+
+@nox.session
+def matrix(session: nox.Session) -> None:
+    """Run the tests on every supported interpreter that is installed."""
+    session.install("tox>=4.22")
+    session.run("tox", "run", *session.posargs)

@@ -1,0 +1,363 @@
+"""One try at each operation, the POSIX way: never blocking, on a socket, a pipe or (on the pool) a file.
+
+An attempt says how it went by what it returns. It raises :class:`BlockingIOError` when it would block,
+:class:`RetryLater` when it would block and no readiness event will tell when it no longer does, and any other
+:class:`OSError` when the operation has failed. ``operation.transferred`` counts what was done so far in any case.
+
+Sockets are reached through the methods of :class:`socket.socket`, never by number: a socket object knows when it was
+closed, so that an attempt can't hit a descriptor that has been reused since. They are called unbound, because a
+subclass may have made something else of them (``ssl.SSLSocket`` does).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, cast
+
+from unio.operations import (
+    Accept,
+    Connect,
+    Read,
+    Readiness,
+    Recv,
+    RecvFrom,
+    Send,
+    SendFile,
+    SendTo,
+    Write,
+    file_number,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from unio.backends.lanes import EmulatedHandle
+    from unio.operations import Operation
+
+
+class Outcome(IntEnum):
+    """What became of an attempt that did not raise."""
+
+    DONE = 0  # the operation has ended; the next one of its lane may be tried at once
+    DRAINED = 1  # it has ended, and the next one would block: wait for an event first
+    PROGRESS = 2  # some of it is done; try again
+    BLOCKED = 3  # it would block
+
+
+class RetryLater(Exception):  # noqa: N818 - not an error
+    """The attempt would block, and the kernel will not tell when to try again: try after *delay* seconds."""
+
+    def __init__(self, delay: float) -> None:
+        super().__init__(delay)
+        self.delay = delay
+
+
+DONE, DRAINED, PROGRESS, BLOCKED = Outcome
+
+RETRY_SECONDS = 0.005
+"""Between two tries where no event tells. Seldom needed; short enough for a person not to notice."""
+
+SENDFILE_CHUNK = 256 * 1024
+"""The most that one sendfile call moves, in bytes, so that one fast peer does not hold the thread for long."""
+
+COPY_CHUNK = 64 * 1024
+"""The same where the bytes have to be copied; below glibc's threshold of 128 KiB for mapping memory anew each time."""
+
+VECTOR_MAX = os.sysconf("SC_IOV_MAX") if os.sysconf("SC_IOV_MAX") > 0 else 1024
+NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)  # SIGPIPE kills a program that has not turned it off, as Python does
+
+# What accept(2) says of a connection that was lost before it could be accepted, or of the network below it; the
+# manual page of Linux asks programs to treat these like EAGAIN.
+CONNECTION_LOST = {
+    getattr(errno, name)
+    for name in (
+        "ECONNABORTED",
+        "EPROTO",
+        "ENETDOWN",
+        "ENOPROTOOPT",
+        "EHOSTDOWN",
+        "ENONET",
+        "EHOSTUNREACH",
+        "EOPNOTSUPP",
+        "ENETUNREACH",
+    )
+    if hasattr(errno, name)
+}
+
+_accept = socket.socket.accept
+_connect_ex = socket.socket.connect_ex
+_getpeername = socket.socket.getpeername
+_getsockopt = socket.socket.getsockopt
+_recv_into = socket.socket.recv_into
+_recvmsg_into = socket.socket.recvmsg_into
+_send = socket.socket.send
+_sendmsg = socket.socket.sendmsg
+_shutdown = socket.socket.shutdown
+
+_one_byte = bytearray(1)  # what is peeked at is thrown away, so all threads share it
+
+
+def _socket(handle: EmulatedHandle) -> socket.socket:
+    return cast("socket.socket", handle.socket)
+
+
+def _failed(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
+
+
+def as_oserror(error: Exception) -> OSError:
+    """The error of a completion, for whatever an attempt raised."""
+    if isinstance(error, OSError):
+        return error
+    # An argument that only the call itself could find wrong: a malformed address, an offset beyond what off_t holds.
+    failure = OSError(errno.EINVAL, f"{type(error).__name__}: {error}")
+    failure.__cause__ = error
+    return failure
+
+
+# Receiving
+
+
+def recv(handle: EmulatedHandle, operation: Operation) -> Outcome:
+    operation = cast("Recv", operation)
+    views, size = operation._views, operation._size
+    if size == 0:
+        return _await_data(handle)
+    if handle.socket is None:
+        number = handle.checked_number()
+        operation.transferred = os.readv(number, views[:VECTOR_MAX])
+        return DONE
+    if not handle.stream:
+        return _recv_message(handle, operation)
+    if len(views) == 1:
+        operation.transferred = _recv_into(handle.socket, views[0])
+    else:
+        operation.transferred = _recvmsg_into(handle.socket, views[:VECTOR_MAX])[0]
+    # A TCP receive that did not fill the buffer has emptied the socket: whatever comes from now on is a new edge
+    # (epoll(7), question 9), so that the next try can wait for it. Not so once the end of the stream or urgent data
+    # have been seen: both make receives short with more behind them, and no further edge.
+    if handle.shows_drained and not handle.ended and 0 < operation.transferred < size and len(views) <= VECTOR_MAX:
+        return DRAINED
+    return DONE
+
+
+def recv_from(handle: EmulatedHandle, operation: Operation) -> Outcome:
+    operation = cast("RecvFrom", operation)
+    if operation._size == 0:
+        return _await_data(handle)
+    return _recv_message(handle, operation)
+
+
+def _recv_message(handle: EmulatedHandle, operation: Recv | RecvFrom) -> Outcome:
+    count, _, flags, address = _recvmsg_into(_socket(handle), operation._views[:VECTOR_MAX])
+    operation.transferred = count
+    if isinstance(operation, RecvFrom):
+        operation.address = address
+    if flags & socket.MSG_TRUNC:
+        raise OSError(errno.EMSGSIZE, "the datagram is larger than the buffer; the rest of it is lost")
+    return DONE
+
+
+def _await_data(handle: EmulatedHandle) -> Outcome:
+    """Find out whether there is something to receive, and leave it there."""
+    if handle.socket is not None:
+        _recv_into(handle.socket, _one_byte, 1, socket.MSG_PEEK)
+        return DONE
+    return DONE if _ready(handle.checked_number(), select.POLLIN) else BLOCKED
+
+
+def _ready(number: int, events: int) -> int:
+    poll = select.poll()
+    poll.register(number, events)
+    found = poll.poll(0)
+    return found[0][1] if found else 0
+
+
+def accept(handle: EmulatedHandle, operation: Operation) -> Outcome:
+    operation = cast("Accept", operation)
+    try:
+        connection, operation.address = _accept(_socket(handle))
+    except OSError as error:
+        if error.errno in CONNECTION_LOST:
+            return PROGRESS
+        raise
+    connection.setblocking(False)
+    operation.socket = connection
+    return DONE
+
+
+# Sending
+
+
+def _peer_gone(handle: EmulatedHandle, error: BrokenPipeError) -> OSError:
+    # EPIPE says "you can't write here any more" and not why: on a socket that was not shut down on this side, it is
+    # the peer that has gone, which other systems report as a reset.
+    return error if handle.shut_down else _failed(errno.ECONNRESET)
+
+
+def _remaining(views: Sequence[memoryview], done: int) -> list[memoryview]:
+    """The buffers that are left when *done* bytes of them are."""
+    left = []
+    for view in views:
+        if done >= len(view):
+            done -= len(view)
+        else:
+            left.append(view[done:] if done else view)
+            done = 0
+    return left
+
+
+def send(handle: EmulatedHandle, operation: Operation) -> Outcome:
+    operation = cast("Send", operation)
+    return _send_views(handle, operation, None)
+
+
+def send_to(handle: EmulatedHandle, operation: Operation) -> Outcome:
+    operation = cast("SendTo", operation)
+    return _send_views(handle, operation, operation._address)
+
+
+def _send_views(handle: EmulatedHandle, operation: Send | SendTo, address: Any) -> Outcome:
+    views, done = operation._views, operation.transferred
+    try:
+        if handle.socket is None:
+            count = os.writev(handle.checked_number(), _remaining(views, done)[:VECTOR_MAX])
+        elif len(views) == 1 and address is None:
+            count = _send(handle.socket, views[0][done:] if done else views[0], NO_SIGNAL)
+        else:
+            left = _remaining(views, done)
+            if handle.stream:
+                left = left[:VECTOR_MAX]
+            count = _sendmsg(handle.socket, left, (), NO_SIGNAL, address)
+    except BrokenPipeError as error:
+        raise (error if handle.socket is None else _peer_gone(handle, error)) from None
+    except OSError as error:
+        if error.errno == errno.ENOBUFS or (error.errno == errno.EAGAIN and handle.misses_writable):
+            raise RetryLater(RETRY_SECONDS) from None
+        raise
+    operation.transferred = done = done + count
+    return DONE if done == operation._size or not handle.stream else PROGRESS
+
+
+def connect(handle: EmulatedHandle, operation: Operation) -> Outcome:
+    operation = cast("Connect", operation)
+    sock = _socket(handle)
+    started = operation._native is not None
+    number = _getsockopt(sock, socket.SOL_SOCKET, socket.SO_ERROR) if started else _connect_ex(sock, operation._address)
+    if number == errno.EINPROGRESS:
+        operation._native = number
+        return BLOCKED
+    if number == errno.EAGAIN:  # the backlog of a local listener is full (connect(2)), and no event will tell
+        raise RetryLater(RETRY_SECONDS)
+    if number:
+        raise _failed(number)
+    try:
+        _getpeername(sock)  # SO_ERROR is 0 as well while the connection is still being made
+    except OSError as error:
+        if started and error.errno == errno.ENOTCONN:
+            return BLOCKED
+        raise
+    return DONE
+
+
+def shutdown(handle: EmulatedHandle, operation: Operation) -> Outcome:
+    _shutdown(_socket(handle), socket.SHUT_WR)
+    handle.shut_down = True
+    return DONE
+
+
+def disconnect(handle: EmulatedHandle, operation: Operation) -> Outcome:
+    _shutdown(_socket(handle), socket.SHUT_RDWR)
+    handle.shut_down = True
+    return DONE
+
+
+def send_file(handle: EmulatedHandle, operation: Operation) -> Outcome:
+    operation = cast("SendFile", operation)
+    done, whole = operation.transferred, operation._count
+    chunk = SENDFILE_CHUNK if whole is None else min(SENDFILE_CHUNK, whole - done)
+    if chunk == 0:
+        return DONE
+    file, offset = file_number(operation._file), operation._offset + done
+    try:
+        if operation._native is None:
+            count = os.sendfile(handle.checked_number(), file, offset, chunk)
+        else:
+            data = os.pread(file, min(chunk, COPY_CHUNK), offset)
+            count = _send(_socket(handle), data, NO_SIGNAL) if data else 0
+    except BrokenPipeError as error:
+        raise _peer_gone(handle, error) from None
+    except OSError as error:
+        # sendfile(2): EINVAL and ENOSYS mean that this file or socket can't be sent from within the kernel.
+        if operation._native is None and error.errno in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+            operation._native = "copy"
+            return PROGRESS
+        raise
+    operation.transferred = done = done + count
+    return DONE if count == 0 or done == whole else PROGRESS
+
+
+# Files, on a thread of the pool, where blocking is fine
+
+
+def read(handle: EmulatedHandle, operation: Operation) -> Outcome:
+    operation = cast("Read", operation)
+    while operation.transferred < operation._size:
+        left = _remaining(operation._views, operation.transferred)[:VECTOR_MAX]
+        count = os.preadv(handle.private_number(), left, operation._offset + operation.transferred)
+        operation.transferred += count
+        if count == 0:
+            break
+    return DONE
+
+
+def write(handle: EmulatedHandle, operation: Operation) -> Outcome:
+    operation = cast("Write", operation)
+    while operation.transferred < operation._size:
+        left = _remaining(operation._views, operation.transferred)[:VECTOR_MAX]
+        operation.transferred += os.pwritev(handle.private_number(), left, operation._offset + operation.transferred)
+    return DONE
+
+
+def flush(handle: EmulatedHandle, operation: Operation) -> Outcome:
+    os.fsync(handle.private_number())
+    return DONE
+
+
+ATTEMPTS: dict[str, Callable[[EmulatedHandle, Operation], Outcome]] = {
+    "accept": accept,
+    "connect": connect,
+    "disconnect": disconnect,
+    "flush": flush,
+    "read": read,
+    "recv": recv,
+    "recv_from": recv_from,
+    "send": send,
+    "send_file": send_file,
+    "send_to": send_to,
+    "shutdown": shutdown,
+    "write": write,
+}
+
+
+# Readiness
+
+
+def found_ready(handle: EmulatedHandle, wanted: Readiness) -> Readiness:
+    """Which of the wanted directions are ready now. A hang-up and an error count as both: no call would block."""
+    events = (select.POLLIN if wanted & Readiness.READABLE else 0) | (
+        select.POLLOUT if wanted & Readiness.WRITABLE else 0
+    )
+    number = handle.checked_number()
+    happened = _ready(number, events)
+    found = Readiness(0)
+    ended = happened & (select.POLLHUP | select.POLLERR | select.POLLNVAL)
+    if happened & select.POLLIN or ended:
+        found |= Readiness.READABLE
+    if happened & select.POLLOUT or ended:
+        found |= Readiness.WRITABLE
+    return found & wanted

@@ -1,0 +1,625 @@
+"""Completion over readiness: what the backends for epoll and kqueue have in common.
+
+The kernel says when a descriptor *may* be ready; a program wants to hear that its operation *is* done. In between:
+
+- A descriptor is registered once, when it joins the port, for both directions and edge-triggered. Submitting and
+  completing make no further call about it.
+- Each direction of a handle is a :class:`Lane`: operations in the order of their submission. Whoever finds a lane
+  worth trying (a submit on a lane that may be ready, or the leading thread after an event) becomes its owner, tries
+  its operations from the first on until one would block, and queues those that ended. There is one owner at a time,
+  which is what keeps sends whole and receives in order, and the handle's lock is held only to pass ownership and to
+  link and unlink operations, never over a system call.
+- Events are hints. An event sets the lane's ``ready``; the owner clears it before each try, so that an event which
+  comes in the middle of one leads to another. A stale or doubled event costs one try that would block and can't do
+  harm, also when the number has been reused since.
+
+Files have no readiness; their operations are called on a pool of threads. Timers and time-outs live in a heap that
+the leading thread looks at. Deeper layers: the packets and the waiting threads (queue), single tries (attempts).
+
+A backend adds how descriptors are registered and events are fetched, how the leader is interrupted, and how a process
+is watched: the abstract methods of :class:`EmulatedPort`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import time
+import weakref
+from abc import abstractmethod
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from unio.backends.attempts import ATTEMPTS, Outcome, RetryLater, as_oserror, found_ready
+from unio.backends.lanes import EmulatedHandle, Lane, Life, number_of
+from unio.backends.pool import FilePool
+from unio.backends.queue import CompletionQueue
+from unio.errors import AssociationError, InFlight, NotAssociated, cancelled, timed_out
+from unio.handle import HasFileno, Kind
+from unio.operations import Operation, Poll, ProcessExit, Status, Timer, seconds
+from unio.port import LIMIT_DEFAULT, Completion, Port, port_closed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from unio.backends.timers import Deadline
+
+IDLE = Status.IDLE
+PENDING = Status.PENDING
+
+ATTEMPTS_MAX = 16
+"""How often an owner tries one lane before it lets the others have their turn."""
+
+TAKES_MAX = 256
+"""How many packets may be taken out of the queue before the kernel is asked again, though the queue is not empty."""
+
+PAUSE_SECONDS = 0.1
+"""How long a lane rests after the system lacked descriptors or memory, unless an event comes first."""
+
+EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+SWEEP_SECONDS = 0.05
+"""How soon an otherwise idle wait looks for handles that were closed behind the port's back."""
+
+SWEEP_SHARE = 50
+"""Sweeps of a port with many handles take at most one part in this many of the time."""
+
+SWEEP_FREELY = 64
+"""Up to so many handles a sweep is too cheap to be rationed."""
+
+
+SLEEP_SECONDS_MAX = 86400.0
+"""The longest single sleep in the kernel; a longer time-out takes several. No kernel here takes every float."""
+
+
+# A handle joins one port, once. Windows' kernel keeps that book for its own; here this does, for all ports of the
+# process, as long as anybody has the handle.
+_joined: weakref.WeakValueDictionary[int, EmulatedHandle] = weakref.WeakValueDictionary()
+_joined_lock = threading.Lock()
+
+
+def _after_fork_in_child() -> None:
+    global _joined_lock  # noqa: PLW0603 - the parent's may be held by a thread that the child does not have
+    _joined_lock = threading.Lock()
+    _joined.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+class EmulatedPort(Port):
+    """A port on a kernel that tells readiness. Subclasses add the kernel."""
+
+    def __init__(self, *, backend: str | None = None) -> None:
+        self._queue = CompletionQueue(self._make_interrupt())
+        self._pool = FilePool()
+        self._lock = threading.Lock()
+        self._table: dict[int, EmulatedHandle] = {}
+        self._detached: set[Operation] = set()  # in flight without a handle: timers and process exits
+        self._backlog: deque[tuple[EmulatedHandle, Lane]] = deque()  # lanes that used up their tries
+        self._takes = 0
+        self._next_sweep = 0.0
+        super().__init__(backend=backend)
+
+    # What a backend adds
+
+    @abstractmethod
+    def _make_interrupt(self) -> Callable[[], None]:
+        """Make what wakes a thread in :meth:`_harvest`, and return the callable that does it."""
+
+    @abstractmethod
+    def _register(self, number: int) -> None:
+        """Have events of a descriptor reported, both directions, edge-triggered."""
+
+    @abstractmethod
+    def _unregister(self, number: int) -> None:
+        """End that; the descriptor is still open. Raises nothing."""
+
+    @abstractmethod
+    def _harvest(self, timeout: float | None) -> bool:
+        """Wait up to *timeout* seconds for events and pass each to :meth:`_notice`. Returns whether there were any."""
+
+    @abstractmethod
+    def _watch_process(self, operation: ProcessExit) -> None:
+        """Have :meth:`_detached_ended` called when the process ends, or raise OSError."""
+
+    @abstractmethod
+    def _unwatch_process(self, operation: ProcessExit) -> None:
+        """End that."""
+
+    @abstractmethod
+    def _close_kernel(self) -> None:
+        """Close the backend's own descriptors; no thread uses them any more."""
+
+    # Association
+
+    def associate(self, handle: HasFileno | int, key: Any = None, *, skip_on_success: bool = False) -> EmulatedHandle:
+        if self._unusable is not None:
+            raise self._unusable
+        number = number_of(handle)
+        made = EmulatedHandle(self, handle, number, key, skip_on_success)
+        with _joined_lock:
+            previous = _joined.get(number)
+            if previous is not None and previous.is_open():
+                raise AssociationError(f"{handle!r} has joined a port already; a handle does so once")
+            _joined[number] = made
+        if previous is not None:
+            previous.leave(Life.CLOSING)
+        try:
+            self._join(made)
+        except BaseException:
+            self._forget(made, is_open=True)
+            made.leave(Life.ORPHANED)
+            if self._unusable is not None:  # it was closed in the middle of this
+                raise self._unusable from None
+            raise
+        return made
+
+    def _join(self, handle: EmulatedHandle) -> None:
+        number = handle.number
+        if handle.kind is Kind.FILE:
+            # File operations run later, on another thread: a descriptor of the port's own stands for the file even
+            # if the program closes its own meanwhile and the number becomes another file's.
+            handle.private = os.dup(number)
+        elif handle.socket is not None:
+            handle.socket.setblocking(False)
+        else:
+            os.set_blocking(number, False)
+        with self._lock:
+            if self._unusable is not None:
+                raise self._unusable
+            self._table[number] = handle
+        if handle.kind is not Kind.FILE:
+            self._register(number)
+
+    def _forget(self, handle: EmulatedHandle, *, is_open: bool) -> None:
+        """Have no more events of a handle, and let its number be associated again."""
+        with self._lock:
+            if self._table.get(handle.number) is handle:
+                del self._table[handle.number]
+                registered = is_open and handle.kind is not Kind.FILE
+            else:
+                registered = False
+        if registered:
+            self._unregister(handle.number)
+        with _joined_lock:
+            if _joined.get(handle.number) is handle:
+                del _joined[handle.number]
+
+    # Submitting
+
+    def submit(self, operation: Operation, timeout: float | None = None) -> bool:
+        if self._unusable is not None:
+            raise self._unusable
+        if timeout is not None:
+            seconds(timeout, "the time-out")
+        if not isinstance(operation, Operation):
+            raise TypeError(f"submit needs an operation, not {type(operation).__name__}")
+        handle = operation.handle
+        if handle is None:
+            self._submit_detached(operation, timeout)
+            return False
+        if not isinstance(handle, EmulatedHandle) or handle.port() is not self:
+            raise NotAssociated(f"{handle!r} belongs to another port")
+        lane = handle.lane(operation)
+        with handle.lock:
+            if operation._status is not IDLE:
+                raise InFlight(f"{operation!r} is in flight: wait for its completion, or make another operation")
+            if handle.life is not Life.OPEN:
+                raise self._unusable or NotAssociated(f"{handle!r} is closed")
+            self._begin(operation)
+            handle.sequence = operation._sequence = handle.sequence + 1
+            lane.append(operation)
+            if timeout is not None:
+                operation._expiry = self._queue.timers.add(timeout, (operation, True))
+            run = lane is not handle.files and lane.first is operation and handle.own(lane)
+        done_at_once = False
+        if run:
+            if lane is handle.readiness:
+                self._run_readiness(handle)
+            else:
+                done_at_once = self._run(handle, lane, operation if handle.skip_on_success else None)
+        elif lane is handle.files:
+            self._pool.put(partial(_do_on_pool, handle, operation, operation._sequence))
+        if timeout is not None:
+            self._queue.wake_leader()  # it may sleep past the new deadline
+        return done_at_once
+
+    def _begin(self, operation: Operation) -> None:
+        operation._status = PENDING
+        operation._native = None
+        operation._verdict = None
+        operation.transferred = 0
+        operation.error = None
+
+    def _submit_detached(self, operation: Operation, timeout: float | None) -> None:
+        with self._lock:
+            if operation._status is not IDLE:
+                raise InFlight(f"{operation!r} is in flight: wait for its completion, or make another operation")
+            self._begin(operation)
+            self._detached.add(operation)
+            if isinstance(operation, Timer):
+                times_out = timeout is not None and timeout < operation.delay
+                delay = timeout if timeout is not None and times_out else operation.delay
+                operation._expiry = self._queue.timers.add(delay, (operation, times_out))
+            elif timeout is not None:
+                operation._expiry = self._queue.timers.add(timeout, (operation, True))
+        if isinstance(operation, ProcessExit):
+            self._start_watch(operation)
+        self._queue.wake_leader()
+
+    def _start_watch(self, operation: ProcessExit) -> None:
+        try:
+            if not self._know_status(operation):
+                self._watch_process(operation)
+                return
+            error = None
+        except OSError as failure:
+            error = failure
+        self._detached_ended(operation, error)
+
+    def _know_status(self, operation: ProcessExit) -> bool:
+        """Whether the process object has been told the exit status already; its number may be another's by now."""
+        operation.status = getattr(operation.process, "returncode", None)
+        return operation.status is not None
+
+    def _detached_ended(self, operation: Operation, error: OSError | None, expiry: Deadline | None = None) -> bool:
+        """Complete an operation without a handle, unless that was done already (or *expiry* was of another flight)."""
+        with self._lock:
+            if operation not in self._detached or (expiry is not None and operation._expiry is not expiry):
+                return False
+            self._detached.discard(operation)
+            self._queue.complete(operation, error)
+        self._queue.wake()
+        return True
+
+    # Trying
+
+    def _notice(self, handle: EmulatedHandle, *, readable: bool, writable: bool, ended: bool) -> None:
+        """Act on an event: these directions may be ready."""
+        incoming, outgoing, readiness = handle.incoming, handle.outgoing, handle.readiness
+        run_incoming = run_outgoing = False
+        with handle.lock:
+            if ended:
+                handle.ended = True
+            if readable:
+                incoming.ready = True
+                run_incoming = handle.own(incoming)
+            if writable:
+                outgoing.ready = True
+                run_outgoing = handle.own(outgoing)
+            readiness.ready = True
+            run_readiness = handle.own(readiness)
+        if run_incoming:
+            self._run(handle, incoming)
+        if run_outgoing:
+            self._run(handle, outgoing)
+        if run_readiness:
+            self._run_readiness(handle)
+
+    def _resume(self, handle: EmulatedHandle, lane: Lane) -> None:
+        """Go on with a lane that had used up its tries or was to rest for a while."""
+        with handle.lock:
+            lane.ready = True
+            run = handle.own(lane)
+        if run:
+            self._run(handle, lane)
+
+    def _run(self, handle: EmulatedHandle, lane: Lane, skipping: Operation | None = None) -> bool:
+        """Try the lane's operations in order until one would block. The caller has made this thread the owner.
+
+        Returns whether *skipping* has succeeded, in which case it was not queued.
+        """
+        skipped = False
+        for left in range(ATTEMPTS_MAX, 0, -1):
+            operation = lane.first
+            assert operation is not None  # only the owner takes out the first one, and it stops after the last
+            lane.ready = False
+            outcome, error, retry = self._try(handle, lane, operation)
+            with handle.lock:
+                verdict = operation._verdict
+                if outcome is not Outcome.DONE and outcome is not Outcome.DRAINED and verdict is not None:
+                    outcome, error = Outcome.DONE, verdict
+                if outcome is Outcome.BLOCKED:
+                    go_on = lane.ready
+                elif outcome is Outcome.PROGRESS:
+                    go_on = lane.ready = True
+                else:
+                    if outcome is Outcome.DONE:
+                        lane.ready = True
+                    lane.remove(operation)
+                    if operation is skipping and error is None:
+                        skipped = True
+                        self._queue.forget(operation)
+                    else:
+                        self._queue.complete(operation, error)
+                    go_on = lane.ready and lane.first is not None
+                if handle.life is not Life.OPEN or left == 1 or not go_on:
+                    lane.active = False
+                    handle.running -= 1
+                    break
+        if retry:
+            self._queue.timers.add(retry, (handle, lane))
+        if go_on:
+            self._backlog.append((handle, lane))
+        if retry or go_on:
+            self._queue.wake_leader()
+        self._after_run(handle)
+        return skipped
+
+    def _try(self, handle: EmulatedHandle, lane: Lane, operation: Operation) -> tuple[Outcome, OSError | None, float]:
+        """Try an operation once: how it went, its error, and after how many seconds to try again if no event comes."""
+        try:
+            return ATTEMPTS[operation.name](handle, operation), None, 0.0
+        except BlockingIOError:
+            return Outcome.BLOCKED, None, 0.0
+        except RetryLater as later:
+            return Outcome.BLOCKED, None, later.delay
+        except Exception as error:  # noqa: BLE001 - whatever went wrong, the operation ends once
+            failure = as_oserror(error)
+            if failure.errno == errno.EBADF and not handle.is_open():
+                failure = cancelled("the object behind the handle was closed")
+            # The caller hears of exhaustion, and the operations behind this one rest: one that is submitted again at
+            # once would fail at once, for as long as the descriptors or the memory are lacking.
+            if failure.errno in EXHAUSTED:
+                return Outcome.DRAINED, failure, PAUSE_SECONDS
+            return Outcome.DONE, failure, 0.0
+        except BaseException:  # KeyboardInterrupt: the operation stays, and the lane is given back
+            with handle.lock:
+                lane.active = False
+                lane.ready = True
+                handle.running -= 1
+            self._backlog.append((handle, lane))
+            self._after_run(handle)
+            raise
+
+    def _run_readiness(self, handle: EmulatedHandle) -> None:
+        """Complete the polls of the handle that are satisfied. The caller has made this thread the owner."""
+        lane = handle.readiness
+        while True:
+            lane.ready = False
+            with handle.lock:
+                polls = [(poll, poll._sequence) for poll in lane if isinstance(poll, Poll)]
+            results = [(poll, sequence, *_try_poll(handle, poll)) for poll, sequence in polls]
+            with handle.lock:
+                for poll, sequence, found, error in results:
+                    current = poll._status is PENDING and poll._sequence == sequence  # not cancelled meanwhile
+                    if current and (found or error is not None):
+                        poll.found = found
+                        lane.remove(poll)
+                        self._queue.complete(poll, error)
+                if handle.life is not Life.OPEN or not lane.ready or lane.first is None:
+                    lane.active = False
+                    handle.running -= 1
+                    break
+        self._after_run(handle)
+
+    def _after_run(self, handle: EmulatedHandle) -> None:
+        if handle.life is not Life.OPEN:
+            handle.release()
+        if self._queue.packets:
+            self._queue.wake()
+
+    # Ending
+
+    def cancel(self, operation: Operation) -> bool:
+        if self._unusable is not None:
+            raise self._unusable
+        if not isinstance(operation, Operation):
+            raise TypeError(f"cancel needs an operation, not {type(operation).__name__}")
+        handle = operation.handle
+        if handle is not None and (not isinstance(handle, EmulatedHandle) or handle.port() is not self):
+            raise NotAssociated(f"{handle!r} belongs to another port")
+        return self._end(operation, cancelled("cancelled by Port.cancel"))
+
+    def _end(self, operation: Operation, verdict: OSError, expiry: Deadline | None = None) -> bool:
+        """End an operation with *verdict* unless its own result wins. Returns whether it was in flight.
+
+        With *expiry*, only the flight that this deadline belongs to: by now the operation may be on another one.
+        """
+        handle = operation.handle
+        if handle is None:
+            if isinstance(operation, ProcessExit):
+                self._unwatch_process(operation)
+            return self._detached_ended(operation, verdict, expiry)
+        assert isinstance(handle, EmulatedHandle)
+        lane = handle.lane(operation)
+        run = False
+        with handle.lock:
+            if operation._status is not PENDING or (expiry is not None and operation._expiry is not expiry):
+                return False
+            if self._is_being_tried(lane, operation, handle):
+                operation._verdict = operation._verdict or verdict
+                return True
+            first = lane.first is operation
+            lane.remove(operation)
+            self._queue.complete(operation, verdict)
+            # What blocked the first need not block the one behind it, for instance a datagram to another receiver.
+            if first and lane in (handle.incoming, handle.outgoing):
+                lane.ready = True
+                run = handle.own(lane)
+        if run:
+            self._run(handle, lane)
+        self._queue.wake()
+        return True
+
+    def _is_being_tried(self, lane: Lane, operation: Operation, handle: EmulatedHandle) -> bool:
+        if lane is handle.files:
+            return operation._native is not None
+        return lane.active and lane.first is operation and lane is not handle.readiness
+
+    # Waiting
+
+    def post(self, key: Any, operation: Any = None, transferred: int = 0) -> None:
+        if self._unusable is not None:
+            raise self._unusable
+        self._queue.post(Completion(key, operation, transferred, None))
+
+    def wait(self, timeout: float | None = None, limit: int = LIMIT_DEFAULT) -> list[Completion]:
+        if limit < 1:
+            raise ValueError(f"the limit must be at least 1, not {limit}")
+        until = None if timeout is None else time.monotonic() + seconds(timeout, "the time-out")
+        queue = self._queue
+        while True:
+            if self._unusable is not None:
+                raise self._unusable
+            if self._takes < TAKES_MAX:
+                batch = queue.take(limit)
+                if batch:
+                    self._takes += len(batch)
+                    queue.pass_on()
+                    return batch
+            left = None if until is None else until - time.monotonic()
+            if queue.leader.acquire(blocking=False):
+                self._lead(left)
+            elif queue.packets:
+                self._takes = 0  # somebody else is asking the kernel
+            elif left is None or left > 0:
+                self._sweep(idle=True)
+                queue.park(left)
+            if left is not None and left <= 0 and not queue.packets and self._unusable is None:
+                queue.pass_on()
+                return []
+
+    def _lead(self, timeout: float | None) -> None:
+        """Ask the kernel as its only asker, until there is something to return or the time is over."""
+        queue = self._queue
+        try:
+            self._takes = 0
+            if self._unusable is None:
+                self._turn(timeout)
+        except BaseException:
+            queue.sleeping = False
+            queue.leader.release()
+            queue.pass_on()
+            raise
+        queue.leader.release()
+        if self._unusable is not None:
+            self._close_kernel_once()
+
+    def _turn(self, timeout: float | None) -> None:
+        """Wait for events for up to *timeout* seconds and act on them; then on deadlines; then on leftovers."""
+        queue = self._queue
+        until = None if timeout is None else time.monotonic() + timeout
+        swept = False
+        while True:
+            busy = self._turn_once(until, swept=swept)
+            if busy or queue.packets or self._unusable is not None:
+                return
+            if until is not None and time.monotonic() >= until:
+                self._sweep(idle=True)
+                return
+            swept = self._sweep(idle=True) or swept
+
+    def _turn_once(self, until: float | None, *, swept: bool) -> bool:
+        """One call to the kernel and what follows from it. Returns whether anything happened."""
+        queue = self._queue
+        queue.sleeping = True  # from here on whoever queues a packet interrupts; so look at the queue after this
+        timeout = self._sleep_time(until, swept=swept)
+        if queue.packets or self._backlog or self._unusable is not None:
+            timeout = 0
+        happened = self._harvest(timeout)
+        queue.sleeping = False
+        expired = queue.timers.expired()
+        for deadline in expired:
+            self._expire(deadline)
+        for _ in range(len(self._backlog)):
+            self._resume(*self._backlog.popleft())
+        if happened and time.monotonic() >= self._next_sweep:
+            self._sweep(idle=False)
+        return happened or bool(expired)
+
+    def _sleep_time(self, until: float | None, *, swept: bool) -> float | None:
+        """How long the kernel may hold the leader: to the caller's time-out, the next deadline or the next sweep."""
+        ends = [end for end in (until, self._queue.timers.next_time()) if end is not None]
+        left = max(0.0, min(ends) - time.monotonic()) if ends else None
+        if not swept and self._table:
+            return SWEEP_SECONDS if left is None else min(left, SWEEP_SECONDS)
+        return None if left is None else min(left, SLEEP_SECONDS_MAX)
+
+    def _expire(self, deadline: Deadline) -> None:
+        """Act on a deadline that has passed: a lane that rested, a timer, or a time-out."""
+        what, detail = deadline[2]
+        if isinstance(what, EmulatedHandle):
+            self._resume(what, detail)
+        elif detail:
+            self._end(what, timed_out(), deadline)
+        else:
+            self._detached_ended(what, None, deadline)
+
+    def _sweep(self, *, idle: bool) -> bool:
+        """Find handles whose object was closed behind the port's back, and end their operations.
+
+        The kernel tells nobody of a close, so one has to look; rarely enough that it does not count.
+        """
+        now = time.monotonic()
+        if now < self._next_sweep and not (idle and len(self._table) <= SWEEP_FREELY):
+            return False
+        for handle in list(self._table.values()):
+            if not handle.is_open():
+                handle.leave(Life.CLOSING)
+        after = time.monotonic()
+        self._next_sweep = after + max(SWEEP_SECONDS, SWEEP_SHARE * (after - now))
+        return True
+
+    # Closing
+
+    def close(self) -> None:
+        if self._forked:
+            self._close_kernel()  # this process's copies of the descriptors; no lock of the parent's is touched
+            return
+        with self._lock:
+            if self._unusable is not None:
+                return
+            self._unusable = port_closed()
+        self._queue.close()
+        for handle in list(self._table.values()):
+            handle.leave(Life.ORPHANED)
+        for operation in list(self._detached):
+            self._end(operation, cancelled("the port was closed"))
+        self._queue.timers.clear()
+        self._pool.close()
+        self._close_kernel_once()
+
+    def _close_kernel_once(self) -> None:
+        """Close the kernel's side, unless another thread is in there: that one does it when it comes out."""
+        if self._queue.leader.acquire(blocking=False):
+            self._close_kernel()
+
+    def _in_flight(self) -> int:
+        count = len(self._detached)
+        for handle in list(self._table.values()):
+            with handle.lock:
+                count += len(handle.in_flight())
+        return count
+
+
+def _try_poll(handle: EmulatedHandle, poll: Poll) -> tuple[Any, OSError | None]:
+    try:
+        return found_ready(handle, poll.readiness), None
+    except OSError:
+        return poll.found, cancelled("the object behind the handle was closed")
+
+
+def _do_on_pool(handle: EmulatedHandle, operation: Operation, sequence: int) -> None:
+    """A job of the pool: do a file operation, unless it was cancelled before a thread was free for it."""
+    with handle.lock:
+        current = operation._status is PENDING and operation._sequence == sequence
+        if not current or handle.life is not Life.OPEN:
+            return
+        operation._native = "running"
+        handle.running += 1
+    error = None
+    try:
+        ATTEMPTS[operation.name](handle, operation)
+    except Exception as failure:  # noqa: BLE001 - whatever went wrong, the operation ends once
+        error = as_oserror(failure)
+    with handle.lock:
+        handle.files.remove(operation)
+        handle.queue.complete(operation, error)
+        handle.running -= 1
+    if handle.life is not Life.OPEN:
+        handle.release()
+    handle.queue.wake()

@@ -1,0 +1,198 @@
+"""The epoll backend: Linux.
+
+What epoll(7) is, what that means here, and what was chosen:
+
+- A registration belongs to the open file *description*, not to the descriptor: it outlives close() as long as a dup
+  or a child has another descriptor for it, and then reports events for a number that is closed or reused. So a handle
+  is unregistered before it is closed. Where the program closed it itself and a duplicate lives on, the set can't be
+  told any more (``EPOLL_CTL_DEL`` wants a number that stands for the file), and it is built anew.
+- Level-triggered, a descriptor with unread bytes would be reported at every call, and epoll_ctl would be needed
+  around each operation. Edge-triggered, one registration lasts for the handle's life. The price is that every edge
+  has to be remembered until somebody acts on it, which is what lanes do.
+- ``EPOLLRDHUP`` comes with the peer's end of stream. A receive that comes up short has then not shown that the socket
+  is empty: the end is still to be read and no further edge will tell. ``EPOLLPRI`` is the same for urgent data.
+  ``EPOLLHUP`` alone does not mean that: a TCP socket that was never connected has it.
+- An eventfd interrupts the leader. It is level-triggered, so that an interruption is seen even if it came before the
+  call; reading it once clears any number of them.
+- A pidfd is readable once the process has ended; waitid with ``WNOWAIT`` reads the status and leaves the process to
+  its owner.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+from unio.backends.emulation import EmulatedPort
+from unio.handle import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from unio.operations import ProcessExit
+
+EVENTS_MAX = 256
+"""How many events one call fetches at most; more of them wait in the kernel for the next."""
+
+
+def unavailable() -> str | None:
+    """Why this backend can't run here, or None."""
+    if sys.platform != "linux":
+        return f"epoll is Linux's, and this is {sys.platform}"
+    if not hasattr(select, "epoll") or not hasattr(os, "eventfd"):
+        return "this Python was built without select.epoll or os.eventfd"
+    return None
+
+
+if unavailable() is None:
+    from select import EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP
+
+    MASK = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLPRI | EPOLLET
+    READABLE = EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLHUP | EPOLLERR
+    WRITABLE = EPOLLOUT | EPOLLHUP | EPOLLERR
+    ENDED = EPOLLRDHUP | EPOLLPRI
+
+
+class EpollPort(EmulatedPort):
+    """A port over one epoll instance."""
+
+    backend = "epoll"
+
+    def _make_interrupt(self) -> Callable[[], None]:
+        self._epoll = select.epoll()
+        self._interrupt = _Interrupt()
+        self._epoll.register(self._interrupt.eventfd, EPOLLIN)
+        self._processes: dict[int, ProcessExit] = {}  # by pidfd
+        self._strays: set[int] = set()
+        return self._interrupt
+
+    def _register(self, number: int) -> None:
+        self._strays.discard(number)
+        try:
+            self._epoll.register(number, MASK)
+        except FileExistsError:  # the set was rebuilt in between, with this handle in it
+            self._epoll.modify(number, MASK)
+
+    def _unregister(self, number: int) -> None:
+        with contextlib.suppress(OSError, ValueError):  # the program or another thread has closed it
+            self._epoll.unregister(number)
+
+    def _harvest(self, timeout: float | None) -> bool:
+        events = self._epoll.poll(timeout, EVENTS_MAX)
+        table = self._table
+        for number, mask in events:
+            handle = table.get(number)
+            if handle is not None:
+                self._notice(
+                    handle,
+                    readable=bool(mask & READABLE),
+                    writable=bool(mask & WRITABLE),
+                    ended=bool(mask & ENDED),
+                )
+            elif number == self._interrupt.eventfd:
+                self._interrupt.clear()
+            elif number in self._processes:
+                self._process_ended(number)
+            else:
+                self._stray(number)
+        return bool(events)
+
+    def _stray(self, number: int) -> None:
+        """Deal with an event for a number that nobody has.
+
+        Once, it is a handle that was closed after the event was fetched. When it comes again, the registration lives
+        on in a duplicate of a descriptor that the program closed itself.
+        """
+        if number not in self._strays:
+            self._strays.add(number)
+            return
+        self._strays.clear()
+        with self._lock:
+            stale, self._epoll = self._epoll, select.epoll()
+            handles = list(self._table.values())
+            processes = list(self._processes)
+        for watched in (self._interrupt.eventfd, *processes):
+            with contextlib.suppress(OSError):
+                self._epoll.register(watched, EPOLLIN)
+        for handle in handles:
+            if handle.kind is not Kind.FILE:
+                with contextlib.suppress(OSError):
+                    self._register(handle.number)
+        stale.close()
+
+    def _watch_process(self, operation: ProcessExit) -> None:
+        pidfd = os.pidfd_open(operation.pid)
+        with self._lock:
+            operation._native = pidfd
+            self._processes[pidfd] = operation
+        try:
+            self._epoll.register(pidfd, EPOLLIN)
+        except BaseException:
+            self._unwatch_process(operation)
+            raise
+
+    def _unwatch_process(self, operation: ProcessExit) -> None:
+        pidfd = operation._native
+        with self._lock:
+            if pidfd is None or self._processes.get(pidfd) is not operation:
+                return
+            del self._processes[pidfd]
+        self._unregister(pidfd)
+        os.close(pidfd)
+
+    def _process_ended(self, pidfd: int) -> None:
+        operation = self._processes.get(pidfd)
+        if operation is None:  # it was cancelled meanwhile
+            return
+        error = None
+        try:
+            result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if result is None:
+                return  # threads of it are still ending; the event comes again
+            operation.status = result.si_status if result.si_code == os.CLD_EXITED else -result.si_status
+        except OSError as failure:  # it was waited for already, or is no child
+            error = None if self._know_status(operation) else failure
+        self._unwatch_process(operation)
+        self._detached_ended(operation, error)
+
+    def _close_kernel(self) -> None:
+        self._epoll.close()
+        self._interrupt.close()
+
+
+class _Interrupt:
+    """Wakes the leader.
+
+    It is apart from the port, so that who can wake the leader does not keep the port alive. Its lock keeps a thread
+    from writing to a number that was closed, and perhaps reused, since it looked; it can be taken again by the same
+    thread, because a signal handler may post in the middle.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self.eventfd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def __call__(self) -> None:
+        with self._lock, contextlib.suppress(BlockingIOError):  # it is at its maximum: the leader will wake
+            if self.eventfd >= 0:
+                os.eventfd_write(self.eventfd, 1)
+
+    def clear(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self.eventfd)
+
+    def close(self) -> None:
+        with self._lock:
+            eventfd, self.eventfd = self.eventfd, -1
+        if eventfd >= 0:
+            os.close(eventfd)
+
+    def __del__(self) -> None:
+        self.close()
+
+
+PORT = EpollPort

@@ -1,0 +1,292 @@
+"""A handle under emulation: its operations in lanes, one for each direction, and its life."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+import threading
+import weakref
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any
+
+from unio.errors import AssociationError, cancelled
+from unio.handle import Handle, HasFileno, Kind
+from unio.operations import Route
+from unio.port import port_closed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from unio.backends.emulation import EmulatedPort
+    from unio.operations import Operation
+
+
+class Life(IntEnum):
+    """What became of a handle."""
+
+    OPEN = 0
+    CLOSING = 1  # it takes nothing new; the descriptor is given back when the last system call on it has ended
+    CLOSED = 2
+    ORPHANED = 3  # the port was closed; the object is still the caller's to close
+
+
+class Lane:
+    """The operations of one direction of a handle, oldest first: a linked list, so that any can be taken out."""
+
+    __slots__ = ("active", "first", "last", "ready")
+
+    def __init__(self) -> None:
+        self.first: Operation | None = None
+        self.last: Operation | None = None
+        self.ready = True
+        """Whether a try may succeed: nothing was tried yet, or an event came since the last one that blocked."""
+        self.active = False
+        """Whether some thread owns the lane and is trying its first operation."""
+
+    def __iter__(self) -> Iterator[Operation]:
+        operation = self.first
+        while operation is not None:
+            following = operation._next
+            yield operation
+            operation = following
+
+    def append(self, operation: Operation) -> None:
+        last = self.last
+        operation._previous = last
+        operation._next = None
+        if last is None:
+            self.first = operation
+        else:
+            last._next = operation
+        self.last = operation
+
+    def remove(self, operation: Operation) -> None:
+        previous, following = operation._previous, operation._next
+        if previous is None:
+            self.first = following
+        else:
+            previous._next = following
+        if following is None:
+            self.last = previous
+        else:
+            following._previous = previous
+        operation._previous = operation._next = None
+
+
+class EmulatedHandle(Handle):
+    """A handle and its lanes. Its ``lock`` guards the lanes, the status of their operations, and its own life."""
+
+    __slots__ = (
+        "ended",
+        "files",
+        "identity",
+        "incoming",
+        "life",
+        "lock",
+        "misses_writable",
+        "number",
+        "outgoing",
+        "port",
+        "private",
+        "queue",
+        "readiness",
+        "running",
+        "sequence",
+        "shows_drained",
+        "shut_down",
+        "stream",
+    )
+
+    def __init__(self, port: EmulatedPort, given: HasFileno | int, number: int, key: Any, skip: bool) -> None:
+        status = os.fstat(number)
+        self.object = given
+        self.key = key
+        self.skip_on_success = skip
+        self.kind = _kind(given, status)
+        self.number = number
+        self.identity = (status.st_dev, status.st_ino)
+        self.port = weakref.ref(port)
+        self.queue = port._queue
+        self.lock = threading.Lock()
+        self.incoming = Lane()
+        self.outgoing = Lane()
+        self.readiness = Lane()
+        self.files = Lane()
+        self.sequence = 0
+        self.running = 0  # owners of lanes, and file operations on the pool: who may be in a system call
+        self.life = Life.OPEN
+        self.ended = False  # the peer will send no more, or urgent data made receives short
+        self.shut_down = False  # the write side was ended here
+        self.socket = None
+        self.private = -1
+        self.stream = True
+        self.shows_drained = False
+        self.misses_writable = False
+        if self.kind is Kind.SOCKET:
+            sock = given if isinstance(given, socket.socket) else _BorrowedSocket(fileno=number)
+            inet = sock.family in (socket.AF_INET, socket.AF_INET6)
+            self.socket = sock
+            self.stream = sock.type == socket.SOCK_STREAM
+            # Only TCP's receive ends early for no other reason; AF_UNIX stops where credentials or descriptors change.
+            self.shows_drained = inet and self.stream
+            # A local datagram socket blocks on its receiver's queue, and events tell of its own.
+            self.misses_writable = not inet and not self.stream
+
+    def fileno(self) -> int:
+        return self.number if self.life in (Life.OPEN, Life.ORPHANED) else -1
+
+    @property
+    def closed(self) -> bool:
+        return self.life is not Life.OPEN
+
+    def is_open(self) -> bool:
+        """Whether the number still stands for what was associated."""
+        if isinstance(self.object, int):
+            try:
+                status = os.fstat(self.number)
+            except OSError:
+                return False
+            return (status.st_dev, status.st_ino) == self.identity
+        try:
+            return self.object.fileno() == self.number
+        except ValueError:  # a file object that is closed
+            return False
+
+    def checked_number(self) -> int:
+        """The number, for a system call; OSError if it no longer stands for what was associated."""
+        if not self.is_open():
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        return self.number
+
+    def private_number(self) -> int:
+        """The descriptor that file operations use."""
+        return self.private
+
+    def cancel(self) -> int:
+        port = self.port()
+        if port is None:
+            raise port_closed()
+        if port._unusable is not None:
+            raise port._unusable
+        with self.lock:
+            operations = self.in_flight()
+        return sum([port._end(operation, cancelled("cancelled by Handle.cancel")) for operation in operations])
+
+    def close(self) -> None:
+        port = self.port()
+        if port is not None and port._forked:
+            self._close_object()  # the parent's handle, its lock and its registration are not this process's business
+            return
+        with self.lock:
+            if self.life in (Life.CLOSING, Life.CLOSED):
+                return
+            self.life = Life.CLOSING
+        self.release()
+
+    def leave(self, life: Life) -> None:
+        """Take part in nothing any more: the object was closed behind the port's back, or the port was closed."""
+        with self.lock:
+            if self.life is not Life.OPEN:
+                return
+            self.life = life
+        self.release()
+
+    def release(self) -> None:
+        """Once nobody is in a system call, cancel what is left and part from the descriptor.
+
+        It is called by who ended the handle's life and by whoever leaves the last system call on it.
+        """
+        with self.lock:
+            if self.running or self.life in (Life.OPEN, Life.CLOSED):
+                return
+            closing = self.life is Life.CLOSING
+            if closing:
+                self.life = Life.CLOSED
+            for operation in self.in_flight():
+                self.lane(operation).remove(operation)
+                verdict = operation._verdict or cancelled("the handle or its port was closed")
+                self.queue.complete(operation, verdict)
+            private, self.private = self.private, -1
+        if private >= 0:
+            os.close(private)
+        if closing:
+            self._give_back()
+        if isinstance(self.socket, _BorrowedSocket):
+            self.socket.detach()
+        self.queue.wake()
+
+    def _give_back(self) -> None:
+        """Leave the port's table and close the object, if the program has not done so itself."""
+        port = self.port()
+        is_open = self.is_open()
+        if port is not None and not port.closed:
+            port._forget(self, is_open=is_open)
+        if is_open:
+            self._close_object()
+
+    def _close_object(self) -> None:
+        with contextlib.suppress(OSError):  # close(2) gives the descriptor back whatever it reports
+            if isinstance(self.object, int):
+                os.close(self.object)
+            else:
+                self.object.close()  # type: ignore[attr-defined]
+
+    def in_flight(self) -> list[Operation]:
+        """The operations in flight, in the order of their submission; the caller holds the lock."""
+        operations = [*self.incoming, *self.outgoing, *self.readiness, *self.files]
+        operations.sort(key=lambda operation: operation._sequence)
+        return operations
+
+    def own(self, lane: Lane) -> bool:
+        """Make this thread the owner of a lane, if it is worth trying; the caller holds the lock."""
+        if lane.first is None or not lane.ready or lane.active or self.life is not Life.OPEN:
+            return False
+        lane.active = True
+        self.running += 1
+        return True
+
+    def lane(self, operation: Operation) -> Lane:
+        route = operation.route
+        if route is Route.INCOMING:
+            return self.incoming
+        if route is Route.OUTGOING:
+            return self.outgoing
+        return self.readiness if route is Route.READINESS else self.files
+
+
+class _BorrowedSocket(socket.socket):
+    """Makes a socket's methods available for a descriptor that is somebody else's to close."""
+
+    def __del__(self) -> None:
+        self.detach()
+
+
+def _kind(given: HasFileno | int, status: os.stat_result) -> Kind:
+    mode = status.st_mode
+    if stat.S_ISSOCK(mode):
+        return Kind.SOCKET
+    if stat.S_ISFIFO(mode):
+        return Kind.PIPE
+    if stat.S_ISREG(mode):
+        return Kind.FILE
+    names = {stat.S_IFDIR: "a directory", stat.S_IFCHR: "a character device", stat.S_IFBLK: "a block device"}
+    what = names.get(stat.S_IFMT(mode), "neither")
+    raise AssociationError(f"only sockets, pipes and regular files can join a port, and {given!r} is {what}")
+
+
+def number_of(given: HasFileno | int) -> int:
+    if isinstance(given, bool) or not (isinstance(given, int) or hasattr(given, "fileno")):
+        raise TypeError(f"a handle is an object with a fileno() or a descriptor, not {type(given).__name__}")
+    if isinstance(given, Handle):
+        raise AssociationError(f"{given!r} has joined a port already")
+    try:
+        number = given if isinstance(given, int) else given.fileno()
+        if number >= 0:
+            os.fstat(number)
+            return number
+    except (ValueError, OSError):
+        pass
+    raise AssociationError(f"{given!r} is closed or has no descriptor")

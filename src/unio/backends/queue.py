@@ -1,0 +1,153 @@
+"""The queue of a port whose kernel has none, and the threads that wait for it.
+
+One of the waiting threads, the *leader*, waits in the kernel; the others are *parked*, each on a lock of its own. A
+thread that queues a packet wakes one parked thread, or interrupts the leader when none is parked. A leader that leaves
+wakes a parked thread to lead in its place.
+
+No wake-up may be lost, and no lock is held while doing any of this, so the order of the steps carries the proof:
+
+- who waits first shows that it does (joins the parked, or says that it is about to sleep in the kernel) and then looks
+  at the queue once more;
+- who queues first appends the packet and then looks for somebody to wake.
+
+Whichever comes second sees the other. It also makes :meth:`CompletionQueue.post` safe in a signal handler, which may
+run in the middle of any other method of the same thread: there is no lock that the thread could be holding.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from unio.backends.timers import Timers
+from unio.operations import Status
+from unio.port import Completion
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from unio.operations import Operation
+
+IDLE = Status.IDLE
+QUEUED = Status.QUEUED
+
+_new_tuple = tuple.__new__  # makes a Completion at a third of the price of calling the class
+
+
+class CompletionQueue:
+    """Packets, first in, first out: operations that have completed, and completions that the caller posted."""
+
+    def __init__(self, interrupt: Callable[[], None]) -> None:
+        self.packets: deque[Operation | Completion] = deque()
+        self.timers = Timers()
+        self.closed = False
+        self.leader = threading.Lock()
+        """Held by the one thread that waits in the kernel or works on what it found there."""
+        self.sleeping = False
+        """Whether the leader is in the kernel, or about to be, and has to be interrupted to see a packet."""
+        self._interrupt = interrupt
+        self._parked: list[threading.Lock] = []
+
+    def complete(self, operation: Operation, error: OSError | None) -> None:
+        """Queue an operation that has ended, waking nobody; call :meth:`wake` when no lock is held any more."""
+        operation.error = error
+        if self.closed:
+            self.forget(operation)
+            return
+        if operation._expiry is not None:
+            self._cancel_expiry(operation)
+        operation._status = QUEUED
+        self.packets.append(operation)
+
+    def forget(self, operation: Operation) -> None:
+        """End the flight of an operation without a packet."""
+        if operation._expiry is not None:
+            self._cancel_expiry(operation)
+        operation._status = IDLE
+
+    def _cancel_expiry(self, operation: Operation) -> None:
+        self.timers.discard(operation._expiry)
+        operation._expiry = None
+
+    def post(self, completion: Completion) -> None:
+        self.packets.append(completion)
+        self.wake()
+
+    def take(self, limit: int) -> list[Completion]:
+        """Take up to *limit* packets out of the queue, without waiting."""
+        packets = self.packets
+        batch: list[Completion] = []
+        while packets and len(batch) < limit:
+            try:
+                packet = packets.popleft()
+            except IndexError:  # another thread was quicker
+                break
+            if isinstance(packet, Completion):
+                batch.append(packet)
+                continue
+            packet._status = IDLE
+            completed: tuple[Any, ...] = (packet.key, packet, packet.transferred, packet.error)
+            batch.append(_new_tuple(Completion, completed))
+        return batch
+
+    def wake(self) -> None:
+        """Let one waiting thread look at the queue."""
+        if not self.wake_parked():
+            self.wake_leader()
+
+    def wake_parked(self) -> bool:
+        """Let one parked thread go on, if there is one."""
+        while self._parked:
+            try:
+                parked = self._parked.pop()
+            except IndexError:  # another thread was quicker
+                break
+            parked.release()
+            return True
+        return False
+
+    def wake_leader(self) -> None:
+        """Fetch the leader out of the kernel, if it sleeps there."""
+        if self.sleeping:
+            self.sleeping = False  # one interruption is enough, however many packets follow
+            self._interrupt()
+
+    def park(self, timeout: float | None) -> None:
+        """Sleep until another thread wakes this one, or *timeout* seconds have passed, or for no reason.
+
+        Whoever leaves the queue afterwards, with packets or without, calls :meth:`pass_on`.
+        """
+        lock = threading.Lock()
+        lock.acquire()  # the waker releases it
+        self._parked.append(lock)
+        try:
+            # Now that it shows: was there a packet, or has the leader gone, before anybody could see it parked?
+            if not self.packets and not self.closed and self.leader.locked():
+                lock.acquire(timeout=-1 if timeout is None else min(timeout, threading.TIMEOUT_MAX))
+        except BaseException:  # KeyboardInterrupt and whatever else a signal handler raises
+            self._leave(lock)
+            self.pass_on()
+            raise
+        self._leave(lock)
+
+    def _leave(self, lock: threading.Lock) -> None:
+        with contextlib.suppress(ValueError):  # whoever woke this thread has removed it
+            self._parked.remove(lock)
+
+    def pass_on(self) -> None:
+        """See to it that somebody works on what this thread leaves behind: packets, or a kernel that nobody asks."""
+        if self._parked and (self.packets or not self.leader.locked()):
+            self.wake_parked()
+
+    def close(self) -> None:
+        """Wake everybody, and let what is still queued go."""
+        self.closed = True
+        while self.packets:
+            packet = self.packets.popleft()
+            if not isinstance(packet, Completion):
+                packet._status = IDLE
+        while self.wake_parked():
+            pass
+        self.wake_leader()

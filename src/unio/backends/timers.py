@@ -1,0 +1,86 @@
+"""Deadlines: what is to happen later, found in the order of its time."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import threading
+from time import monotonic
+from typing import Any, TypeAlias
+
+Deadline: TypeAlias = list[Any]
+"""An entry of the heap: [time, a number that keeps equal times in order, what is due]; the last is None once spent."""
+
+STALE_MAX = 64
+"""How many spent entries may stay in the heap at least, before it is rebuilt without them."""
+
+
+class Timers:
+    """A heap of deadlines that any thread may add to and discard from.
+
+    Most time-outs never pass: the operation ends before. So discarding only empties the entry, and the heap is
+    rebuilt once more than half of it is empty, which costs each entry a constant share.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._heap: list[Deadline] = []
+        self._spent = 0
+        self._numbers = itertools.count()
+
+    def __len__(self) -> int:
+        return len(self._heap) - self._spent
+
+    def add(self, delay: float, due: object) -> Deadline:
+        """Let *due* be returned by :meth:`expired` once *delay* seconds have passed."""
+        entry: Deadline = [monotonic() + delay, next(self._numbers), due]
+        with self._lock:
+            heapq.heappush(self._heap, entry)
+        return entry
+
+    def discard(self, entry: Deadline) -> bool:
+        """Take an entry back. Returns False if it has been returned as expired, or discarded, before."""
+        with self._lock:
+            if entry[2] is None:
+                return False
+            entry[2] = None
+            self._spent += 1
+            if self._spent > STALE_MAX and self._spent * 2 > len(self._heap):
+                self._heap = [each for each in self._heap if each[2] is not None]
+                heapq.heapify(self._heap)
+                self._spent = 0
+            return True
+
+    def next_time(self) -> float | None:
+        """When the next entry is due, on the monotonic clock; None if there is none."""
+        with self._lock:
+            self._drop_spent()
+            return self._heap[0][0] if self._heap else None
+
+    def expired(self) -> list[Deadline]:
+        """Take out the entries that are due by now, in the order of their time."""
+        if not self._heap:
+            return []
+        now = monotonic()
+        due = []
+        with self._lock:
+            while self._heap and self._heap[0][0] <= now:
+                entry = heapq.heappop(self._heap)
+                if entry[2] is None:
+                    self._spent -= 1
+                else:
+                    due.append(entry)
+        return due
+
+    def clear(self) -> None:
+        """Discard everything."""
+        with self._lock:
+            for entry in self._heap:
+                entry[2] = None
+            self._heap.clear()
+            self._spent = 0
+
+    def _drop_spent(self) -> None:
+        while self._heap and self._heap[0][2] is None:
+            heapq.heappop(self._heap)
+            self._spent -= 1
