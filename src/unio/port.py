@@ -189,6 +189,14 @@ class Port(ABC):
         self.close()
 
 
+def check_limit(limit: int) -> None:
+    """Check the limit given to a wait."""
+    if not isinstance(limit, int):
+        raise TypeError(f"the limit must be an int, not {type(limit).__name__}")
+    if limit < 1:
+        raise ValueError(f"the limit must be at least 1, not {limit}")
+
+
 def port_closed() -> PortClosed:
     return PortClosed("the port is closed")
 

@@ -39,7 +39,7 @@ from unio.backends.queue import CompletionQueue
 from unio.errors import AssociationError, InFlight, NotAssociated, cancelled, timed_out
 from unio.handle import HasFileno, Kind
 from unio.operations import Operation, Poll, ProcessExit, Status, Timer, seconds
-from unio.port import LIMIT_DEFAULT, Completion, Port, port_closed
+from unio.port import LIMIT_DEFAULT, Completion, Port, check_limit, port_closed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -472,10 +472,7 @@ class EmulatedPort(Port):
         self._queue.post(Completion(key, operation, transferred, None))
 
     def wait(self, timeout: float | None = None, limit: int = LIMIT_DEFAULT) -> list[Completion]:
-        if not isinstance(limit, int):
-            raise TypeError(f"the limit must be an int, not {type(limit).__name__}")
-        if limit < 1:
-            raise ValueError(f"the limit must be at least 1, not {limit}")
+        check_limit(limit)
         until = None if timeout is None else time.monotonic() + seconds(timeout, "the time-out")
         queue = self._queue
         while True:
