@@ -262,6 +262,8 @@ while len(accepted) < len(clients):
 peers = sorted(sock.getpeername() for sock in accepted)
 print(json.dumps([refused, echoed, peers == sorted(client.getsockname() for client in clients)]))
 port.close()
+for sock in (listening, near, far, *clients, *accepted):
+    sock.close()
 """
 
 
@@ -372,7 +374,10 @@ def test_connecting_twice_is_an_error_of_the_completion(port, resources, transpo
     client = channels.client(resources, transport)
     connect = unio.Connect(port.associate(client), listening.getsockname())
     support.succeed(port, connect)
-    assert support.run(port, connect).error.errno == errno.EISCONN
+    other = channels.listener(resources, transport)
+    for address in (other.getsockname(), listening.getsockname()):
+        connect.address = address
+        assert support.run(port, connect).error.errno == errno.EISCONN
     assert client.getpeername() == listening.getsockname()
 
 
@@ -482,7 +487,7 @@ def test_what_the_peer_sent_before_it_closed_at_once_arrives_before_the_end(port
 
 @pytest.mark.clause("O2")
 def test_many_connects_in_flight_complete_each_with_its_own_result(port, resources):
-    listening = channels.listener(resources, "tcp")
+    listening = channels.listener(resources, "tcp", 500)
     bound = channels.client(resources, "tcp")
     bound.bind(("127.0.0.1", 0))
     connects = []

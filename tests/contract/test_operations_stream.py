@@ -146,7 +146,7 @@ def assert_short_read_and_end(port, handle, count):
 @pytest.mark.clause("O3")
 @channels.every_socket
 def test_an_end_that_follows_a_short_read_is_never_lost_on_an_accepted_socket(port, resources, transport):
-    listening = channels.listener(resources, transport)
+    listening = channels.listener(resources, transport, ROUNDS)
     accept = unio.Accept(port.associate(listening))
     peer = support.Background(come_send_and_leave, listening, ROUNDS)
     for number in range(ROUNDS):
@@ -341,15 +341,14 @@ def test_a_reset_that_came_while_nothing_was_pending_is_told_to_the_next_receive
 def test_a_reset_completes_both_receives_and_sends(port, resources):
     near, far = channels.incoming(resources, "tcp")
     handle = port.associate(near)
-    support.fill(near)
-    recv, send = unio.Recv(handle, bytearray(10)), unio.Send(handle, bytes(1000))
+    recv, send = unio.Recv(handle, bytearray(10)), unio.Send(handle, bytes(16 * MIB))
     port.submit(recv)
     port.submit(send)
     support.assert_idle(port)
     far.reset()
     found = {completion.operation: completion for completion in support.completions(port, 2)}
     assert isinstance(found[send].error, ConnectionResetError)
-    assert found[send].transferred == 0
+    assert 0 < found[send].transferred < 16 * MIB
     assert found[recv].transferred == 0
     # The system reports a reset once; the one that did not get it may see the end of the stream instead.
     assert found[recv].error is None or isinstance(found[recv].error, ConnectionResetError)
@@ -362,10 +361,11 @@ def test_receiving_on_a_socket_that_is_not_connected_is_an_error_of_the_completi
 
 
 @pytest.mark.clause("C2", "O4")
-def test_sending_on_a_socket_that_is_not_connected_is_an_error_of_the_completion(port, resources):
-    handle = port.associate(channels.client(resources, "tcp"))
+@channels.every_socket
+def test_sending_on_a_socket_that_is_not_connected_is_an_error_of_the_completion(port, resources, transport):
+    handle = port.associate(channels.client(resources, transport))
     completion = support.run(port, unio.Send(handle, b"data"))
-    assert completion.error.errno in (errno.ENOTCONN, errno.EPIPE)  # Linux says EPIPE of a socket that never was
+    assert completion.error.errno == errno.ENOTCONN
     assert completion.transferred == 0
 
 
@@ -843,7 +843,7 @@ def test_a_disconnect_completes_a_pending_receive(port, resources, transport):
 
 @pytest.mark.clause("O10", "C2")
 @pytest.mark.parametrize("make", [unio.Shutdown, unio.Disconnect])
-@channels.every_socket
+@pytest.mark.parametrize("transport", ["tcp", "tcp6"])  # Linux lets a local socket be shut down at any time
 def test_ending_what_is_not_connected_is_an_error_of_the_completion(port, resources, transport, make):
     completion = support.run(port, make(port.associate(channels.client(resources, transport))))
     assert completion.error.errno == errno.ENOTCONN
