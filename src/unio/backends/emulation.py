@@ -227,7 +227,9 @@ class EmulatedPort(Port):
             lane.append(operation)
             if timeout is not None:
                 operation._expiry = self._queue.timers.add(timeout, (operation, True))
-            run = lane.first is operation and lane is not handle.files and handle.own(lane)
+            if lane is handle.readiness:
+                lane.ready = True  # a poll does not depend on those ahead of it
+            run = lane is not handle.files and handle.own(lane)
         done_at_once = False
         if lane is handle.files:
             self._pool.put(partial(_do_on_pool, handle, operation, operation._sequence))
@@ -518,13 +520,14 @@ class EmulatedPort(Port):
         until = None if timeout is None else time.monotonic() + timeout
         swept = False
         while True:
-            busy = self._turn_once(until, swept=swept)
-            if busy or queue.packets or self._unusable is not None:
+            happened = self._turn_once(until, swept=swept)
+            if queue.packets or self._unusable is not None:
                 return
             if until is not None and time.monotonic() >= until:
                 self._sweep(idle=True)
                 return
-            swept = self._sweep(idle=True) or swept
+            if not happened:
+                swept = self._sweep(idle=True) or swept
 
     def _turn_once(self, until: float | None, *, swept: bool) -> bool:
         """One call to the kernel and what follows from it. Returns whether anything happened."""
