@@ -21,7 +21,7 @@ VARIABLE = "UNIO_BACKEND"
 """The environment variable that names a backend."""
 
 # In the order of preference. Each module has `unavailable()`, a reason or None, and PORT, the class of its ports.
-_MODULES = {"epoll": "unio.backends.epoll"}
+_MODULES = {"iocp": "unio.backends.iocp", "epoll": "unio.backends.epoll"}
 
 
 class Candidate(NamedTuple):

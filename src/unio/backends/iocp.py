@@ -1,0 +1,848 @@
+"""The IOCP backend: Windows, whose kernel has completion ports.
+
+What the kernel does by itself needs nothing here: the queue, its order, the choice of the thread that runs next. What
+is left is to say each thing in one way:
+
+- The key of the kernel's packets says what kind of packet it is; the caller's keys never leave Python. The packet of an
+  operation is found again by the address of its OVERLAPPED, in a table that also keeps the operation, its OVERLAPPED
+  and its buffers alive until the packet was reaped, whatever the caller drops.
+- A call that fails at once queues no packet, with one exception: a datagram that is larger than the buffer does, since
+  its status is a warning. So whether one will come is read off the OVERLAPPED: its status is untouched, or an error. An
+  operation that failed so, or was done without an overlapped call, has its packet posted by unio.
+- GetQueuedCompletionStatus returns in five ways (success, a failed operation, a time-out, an abandoned port, an error
+  of the call); GetQueuedCompletionStatusEx has three of them, and wait two.
+- What a cancelled or closed operation ends with differs by the layers below: 995, 64, 676, 1236 are all seen. So that
+  it was ended here is remembered with the operation, and not concluded from the code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import math
+import os
+import socket
+import sys
+import threading
+import time
+import weakref
+from collections import deque
+from enum import IntEnum
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from unio.backends.pool import FilePool
+from unio.backends.timers import Timers
+from unio.errors import AssociationError, InFlight, NotAssociated, cancelled, timed_out
+from unio.handle import Handle, HasFileno, Kind
+from unio.operations import Operation, ProcessExit, Route, Status, Timer, seconds
+from unio.port import LIMIT_DEFAULT, Completion, Port, check_limit, port_closed
+
+if TYPE_CHECKING:
+    from unio.backends.timers import Deadline
+
+IDLE = Status.IDLE
+PENDING = Status.PENDING
+QUEUED = Status.QUEUED
+
+
+def unavailable() -> str | None:
+    """Why this backend can't run here, or None."""
+    if sys.platform != "win32":
+        return f"IOCP is Windows', and this is {sys.platform}"
+    try:
+        import unio.backends.win32  # noqa: F401, PLC0415 - that it can be imported is the question
+    except ImportError as error:
+        return f"it needs cffi, which can't be imported: {error}"
+    return None
+
+
+if unavailable() is None:
+    import _overlapped
+
+    from unio.backends import win32
+    from unio.backends.flights import FINISHES, STARTS, Flight
+    from unio.backends.win32 import NULL, ffi, kernel32, last_error
+
+SLICE_MS_MAX = 100
+"""How long the main thread sleeps in one go: Windows does not wake it for a signal, and Python's handlers run in it."""
+
+SLEEP_MS_MAX = 0x7FFFFFFF
+
+REAP_MS = 50
+"""How long a port that is being closed waits for the next packet of what it has cancelled."""
+
+EXCLUSIVE = ("connect", "disconnect", "send_file", "shutdown")
+"""Operations of the outgoing direction that wait for those ahead of them, and let none start beside them."""
+
+ENDED_HERE = (995, 64, 676, 1236, 6, 10004, 10038, 10053, 10054, 232, 109)
+"""The codes seen for an operation that was cancelled or whose handle was closed here; any other is a result that won."""
+
+
+class PacketKey(IntEnum):
+    """The kinds of packets in the kernel's queue, told by their key."""
+
+    IO = 0  # of an operation; lpOverlapped is the address of its OVERLAPPED
+    FAILED = 1  # the same, for an operation that ended without Windows' packet; the count is its error code
+    POSTED = 2  # of the caller's; lpOverlapped is the number under which it is kept
+    WAKE = 3  # look again: at the deadlines, at what is ready, at whether the port is open
+
+
+class Life(IntEnum):
+    """What became of a handle."""
+
+    OPEN = 0
+    CLOSING = 1  # closed; its operations have still to be reaped
+    CLOSED = 2
+
+
+class Direction:
+    """The operations of one direction that Windows has not been given yet, oldest first."""
+
+    __slots__ = ("busy", "exclusive", "starting", "waiting")
+
+    def __init__(self) -> None:
+        self.waiting: deque[Operation] = deque()
+        self.starting = False  # a thread is giving them to Windows, so that their order is kept
+        self.busy = 0  # how many Windows has
+        self.exclusive = False  # whether the one it has is to be alone
+
+
+class IocpHandle(Handle):
+    """A handle of Windows'. Its ``lock`` guards its directions, its life, and the status of its operations.
+
+    The lock is held over CancelIoEx, so that an operation can't end, be submitted again and be hit by the cancel of its
+    former flight; that call does not block.
+    """
+
+    __slots__ = (
+        "connected",
+        "directions",
+        "disconnected",
+        "ended",
+        "extensions",
+        "life",
+        "lock",
+        "number",
+        "pending",
+        "pointer",
+        "port",
+        "sequence",
+        "stream",
+    )
+
+    def __init__(self, port: IocpPort, given: HasFileno | int, key: Any, *, skip_on_success: bool) -> None:
+        self.object = given
+        self.key = key
+        self.skip_on_success = skip_on_success
+        self.kind, self.number, self.socket = _examine(given)
+        self.pointer: Any = ffi.cast("HANDLE", self.number)
+        self.port = weakref.ref(port)
+        self.lock = threading.Lock()
+        self.life = Life.OPEN
+        self.directions = {route: Direction() for route in (Route.INCOMING, Route.OUTGOING, Route.READINESS, Route.FILE)}
+        self.pending: dict[Operation, None] = {}  # in flight, in the order of submission
+        self.ended: list[Operation] = []  # reaped since the handle began to close; delivered in order, at the end
+        self.sequence = 0
+        self.extensions: dict[str, Any] = {}
+        self.stream = self.socket is None or self.socket.type == socket.SOCK_STREAM
+        self.connected = False
+        self.disconnected = False
+        if self.socket is not None and not self.stream:
+            with contextlib.suppress(OSError):
+                self.socket.getpeername()
+                self.connected = True
+
+    def fileno(self) -> int:
+        return self.number if self.life is Life.OPEN else -1
+
+    @property
+    def closed(self) -> bool:
+        return self.life is not Life.OPEN
+
+    def is_open(self) -> bool:
+        """Whether the number still stands for what was associated."""
+        if isinstance(self.object, int):
+            return True
+        try:
+            return self.object.fileno() >= 0
+        except (ValueError, OSError):
+            return False
+
+    def extension(self, function_id: str, kind: str) -> Any:
+        """An extension function of this socket's provider."""
+        found = self.extensions.get(function_id)
+        if found is None:
+            assert self.socket is not None
+            found = self.extensions[function_id] = win32.extension(self.socket, function_id, kind)
+        return found
+
+    def afd(self) -> Any:
+        """The port's handle of the device that answers polls."""
+        port = self.port()
+        assert port is not None
+        return port._afd_handle()
+
+    def cancel(self) -> int:
+        port = self.port()
+        if port is None:
+            raise port_closed()
+        if port._unusable is not None:
+            raise port._unusable
+        return sum([port._end(operation, cancelled("cancelled by Handle.cancel")) for operation in list(self.pending)])
+
+    def close(self) -> None:
+        with self.lock:
+            if self.life is not Life.OPEN:
+                return
+            self.life = Life.CLOSING
+        port = self.port()
+        if port is None or port._unusable is not None:
+            self.close_object()
+        else:
+            port._close_handle(self)
+
+    def close_object(self) -> None:
+        """Close what was associated."""
+        with contextlib.suppress(OSError):
+            if isinstance(self.object, int):
+                if self.socket is not None:
+                    self.socket.close()
+                else:
+                    kernel32.CloseHandle(self.pointer)
+            else:
+                self.object.close()  # type: ignore[attr-defined]
+
+
+def _examine(given: HasFileno | int) -> tuple[Kind, int, socket.socket | None]:
+    """What kind of handle it is, its number, and its socket if it is one."""
+    if isinstance(given, bool) or not (isinstance(given, int) or hasattr(given, "fileno")):
+        raise TypeError(f"a handle is an object with a fileno() or a HANDLE, not {type(given).__name__}")
+    if isinstance(given, Handle):
+        raise AssociationError(f"{given!r} has joined a port already")
+    closed = AssociationError(f"{given!r} is closed or has no handle")
+    if isinstance(given, socket.socket):
+        if given.fileno() < 0:
+            raise closed
+        return Kind.SOCKET, given.fileno(), given
+    try:
+        number = given if isinstance(given, int) else given.fileno()
+    except (ValueError, OSError):
+        raise closed from None
+    if not 0 <= number < 2**63:
+        raise closed
+    with contextlib.suppress(OSError):
+        return Kind.SOCKET, number, _BorrowedSocket(fileno=number)
+    try:
+        pointer = win32.file_handle(given)
+    except OSError:
+        raise closed from None
+    kind = {win32.FILE_TYPE_DISK: Kind.FILE, win32.FILE_TYPE_PIPE: Kind.PIPE}.get(kernel32.GetFileType(pointer))
+    if kind is None:
+        raise AssociationError(f"only sockets, pipes and regular files can join a port, and {given!r} is none of them")
+    return kind, int(ffi.cast("uintptr_t", pointer)), None
+
+
+class _BorrowedSocket(socket.socket):
+    """Makes a socket's methods available for a descriptor that is somebody else's to close."""
+
+    def __del__(self) -> None:
+        self.detach()
+
+
+class IocpPort(Port):
+    """A port over a completion port of Windows'."""
+
+    backend = "iocp"
+
+    def __init__(self, *, backend: str | None = None) -> None:
+        # 0 threads at once would mean the number of processors. Here any number may run.
+        port = kernel32.CreateIoCompletionPort(win32.INVALID_HANDLE_VALUE, NULL, 0, SLEEP_MS_MAX)
+        self._port = win32.check(port)
+        self._lock = threading.Lock()
+        self._flights: dict[int, Operation] = {}  # what Windows or the queue has, by the address of its OVERLAPPED
+        self._posted: dict[int, Completion] = {}
+        self._numbers = itertools.count(1, 2)  # odd, so that none is the address of anything
+        self._ready: deque[Operation | Completion] = deque()  # reaped, and not returned by a wait yet
+        self._timers = Timers()
+        self._bound = float("inf")  # until when the thread sleeps that minds the deadlines
+        self._waiting = 0
+        self._port_closed = False
+        self._pool = FilePool()
+        self._handles: dict[int, IocpHandle] = {}
+        self._detached: set[Operation] = set()
+        self._watched: dict[int, Operation] = {}  # process exits, by the number that their packet will carry
+        self._afd: Any = None
+        super().__init__(backend=backend)
+
+    # Association
+
+    def associate(self, handle: HasFileno | int, key: Any = None, *, skip_on_success: bool = False) -> IocpHandle:
+        if self._unusable is not None:
+            raise self._unusable
+        made = IocpHandle(self, handle, key, skip_on_success=skip_on_success)
+        if not kernel32.CreateIoCompletionPort(made.pointer, self._port, PacketKey.IO, 0):
+            code = last_error()
+            if code in (win32.ERROR_INVALID_PARAMETER, win32.ERROR_ACCESS_DENIED, win32.ERROR_INVALID_HANDLE):
+                why = "it has joined a port already (a handle does so once), or was not opened for overlapped work"
+                hint = "; open files with unio.open and make pipes with unio.pipe" if made.socket is None else ""
+                raise AssociationError(f"{handle!r} can't join the port: {why}{hint}")
+            raise win32.os_error(code)
+        if skip_on_success:
+            flags = win32.FILE_SKIP_COMPLETION_PORT_ON_SUCCESS
+            win32.check(kernel32.SetFileCompletionNotificationModes(made.pointer, flags))
+        if made.socket is not None:
+            made.socket.setblocking(False)
+            if not made.stream and not made.connected:
+                win32.ignore_unreachable(made.socket)
+        with self._lock:
+            self._handles[made.number] = made
+        return made
+
+    # Submitting
+
+    def submit(self, operation: Operation, timeout: float | None = None) -> bool:
+        if self._unusable is not None:
+            raise self._unusable
+        if timeout is not None:
+            seconds(timeout, "the time-out")
+        handle = self._handle_of(operation)
+        if handle is None:
+            self._submit_detached(operation, timeout)
+            return False
+        with handle.lock:
+            self._begin(operation)
+            if handle.life is not Life.OPEN:
+                operation._status = IDLE
+                raise self._unusable or NotAssociated(f"{handle!r} is closed")
+            handle.sequence = operation._sequence = handle.sequence + 1
+            handle.pending[operation] = None
+            self._flights[operation._native.address] = operation
+            handle.directions[operation.route].waiting.append(operation)
+            if timeout is not None:
+                operation._expiry = self._timers.add(timeout, (operation, True))
+        done = self._start_waiting(handle, operation.route, operation if handle.skip_on_success else None)
+        if timeout is not None:
+            self._mind_deadlines()
+        return done
+
+    def _handle_of(self, operation: Operation) -> IocpHandle | None:
+        if not isinstance(operation, Operation):
+            raise TypeError(f"an operation is needed here, not {type(operation).__name__}")
+        handle = operation.handle
+        if handle is None or (isinstance(handle, IocpHandle) and handle.port() is self):
+            return handle
+        raise NotAssociated(f"{handle!r} belongs to another port")
+
+    def _begin(self, operation: Operation) -> None:
+        if operation._status is not IDLE:
+            raise InFlight(f"{operation!r} is in flight: wait for its completion, or make another operation")
+        operation._status = PENDING
+        operation._verdict = None
+        operation.transferred = 0
+        operation.error = None
+        if operation._native is None:
+            operation._native = Flight()
+        operation._native.begin()
+
+    def _start_waiting(self, handle: IocpHandle, route: Route, skipping: Operation | None = None) -> bool:
+        """Give Windows what waits to be started and may be. Returns whether *skipping* has succeeded at once."""
+        direction = handle.directions[route]
+        skipped = False
+        while (operation := self._next_to_start(handle, direction)) is not None:
+            sequence = operation._sequence
+            try:
+                skipped = self._start(handle, operation, skip=operation is skipping) or skipped
+            finally:
+                with handle.lock:
+                    direction.starting = False
+                    if operation._status is PENDING and operation._sequence == sequence:
+                        operation._native.started = True
+                        if operation._verdict is not None:
+                            self._cancel_io(handle, operation)
+        if handle.life is Life.CLOSING:
+            self._close_handle(handle)
+        return skipped
+
+    def _next_to_start(self, handle: IocpHandle, direction: Direction) -> Operation | None:
+        """The operation that this thread is to start now, or None."""
+        with handle.lock:
+            if direction.starting or not direction.waiting or handle.life is not Life.OPEN:
+                return None
+            alone = direction.waiting[0].name in EXCLUSIVE
+            if direction.exclusive or (alone and direction.busy):
+                return None
+            operation = direction.waiting.popleft()
+            direction.starting = True
+            direction.busy += 1
+            direction.exclusive = alone
+            operation._native.given = True
+            return operation
+
+    def _start(self, handle: IocpHandle, operation: Operation, *, skip: bool) -> bool:
+        """Make the call that starts an operation. Returns whether it has succeeded at once and no packet will come."""
+        if operation.name == "flush":
+            self._pool.put(partial(_flush, handle, operation))
+            return False
+        flight: Flight = operation._native
+        while True:
+            code = self._call(handle, operation)
+            if code == win32.ERROR_IO_PENDING:
+                return False
+            if code == win32.DONE_HERE:
+                code, count = 0, 0
+            elif code == 0 and not handle.skip_on_success:
+                return False
+            elif code and _will_be_queued(flight):
+                return False
+            else:
+                count = flight.overlapped.InternalHigh
+            if code or not skip:
+                if code == 0 and count:  # as Windows would have queued it, had it not been told to skip
+                    self._post(count, PacketKey.IO, flight.address)
+                else:
+                    self._post(code, PacketKey.FAILED, flight.address)
+                return False
+            result = FINISHES[operation.name](handle, operation, 0, count)
+            if result is not None:
+                return self._ended(handle, operation, self._error_of(handle, operation, result), silent=result == 0)
+
+    def _call(self, handle: IocpHandle, operation: Operation) -> int:
+        """Make the Win32 call of an operation; the code of what it, or Python on the way to it, reports."""
+        flight: Flight = operation._native
+        try:
+            if not handle.is_open():  # the number may be another's by now
+                raise cancelled("the object behind the handle was closed")
+            return STARTS[operation.name](handle, operation)
+        except OSError as error:
+            flight.failure = win32.normal(error)
+        except (ValueError, TypeError, OverflowError) as error:
+            flight.failure = OSError(errno.EINVAL, f"{type(error).__name__}: {error}")
+        flight.reset()
+        return win32.ERROR_OPERATION_ABORTED
+
+    def _post(self, count: int, key: PacketKey, number: int = 0) -> None:
+        overlapped = ffi.cast("OVERLAPPED *", number)
+        win32.check(kernel32.PostQueuedCompletionStatus(self._port, count, key, overlapped))
+
+    # Operations without a handle
+
+    def _submit_detached(self, operation: Operation, timeout: float | None) -> None:
+        with self._lock:
+            self._begin(operation)
+            self._detached.add(operation)
+            if isinstance(operation, Timer):
+                times_out = timeout is not None and timeout < operation.delay
+                delay = timeout if timeout is not None and times_out else operation.delay
+                operation._expiry = self._timers.add(delay, (operation, times_out))
+            elif timeout is not None:
+                operation._expiry = self._timers.add(timeout, (operation, True))
+        if isinstance(operation, ProcessExit):
+            try:
+                self._watch_process(operation)
+            except OSError as error:
+                self._detached_ended(operation, error)
+        self._mind_deadlines()
+
+    def _watch_process(self, operation: ProcessExit) -> None:
+        operation.status = getattr(operation.process, "returncode", None)
+        if operation.status is not None:
+            self._detached_ended(operation, None)
+            return
+        access = win32.SYNCHRONIZE | win32.PROCESS_QUERY_LIMITED_INFORMATION
+        process = kernel32.OpenProcess(access, 0, operation.pid)
+        if not process:
+            if last_error() == win32.ERROR_INVALID_PARAMETER:
+                raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+            raise win32.os_error(last_error())
+        number = next(self._numbers)
+        with self._lock:
+            self._watched[number] = operation
+        # The packet that a wait queues can't be called back. It carries a number that is never used again, so that
+        # one of a cancelled operation finds nothing.
+        wait = _overlapped.RegisterWaitWithQueue(
+            int(ffi.cast("uintptr_t", process)), int(ffi.cast("uintptr_t", self._port)), number, win32.INFINITE
+        )
+        with self._lock:
+            operation._native = (number, process, wait)
+            if number in self._watched:
+                return
+        self._unwatch(operation)  # it ended in between
+
+    def _process_ended(self, number: int) -> None:
+        with self._lock:
+            operation = self._watched.pop(number, None)
+            known = operation is not None and isinstance(operation._native, tuple)
+        if operation is None:
+            return
+        code = ffi.new("DWORD *")
+        access = win32.PROCESS_QUERY_LIMITED_INFORMATION
+        process = operation._native[1] if known else kernel32.OpenProcess(access, 0, operation.pid)
+        kernel32.GetExitCodeProcess(process, code)
+        operation.status = int(code[0])
+        if known:
+            self._unwatch(operation)
+        self._detached_ended(operation, None)
+
+    def _unwatch(self, operation: Operation) -> None:
+        with self._lock:
+            native, operation._native = operation._native, None
+        if isinstance(native, tuple):
+            number, process, wait = native
+            with self._lock:
+                self._watched.pop(number, None)
+            with contextlib.suppress(OSError):  # ERROR_IO_PENDING: it is being called, and ends by itself
+                _overlapped.UnregisterWait(wait)
+            kernel32.CloseHandle(process)
+
+    def _detached_ended(self, operation: Operation, error: OSError | None, expiry: Deadline | None = None) -> bool:
+        with self._lock:
+            if operation not in self._detached or (expiry is not None and operation._expiry is not expiry):
+                return False
+            self._detached.discard(operation)
+            self._deliver(operation, error)
+        self._wake()
+        return True
+
+    # Ending
+
+    def _reaped(self, operation: Operation, code: int, count: int) -> None:
+        """Act on the packet of an operation: it has ended, or goes on with another call."""
+        handle = operation.handle
+        assert isinstance(handle, IocpHandle)
+        result = FINISHES[operation.name](handle, operation, code, count)
+        if result is None and operation._verdict is None and handle.life is Life.OPEN and self._unusable is None:
+            self._go_on(handle, operation)
+            return
+        self._ended(handle, operation, self._error_of(handle, operation, result))
+        self._start_waiting(handle, operation.route)
+
+    def _go_on(self, handle: IocpHandle, operation: Operation) -> None:
+        sequence = operation._sequence
+        with handle.lock:
+            operation._native.started = False
+        self._start(handle, operation, skip=False)
+        with handle.lock:
+            if operation._status is PENDING and operation._sequence == sequence:
+                operation._native.started = True
+                if operation._verdict is not None:
+                    self._cancel_io(handle, operation)
+
+    def _error_of(self, handle: IocpHandle, operation: Operation, result: int | None) -> OSError | None:
+        """The error of a completion: the result of the call, unless the operation was ended here."""
+        failure: OSError | None = operation._native.failure
+        verdict = operation._verdict
+        if result == 0:
+            return None  # it won
+        if result is None or result in ENDED_HERE:
+            if verdict is not None:
+                return verdict
+            if handle.life is not Life.OPEN or not handle.is_open():
+                return cancelled("the handle or the object behind it was closed")
+        if failure is not None:
+            return failure
+        error = win32.os_error(result or win32.ERROR_OPERATION_ABORTED)
+        return cancelled("cancelled from outside") if error.errno == errno.ECANCELED else error
+
+    def _ended(
+        self, handle: IocpHandle, operation: Operation, error: OSError | None, *, silent: bool = False
+    ) -> bool:
+        """End the flight of an operation and queue its completion, unless *silent*. Returns *silent*."""
+        flight: Flight = operation._native
+        with handle.lock:
+            del handle.pending[operation]
+            self._flights.pop(flight.address, None)
+            if flight.given:
+                direction = handle.directions[operation.route]
+                direction.busy -= 1
+                direction.exclusive = False
+            if silent:
+                self._forget(operation)
+                return True
+            if handle.life is Life.OPEN:
+                self._deliver(operation, error)
+                return False
+            operation.error = error
+            handle.ended.append(operation)
+            if not handle.pending:
+                for each in sorted(handle.ended, key=lambda ended: ended._sequence):
+                    self._deliver(each, each.error)
+                handle.ended.clear()
+        return False
+
+    def _forget(self, operation: Operation) -> None:
+        if operation._expiry is not None:
+            self._timers.discard(operation._expiry)
+            operation._expiry = None
+        operation._status = IDLE
+
+    def _deliver(self, operation: Operation, error: OSError | None) -> None:
+        operation.error = error
+        self._forget(operation)
+        if self._unusable is None:
+            operation._status = QUEUED
+            self._ready.append(operation)
+
+    def cancel(self, operation: Operation) -> bool:
+        if self._unusable is not None:
+            raise self._unusable
+        self._handle_of(operation)
+        return self._end(operation, cancelled("cancelled by Port.cancel"))
+
+    def _end(self, operation: Operation, verdict: OSError, expiry: Deadline | None = None) -> bool:
+        """Ask that an operation ends with *verdict*. Returns whether it was in flight."""
+        handle = operation.handle
+        if handle is None:
+            ended = self._detached_ended(operation, verdict, expiry)
+            if ended:
+                self._unwatch(operation)
+            return ended
+        assert isinstance(handle, IocpHandle)
+        with handle.lock:
+            if operation._status is not PENDING or (expiry is not None and operation._expiry is not expiry):
+                return False
+            operation._verdict = operation._verdict or verdict
+            waiting = handle.directions[operation.route].waiting
+            if operation not in waiting:
+                if operation._native.started:
+                    self._cancel_io(handle, operation)
+                return True
+            waiting.remove(operation)
+        self._post(win32.ERROR_OPERATION_ABORTED, PacketKey.FAILED, operation._native.address)
+        return True
+
+    def _cancel_io(self, handle: IocpHandle, operation: Operation) -> None:
+        """Ask Windows to end an operation. That it has ended already is fine: its packet is on the way."""
+        pointer = self._afd if operation.route is Route.READINESS else handle.pointer
+        if handle.is_open():
+            kernel32.CancelIoEx(pointer, operation._native.overlapped)
+
+    def _close_handle(self, handle: IocpHandle) -> None:
+        """Cancel what a closing handle has in flight, and close it, once no thread is starting anything on it."""
+        with handle.lock:
+            if handle.life is not Life.CLOSING or any([each.starting for each in handle.directions.values()]):
+                return
+            handle.life = Life.CLOSED
+            unstarted = [operation for each in handle.directions.values() for operation in each.waiting]
+            for each in handle.directions.values():
+                each.waiting.clear()
+            for operation in handle.pending:
+                operation._verdict = operation._verdict or cancelled("the handle was closed")
+                if operation not in unstarted:
+                    self._cancel_io(handle, operation)
+        for operation in unstarted:
+            self._post(win32.ERROR_OPERATION_ABORTED, PacketKey.FAILED, operation._native.address)
+        with self._lock:
+            if self._handles.get(handle.number) is handle:
+                del self._handles[handle.number]
+        handle.close_object()
+
+    # Waiting
+
+    def post(self, key: Any, operation: Any = None, transferred: int = 0) -> None:
+        if self._unusable is not None:
+            raise self._unusable
+        number = next(self._numbers)
+        self._posted[number] = Completion(key, operation, transferred, None)
+        self._post(0, PacketKey.POSTED, number)
+
+    def wait(self, timeout: float | None = None, limit: int = LIMIT_DEFAULT) -> list[Completion]:
+        check_limit(limit)
+        until = None if timeout is None else time.monotonic() + seconds(timeout, "the time-out")
+        looked = False
+        while True:
+            if self._unusable is not None:
+                raise self._unusable
+            for deadline, (what, times_out) in self._timers.expired():
+                if times_out:
+                    self._end(what, timed_out(), deadline)
+                else:
+                    self._detached_ended(what, None, deadline)
+            batch = self._take(limit)
+            if batch or (looked and until is not None and time.monotonic() >= until):
+                self._hand_over()
+                return batch
+            self._dequeue(min(limit, LIMIT_DEFAULT), until)
+            looked = True
+
+    def _take(self, limit: int) -> list[Completion]:
+        batch: list[Completion] = []
+        while self._ready and len(batch) < limit:
+            try:
+                packet = self._ready.popleft()
+            except IndexError:  # another thread was quicker
+                break
+            if isinstance(packet, Operation):
+                packet._status = IDLE
+                packet = Completion(packet.key, packet, packet.transferred, packet.error)
+            batch.append(packet)
+        return batch
+
+    def _dequeue(self, limit: int, until: float | None) -> None:
+        """Sleep in the kernel's queue until packets come, *until*, or the next deadline, and act on the packets."""
+        entries, count = self._entries(limit)
+        with self._lock:
+            if self._port_closed or self._ready or self._unusable is not None:
+                return
+            self._waiting += 1
+            mine = self._timers.next_time()
+            if mine is None or mine >= self._bound:
+                mine = None  # another thread minds the deadlines
+            else:
+                self._bound = mine
+        try:
+            found = kernel32.GetQueuedCompletionStatusEx(self._port, entries, limit, count, _ms(until, mine), 0)
+        finally:
+            with self._lock:
+                self._waiting -= 1
+                if mine is not None and self._bound == mine:
+                    self._bound = float("inf")
+            if self._unusable is not None:
+                self._close_port()
+        for index in range(count[0] if found else 0):
+            self._packet(entries[index])
+
+    def _packet(self, entry: Any) -> None:
+        key, count = entry.lpCompletionKey, entry.dwNumberOfBytesTransferred
+        number = int(ffi.cast("uintptr_t", entry.lpOverlapped))
+        if key == PacketKey.POSTED:
+            self._ready.append(self._posted.pop(number))
+            return
+        operation = self._flights.get(number)
+        if operation is None:
+            if key == PacketKey.IO:
+                self._process_ended(number)
+        elif key == PacketKey.FAILED:
+            self._reaped(operation, count, 0)
+        else:
+            status = operation._native.overlapped.Internal & 0xFFFFFFFF
+            self._reaped(operation, win32.status_error(status), count)
+
+    def _entries(self, limit: int) -> tuple[Any, Any]:
+        """Room for the packets of one call, one for each thread."""
+        room = getattr(_thread, "room", None)
+        if room is None or room[2] < limit:
+            room = _thread.room = (ffi.new("OVERLAPPED_ENTRY[]", limit), ffi.new("DWORD *"), limit)
+        room[1][0] = 0
+        return room[0], room[1]
+
+    def _hand_over(self) -> None:
+        """See to it that another thread takes what this one leaves: completions beyond its limit, or the deadlines."""
+        if self._waiting and (self._ready or (self._bound == float("inf") and len(self._timers))):
+            self._wake()
+
+    def _mind_deadlines(self) -> None:
+        """Wake a thread for a deadline that comes before those that are minded."""
+        if self._waiting:
+            earliest = self._timers.next_time()
+            if earliest is not None and earliest < self._bound:
+                self._wake()
+
+    def _wake(self) -> None:
+        if self._unusable is None:
+            self._post(0, PacketKey.WAKE)
+
+    def _afd_handle(self) -> Any:
+        """A handle of the device that answers polls, opened for this port when the first one is submitted."""
+        with self._lock:
+            if self._afd is None:
+                afd = win32.open_afd()
+                win32.check(kernel32.CreateIoCompletionPort(afd, self._port, PacketKey.IO, 0))
+                win32.check(
+                    kernel32.SetFileCompletionNotificationModes(afd, win32.FILE_SKIP_SET_EVENT_ON_HANDLE)
+                )
+                self._afd = afd
+            return self._afd
+
+    # Closing
+
+    def close(self) -> None:
+        with self._lock:
+            if self._unusable is not None:
+                return
+            self._unusable = port_closed()
+            handles = list(self._handles.values())
+            self._handles.clear()
+        for handle in handles:
+            self._cancel_all(handle)
+        for operation in list(self._detached):
+            self._end(operation, cancelled("the port was closed"))
+        while self._ready:
+            packet = self._ready.popleft()
+            if isinstance(packet, Operation):
+                packet._status = IDLE
+        self._posted.clear()
+        self._timers.clear()
+        self._pool.close()
+        self._reap_cancelled()
+        for _ in range(self._waiting):
+            self._post(0, PacketKey.WAKE)
+        self._close_port()
+
+    def _cancel_all(self, handle: IocpHandle) -> None:
+        """End what a handle has in flight because the port is closed; the object stays open."""
+        with handle.lock:
+            for direction in handle.directions.values():
+                for operation in direction.waiting:
+                    handle.pending.pop(operation, None)
+                    self._flights.pop(operation._native.address, None)
+                    self._deliver(operation, cancelled("the port was closed"))
+                direction.waiting.clear()
+            for operation in handle.pending:
+                operation._verdict = operation._verdict or cancelled("the port was closed")
+                self._cancel_io(handle, operation)
+
+    def _reap_cancelled(self) -> None:
+        """Fetch the packets of what was cancelled, so that Windows is done with its memory."""
+        entries, count = self._entries(LIMIT_DEFAULT)
+        while self._flights:
+            if not kernel32.GetQueuedCompletionStatusEx(self._port, entries, LIMIT_DEFAULT, count, REAP_MS, 0):
+                _limbo.append(dict(self._flights))  # some device does not let go: never free what it may write to
+                return
+            for index in range(count[0]):
+                self._packet(entries[index])
+
+    def _close_port(self) -> None:
+        """Close the kernel's port, unless threads are still in it: the last of them does it."""
+        with self._lock:
+            if self._port_closed or self._waiting:
+                return
+            self._port_closed = True
+        kernel32.CloseHandle(self._port)
+        if self._afd is not None:
+            kernel32.CloseHandle(self._afd)
+
+    def _in_flight(self) -> int:
+        return len(self._flights) + len(self._detached) + sum([isinstance(each, Operation) for each in self._ready])
+
+
+_thread = threading.local()
+_limbo: list[dict[int, Operation]] = []
+
+
+def _ms(until: float | None, deadline: float | None) -> int:
+    """How long the kernel may hold this thread, in milliseconds."""
+    ends = [end for end in (until, deadline) if end is not None]
+    most = SLICE_MS_MAX if threading.current_thread() is threading.main_thread() else SLEEP_MS_MAX
+    if not ends:
+        return most if most == SLICE_MS_MAX else win32.INFINITE
+    return int(min(max(0.0, math.ceil((min(ends) - time.monotonic()) * 1000)), most))
+
+
+def _will_be_queued(flight: Flight) -> bool:
+    """Whether Windows queues a packet for a call that has failed: it does where the status is but a warning."""
+    return bool(flight.overlapped.Internal >> 30 & 3 == 2)  # noqa: PLR2004 - the severity of an NTSTATUS
+
+
+def _flush(handle: IocpHandle, operation: Operation) -> None:
+    """A job of the pool: FlushFileBuffers has no overlapped form."""
+    code = 0 if kernel32.FlushFileBuffers(handle.pointer) else last_error()
+    if code == win32.ERROR_ACCESS_DENIED:
+        code = win32.ERROR_INVALID_HANDLE  # not open for writing
+    port = handle.port()
+    if port is not None and port._unusable is None:
+        port._post(code, PacketKey.FAILED, operation._native.address)
+
+
+PORT = IocpPort
