@@ -95,3 +95,24 @@ def test_one_that_never_reads_is_dropped_and_the_others_get_everything(serve: Se
         while data := silent.recv(1 << 20):
             missed -= len(data)
     assert missed > 0
+
+
+def test_one_that_is_dropped_while_it_talks_takes_nobody_along(serve: Serve, join: Join) -> None:
+    server = serve("chat")
+    deaf = join(server)
+    talker = join(server, deaf)
+    listener = join(server, deaf, talker)
+    heard = support.Background(support.recv_to_end, talker)
+    block = (b"x" * 1023 + b"\n") * 64
+    for number in range(256):
+        with contextlib.suppress(ConnectionError):
+            deaf.sendall(block)
+        end = b"end of block %d\n" % number
+        talker.sendall(block + end)
+        received = b""
+        while end not in received[-2 * len(block) :]:
+            data = listener.recv(1 << 20)
+            assert data
+            received += data
+    talker.shutdown(socket.SHUT_WR)
+    heard.result()

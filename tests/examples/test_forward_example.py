@@ -91,6 +91,34 @@ def test_a_reset_of_one_side_ends_the_other(linked: tuple[socket.socket, socket.
         assert support.recv_to_end(served) == b""
 
 
+def test_resets_amid_traffic_end_those_clients_only(serve: Serve, target: socket.socket) -> None:
+    server = serve("forward", *target.getsockname())
+
+    def echo() -> None:
+        connection, _ = target.accept()
+        with connection, contextlib.suppress(ConnectionError):
+            connection.settimeout(support.PATIENCE)
+            while data := connection.recv(1 << 16):
+                connection.sendall(data)
+
+    for _ in range(50):
+        echoing = support.Background(echo)
+        client = server.connect()
+        client.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while client.send(bytes(1 << 16)):
+                pass
+        client.settimeout(support.PATIENCE)
+        support.recv_exactly(client, 1 << 16)
+        support.reset(client)
+        echoing.result()
+    echoing = support.Background(echo)
+    with server.connect() as client:
+        client.sendall(b"last")
+        assert support.recv_exactly(client, 4) == b"last"
+    echoing.result()
+
+
 def test_a_target_that_refuses_ends_that_client_only(serve: Serve, target: socket.socket) -> None:
     server = serve("forward", *target.getsockname())
     name = target.getsockname()
