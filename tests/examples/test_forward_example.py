@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -132,3 +133,35 @@ def test_a_target_that_refuses_ends_that_client_only(serve: Serve, target: socke
             with served:
                 served.sendall(b"back")
             assert support.recv_to_end(client) == b"back"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there can the limit of a running process be lowered")
+@pytest.mark.parametrize("limit", [24, 25])  # in one case it is the client's that is lacking, in the other the target's
+def test_descriptors_that_run_out_are_survived(serve: Serve, target: socket.socket, limit: int) -> None:
+    resource = pytest.importorskip("resource")
+
+    def answer_the_first_that_asks() -> None:
+        asked = b""
+        while not asked:
+            connection, _ = target.accept()
+            with connection, contextlib.suppress(ConnectionError):
+                connection.settimeout(support.PATIENCE)
+                asked = support.recv_to_end(connection)
+                connection.sendall(asked)
+
+    server = serve("forward", *target.getsockname())
+    resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (limit, limit))
+    answering = support.Background(answer_the_first_that_asks)
+    with contextlib.ExitStack() as stack:
+        for _ in range(24):
+            stack.enter_context(server.connect())
+
+    def ask() -> bool:
+        with server.connect() as client, contextlib.suppress(ConnectionError):
+            client.sendall(b"still there?")
+            client.shutdown(socket.SHUT_WR)
+            return support.recv_to_end(client) == b"still there?"
+        return False
+
+    support.until(ask)
+    answering.result()
