@@ -35,7 +35,7 @@ def completions(port: unio.Port, count: int) -> list[unio.Completion]:
     found: list[unio.Completion] = []
     while len(found) < count:
         batch = port.wait(PATIENCE, limit=count - len(found))
-        assert batch, f"{len(found)} of {count} completions came: {found}"
+        assert batch, f"{len(found)} of {count} completions came, the last of them {found[-3:]}"
         found += batch
     return found
 
