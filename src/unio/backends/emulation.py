@@ -218,6 +218,20 @@ class EmulatedPort(Port):
             self._submit_detached(operation, timeout)
             return False
         lane = handle.lane(operation)
+        run = self._link(handle, lane, operation, timeout)
+        done_at_once = False
+        if lane is handle.files:
+            self._pool.put(partial(_do_on_pool, handle, operation, operation._sequence))
+        elif run and lane is handle.readiness:
+            self._run_readiness(handle)
+        elif run:
+            done_at_once = self._run(handle, lane, operation if handle.skip_on_success else None)
+        if timeout is not None:
+            self._queue.wake_leader()  # it may sleep past the new deadline
+        return done_at_once
+
+    def _link(self, handle: EmulatedHandle, lane: Lane, operation: Operation, timeout: float | None) -> bool:
+        """Put an operation into its lane. Returns whether this thread has become the lane's owner."""
         with handle.lock:
             self._begin(operation)
             if handle.life is not Life.OPEN:
@@ -229,17 +243,7 @@ class EmulatedPort(Port):
                 operation._expiry = self._queue.timers.add(timeout, (operation, True))
             if lane is handle.readiness:
                 lane.ready = True  # a poll does not depend on those ahead of it
-            run = lane is not handle.files and handle.own(lane)
-        done_at_once = False
-        if lane is handle.files:
-            self._pool.put(partial(_do_on_pool, handle, operation, operation._sequence))
-        elif run and lane is handle.readiness:
-            self._run_readiness(handle)
-        elif run:
-            done_at_once = self._run(handle, lane, operation if handle.skip_on_success else None)
-        if timeout is not None:
-            self._queue.wake_leader()  # it may sleep past the new deadline
-        return done_at_once
+            return lane is not handle.files and handle.own(lane)
 
     def _handle_of(self, operation: Operation) -> EmulatedHandle | None:
         """The handle of an operation that was given to a method; None for one that has none."""
