@@ -81,7 +81,7 @@ def test_the_variable_is_read_for_each_port(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_the_error_lists_every_candidate_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     listed = [f"{each.name}: {each.reason}" for each in backends.candidates()]
-    with pytest.raises(unio.BackendUnavailable, match="'no such'.*unknown") as by_argument:
+    with pytest.raises(unio.BackendUnavailable, match=r"'no such'.*unknown") as by_argument:
         unio.Port(backend="no such")
     monkeypatch.setenv("UNIO_BACKEND", "no such")
     with pytest.raises(unio.BackendUnavailable, match=r"'no such'.*UNIO_BACKEND.*unknown") as by_variable:

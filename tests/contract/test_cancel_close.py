@@ -40,7 +40,7 @@ import unio
 posix_only = pytest.mark.skipif(sys.platform == "win32", reason="descriptors are POSIX's")
 
 
-# X1: cancel asks, and one completion answers
+# Clause X1: cancel asks, and one completion answers
 
 
 @pytest.mark.clause("X1")
@@ -305,7 +305,7 @@ def test_cancelled_file_operations_complete_once_each_with_their_result_or_none_
         assert (there == bytes([1]) * 50_000) == (operation.error is None)
 
 
-# X2: all of a handle's operations
+# Clause X2: all of a handle's operations
 
 
 @pytest.mark.clause("X2")
@@ -366,7 +366,7 @@ def test_a_closed_handle_has_nothing_to_cancel(port: unio.Port, make_pair: Any) 
     assert_idle(port)
 
 
-# X3: closing
+# Clause X3: closing
 
 
 @pytest.mark.clause("X3")
@@ -492,7 +492,7 @@ def test_what_follows_a_plain_close_never_touches_the_reused_number(
     make_port: Any, make_pair: Any, resources: contextlib.ExitStack, form: str, end: str
 ) -> None:
     port = make_port()
-    near, far = make_pair()
+    near, _far = make_pair()
     number = near.fileno()
     handle = port.associate(near if form == "object" else near.detach())
     operations = [unio.Send(handle, bytes(BIG)), unio.Recv(handle, bytearray(100))]
@@ -594,7 +594,7 @@ def test_closing_a_file_completes_each_of_its_operations_once(port: unio.Port, t
         for operation in operations:
             port.submit(operation)
         handle.close() if form == "through unio" else file.close()
-        with open(path.with_name("other"), "w+b") as other:  # likely to get the number
+        with path.with_name("other").open("w+b") as other:  # likely to get the number
             found = completions(port, 30)
             assert other.read() == b""
         assert {id(each.operation) for each in found} == {id(operation) for operation in operations}
@@ -621,7 +621,7 @@ def test_many_threads_close_one_handle(port: unio.Port, make_pair: Any) -> None:
     assert_idle(port)
 
 
-# X4: a cancel never hits the next submission
+# Clause X4: a cancel never hits the next submission
 
 
 @pytest.mark.clause("X4")
@@ -649,7 +649,7 @@ def test_a_cancel_that_came_too_late_does_not_cancel_the_next_submission(port: u
 @pytest.mark.clause("X4", "X1", "P2")
 @pytest.mark.parametrize("skip", [False, True])
 def test_cancels_that_race_immediate_completions_do_not_cancel_the_next_submission(
-    port: unio.Port, make_pair: Any, skip: bool
+    port: unio.Port, make_pair: Any, *, skip: bool
 ) -> None:
     # The data is there, so that submit ends the operation itself while another thread asks for its end. Once that
     # thread has stopped asking, a submission that has to wait is no longer its business.

@@ -42,7 +42,9 @@ def named() -> dict[str, set[str]]:
             continue
         module = ast.parse(path.read_text(encoding="utf-8"))
         of_all = clauses_in(
-            node.value for node in module.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "pytestmark"
+            node.value
+            for node in module.body
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "pytestmark"
         )
         for node in ast.walk(module):
             if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):

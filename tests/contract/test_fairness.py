@@ -37,8 +37,8 @@ import unio
 posix_only = pytest.mark.skipif(sys.platform == "win32", reason="POSIX only")
 
 BUSY_MAX = 3000
-"""After how many completions of somebody else's the one that is waited for must have come. The contract names no number;
-what starves never comes at all."""
+"""After how many completions of others the one that is waited for must have come. The contract names no number; what
+starves never comes at all."""
 
 
 def completions_until(port: unio.Port, key: object, limit: int, again: Callable[[unio.Completion], None]) -> int:
@@ -59,7 +59,7 @@ def submit_again(port: unio.Port) -> Callable[[unio.Completion], None]:
     return lambda found: port.submit(found.operation) and None
 
 
-# L1: a busy handle
+# Clause L1: a busy handle
 
 
 @pytest.mark.clause("L1")
@@ -113,7 +113,7 @@ def test_a_big_send_to_a_fast_reader_does_not_starve_another(
     if kind == "send":
         operation = unio.Send(handle, [bytes(1 << 16)] * (size >> 16))
     else:
-        file = resources.enter_context(open(tmp_path / "file", "w+b"))
+        file = resources.enter_context(unio.open(tmp_path / "file", "w+b"))
         file.truncate(size)
         operation = unio.SendFile(handle, file)
     waiting = unio.Recv(port.associate(quiet, "quiet"), bytearray(1))
@@ -132,7 +132,7 @@ def test_a_big_send_to_a_fast_reader_does_not_starve_another(
     assert answered >= 3, "the other one was served while the big send went on"
 
 
-# L2: what is idle
+# Clause L2: what is idle
 
 
 @contextlib.contextmanager
@@ -232,7 +232,7 @@ def test_the_cost_of_a_completion_does_not_grow_with_the_operations_that_wait_on
 @pytest.mark.parametrize("end", ["half-closed", "closed", "reset", "data", "urgent data"])
 @pytest.mark.parametrize("pending", [False, True])
 def test_a_peer_that_has_gone_or_waits_keeps_nobody_busy(
-    port: unio.Port, make_pair: Any, end: str, pending: bool
+    port: unio.Port, make_pair: Any, end: str, *, pending: bool
 ) -> None:
     # A hang-up stays true for ever; a port that is told of it again and again would spin.
     near, far = make_pair()
@@ -282,7 +282,7 @@ def test_threads_that_wait_for_nothing_are_not_busy(port: unio.Port, make_pair: 
         assert waiter.result() < 500
 
 
-# L3: floods
+# Clause L3: floods
 
 
 @pytest.mark.clause("L3")
@@ -403,7 +403,7 @@ def test_a_flood_starves_no_input_where_several_threads_wait(port: unio.Port, ma
     assert seen["socket"] == 50
 
 
-# L4: what never reaches the caller
+# Clause L4: what never reaches the caller
 
 
 @contextlib.contextmanager
@@ -542,9 +542,7 @@ def test_two_ports_share_a_listener_and_neither_hears_of_what_the_other_got(
     listening = make_listener()
     ports = [make_port(), make_port()]
     duplicate = resources.enter_context(listening.dup())
-    accepts = [
-        unio.Accept(port.associate(each)) for port, each in zip(ports, (listening, duplicate), strict=True)
-    ]
+    accepts = [unio.Accept(port.associate(each)) for port, each in zip(ports, (listening, duplicate), strict=True)]
     for port, accept in zip(ports, accepts, strict=True):
         port.submit(accept)
     for number in range(20):
