@@ -187,6 +187,25 @@ def _drain(port: unio.Port, far: Far, done: Callable[[Drained], bool], most: int
     return drained
 
 
+def take(far: Far, count: int) -> bytes:
+    """That many bytes of the peer's end, which are there or on their way."""
+    taken = bytearray()
+    while len(taken) < count:
+        chunk = far.recv(count - len(taken))
+        assert chunk, f"the stream ended after {len(taken)} of {count} bytes"
+        taken += chunk
+    return bytes(taken)
+
+
+def fill_descriptor(end: End) -> int:
+    """Write zeros behind the port's back until nothing more is taken; returns how many."""
+    filled = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            filled += os.write(end.fileno(), bytes(4096))
+    return filled
+
+
 def pattern(size: int) -> bytes:
     """Bytes in which a lost, doubled or moved piece shows."""
     return random.Random(size).randbytes(size)
