@@ -22,7 +22,7 @@ def clauses() -> dict[str, bool]:
 
 
 @functools.cache
-def tests() -> dict[str, set[str]]:
+def named() -> dict[str, set[str]]:
     """The tests and the clauses that each names: from the sources, so that selecting tests makes no difference."""
     found: dict[str, set[str]] = {}
     for path in sorted(HERE.glob("test_*.py")):
@@ -50,13 +50,13 @@ def test_no_clause_is_stated_twice() -> None:
 
 @pytest.mark.parametrize("clause", [name for name, kept in clauses().items() if kept])
 def test_a_clause_has_a_test_that_names_it(clause: str) -> None:
-    assert [test for test, names in tests().items() if clause in names]
+    assert [test for test, names in named().items() if clause in names]
 
 
 def test_the_tests_name_no_unknown_clause() -> None:
-    unknown = {test: names - set(clauses()) for test, names in tests().items()}
+    unknown = {test: names - set(clauses()) for test, names in named().items()}
     assert not {test: names for test, names in unknown.items() if names}
 
 
 def test_every_test_of_the_contract_names_a_clause() -> None:
-    assert [test for test, names in tests().items() if not names] == []
+    assert [test for test, names in named().items() if not names] == []

@@ -33,13 +33,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from unio.backends.attempts import ATTEMPTS, Outcome, RetryLater, as_oserror, found_ready
-from unio.backends.lanes import EmulatedHandle, Lane, Life, number_of
+from unio.backends.lanes import EmulatedHandle, Lane, Life, number_of, stands_for
 from unio.backends.pool import FilePool
 from unio.backends.queue import CompletionQueue
 from unio.errors import AssociationError, InFlight, NotAssociated, cancelled, timed_out
 from unio.handle import HasFileno, Kind
 from unio.operations import Operation, Poll, ProcessExit, Status, Timer, seconds
-from unio.port import LIMIT_DEFAULT, Completion, Port, port_closed
+from unio.port import LIMIT_DEFAULT, Completion, Port, check_limit, port_closed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,9 +74,9 @@ SLEEP_SECONDS_MAX = 86400.0
 """The longest single sleep in the kernel; a longer time-out takes several. No kernel here takes every float."""
 
 
-# A handle joins one port, once. Windows' kernel keeps that book for its own; here this does, for all ports of the
-# process, as long as anybody has the handle.
-_joined: weakref.WeakValueDictionary[int, EmulatedHandle] = weakref.WeakValueDictionary()
+# A handle joins one port, once. Windows' kernel keeps that book for its own handles; here this does, for all ports of
+# the process: by number, the object that was associated, as long as it lives, and its handle.
+_joined: dict[int, tuple[Callable[[], Any], weakref.ref[EmulatedHandle]]] = {}
 _joined_lock = threading.Lock()
 
 
@@ -87,6 +87,30 @@ def _after_fork_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def _book(made: EmulatedHandle) -> EmulatedHandle | None:
+    """Note that a handle joins a port, and return the one whose number it has inherited, if that is still known.
+
+    Raises :class:`unio.AssociationError` if what it stands for has joined a port already.
+    """
+    given = made.object
+    with _joined_lock:
+        reference, handle_reference = _joined.get(made.number, (lambda: None, lambda: None))
+        previous, known = handle_reference(), reference()
+        if previous.is_open() if previous is not None else known is not None and stands_for(known, made.number):
+            raise AssociationError(f"{given!r} has joined a port already; a handle does so once")
+        weak = type(given).__weakrefoffset__ != 0
+        _joined[made.number] = (weakref.ref(given) if weak else lambda: None, weakref.ref(made))
+    return previous
+
+
+def _strike(handle: EmulatedHandle) -> None:
+    """Let the number of a closed handle be associated again."""
+    with _joined_lock:
+        _, reference = _joined.get(handle.number, (None, lambda: None))
+        if reference() is handle:
+            del _joined[handle.number]
 
 
 class EmulatedPort(Port):
@@ -139,12 +163,8 @@ class EmulatedPort(Port):
         if self._unusable is not None:
             raise self._unusable
         number = number_of(handle)
-        made = EmulatedHandle(self, handle, number, key, skip_on_success)
-        with _joined_lock:
-            previous = _joined.get(number)
-            if previous is not None and previous.is_open():
-                raise AssociationError(f"{handle!r} has joined a port already; a handle does so once")
-            _joined[number] = made
+        made = EmulatedHandle(self, handle, number, key, skip_on_success=skip_on_success)
+        previous = _book(made)
         if previous is not None:
             previous.leave(Life.CLOSING)
         try:
@@ -184,9 +204,7 @@ class EmulatedPort(Port):
                 registered = False
         if registered:
             self._unregister(handle.number)
-        with _joined_lock:
-            if _joined.get(handle.number) is handle:
-                del _joined[handle.number]
+        _strike(handle)
 
     # Submitting
 
@@ -195,39 +213,51 @@ class EmulatedPort(Port):
             raise self._unusable
         if timeout is not None:
             seconds(timeout, "the time-out")
-        if not isinstance(operation, Operation):
-            raise TypeError(f"submit needs an operation, not {type(operation).__name__}")
-        handle = operation.handle
+        handle = self._handle_of(operation)
         if handle is None:
             self._submit_detached(operation, timeout)
             return False
-        if not isinstance(handle, EmulatedHandle) or handle.port() is not self:
-            raise NotAssociated(f"{handle!r} belongs to another port")
         lane = handle.lane(operation)
-        with handle.lock:
-            if operation._status is not IDLE:
-                raise InFlight(f"{operation!r} is in flight: wait for its completion, or make another operation")
-            if handle.life is not Life.OPEN:
-                raise self._unusable or NotAssociated(f"{handle!r} is closed")
-            self._begin(operation)
-            handle.sequence = operation._sequence = handle.sequence + 1
-            lane.append(operation)
-            if timeout is not None:
-                operation._expiry = self._queue.timers.add(timeout, (operation, True))
-            run = lane is not handle.files and lane.first is operation and handle.own(lane)
+        run = self._link(handle, lane, operation, timeout)
         done_at_once = False
-        if run:
-            if lane is handle.readiness:
-                self._run_readiness(handle)
-            else:
-                done_at_once = self._run(handle, lane, operation if handle.skip_on_success else None)
-        elif lane is handle.files:
+        if lane is handle.files:
             self._pool.put(partial(_do_on_pool, handle, operation, operation._sequence))
+        elif run and lane is handle.readiness:
+            self._run_readiness(handle)
+        elif run:
+            done_at_once = self._run(handle, lane, operation if handle.skip_on_success else None)
         if timeout is not None:
             self._queue.wake_leader()  # it may sleep past the new deadline
         return done_at_once
 
+    def _link(self, handle: EmulatedHandle, lane: Lane, operation: Operation, timeout: float | None) -> bool:
+        """Put an operation into its lane. Returns whether this thread has become the lane's owner."""
+        with handle.lock:
+            self._begin(operation)
+            if handle.life is not Life.OPEN:
+                operation._status = IDLE
+                raise self._unusable or NotAssociated(f"{handle!r} is closed")
+            handle.sequence = operation._sequence = handle.sequence + 1
+            lane.append(operation)
+            if timeout is not None:
+                operation._expiry = self._queue.timers.add(timeout, (operation, True))
+            if lane is handle.readiness:
+                lane.ready = True  # a poll does not depend on those ahead of it
+            return lane is not handle.files and handle.own(lane)
+
+    def _handle_of(self, operation: Operation) -> EmulatedHandle | None:
+        """The handle of an operation that was given to a method; None for one that has none."""
+        if not isinstance(operation, Operation):
+            raise TypeError(f"an operation is needed here, not {type(operation).__name__}")
+        handle = operation.handle
+        if handle is None or (isinstance(handle, EmulatedHandle) and handle.port() is self):
+            return handle
+        raise NotAssociated(f"{handle!r} belongs to another port")
+
     def _begin(self, operation: Operation) -> None:
+        """Start the flight of an operation; the caller holds the lock that guards its status."""
+        if operation._status is not IDLE:
+            raise InFlight(f"{operation!r} is in flight: wait for its completion, or make another operation")
         operation._status = PENDING
         operation._native = None
         operation._verdict = None
@@ -236,8 +266,6 @@ class EmulatedPort(Port):
 
     def _submit_detached(self, operation: Operation, timeout: float | None) -> None:
         with self._lock:
-            if operation._status is not IDLE:
-                raise InFlight(f"{operation!r} is in flight: wait for its completion, or make another operation")
             self._begin(operation)
             self._detached.add(operation)
             if isinstance(operation, Timer):
@@ -279,32 +307,25 @@ class EmulatedPort(Port):
 
     def _notice(self, handle: EmulatedHandle, *, readable: bool, writable: bool, ended: bool) -> None:
         """Act on an event: these directions may be ready."""
-        incoming, outgoing, readiness = handle.incoming, handle.outgoing, handle.readiness
-        run_incoming = run_outgoing = False
-        with handle.lock:
-            if ended:
-                handle.ended = True
-            if readable:
-                incoming.ready = True
-                run_incoming = handle.own(incoming)
-            if writable:
-                outgoing.ready = True
-                run_outgoing = handle.own(outgoing)
-            readiness.ready = True
-            run_readiness = handle.own(readiness)
-        if run_incoming:
-            self._run(handle, incoming)
-        if run_outgoing:
-            self._run(handle, outgoing)
-        if run_readiness:
-            self._run_readiness(handle)
+        if ended:
+            handle.ended = True
+        if readable:
+            self._resume(handle, handle.incoming)
+        if writable:
+            self._resume(handle, handle.outgoing)
+        self._resume(handle, handle.readiness)
 
     def _resume(self, handle: EmulatedHandle, lane: Lane) -> None:
-        """Go on with a lane that had used up its tries or was to rest for a while."""
+        """Try a lane again: after an event, or when it had used up its tries or was to rest for a while."""
+        # Without the lock: a submit that links an operation from here on sees that the lane is ready.
+        lane.ready = True
+        if lane.first is None:
+            return
         with handle.lock:
-            lane.ready = True
             run = handle.own(lane)
-        if run:
+        if run and lane is handle.readiness:
+            self._run_readiness(handle)
+        elif run:
             self._run(handle, lane)
 
     def _run(self, handle: EmulatedHandle, lane: Lane, skipping: Operation | None = None) -> bool:
@@ -312,45 +333,57 @@ class EmulatedPort(Port):
 
         Returns whether *skipping* has succeeded, in which case it was not queued.
         """
-        skipped = False
-        for left in range(ATTEMPTS_MAX, 0, -1):
-            operation = lane.first
-            assert operation is not None  # only the owner takes out the first one, and it stops after the last
-            lane.ready = False
-            outcome, error, retry = self._try(handle, lane, operation)
-            with handle.lock:
-                verdict = operation._verdict
-                if outcome is not Outcome.DONE and outcome is not Outcome.DRAINED and verdict is not None:
-                    outcome, error = Outcome.DONE, verdict
-                if outcome is Outcome.BLOCKED:
-                    go_on = lane.ready
-                elif outcome is Outcome.PROGRESS:
-                    go_on = lane.ready = True
-                else:
-                    if outcome is Outcome.DONE:
-                        lane.ready = True
-                    lane.remove(operation)
-                    if operation is skipping and error is None:
-                        skipped = True
-                        self._queue.forget(operation)
-                    else:
-                        self._queue.complete(operation, error)
-                    go_on = lane.ready and lane.first is not None
-                if handle.life is not Life.OPEN or left == 1 or not go_on:
-                    lane.active = False
-                    handle.running -= 1
-                    break
-        if retry:
-            self._queue.timers.add(retry, (handle, lane))
-        if go_on:
-            self._backlog.append((handle, lane))
-        if retry or go_on:
-            self._queue.wake_leader()
-        self._after_run(handle)
+        skipped = go_on = False
+        owned = True
+        rest = 0.0
+        try:
+            for left in reversed(range(ATTEMPTS_MAX)):
+                operation = lane.first
+                assert operation is not None  # only the owner takes out the first one, and it stops after the last
+                lane.ready = False
+                outcome, error, rest = self._try(handle, operation)
+                with handle.lock:
+                    skipped = self._settle(lane, operation, outcome, error, skipping) or skipped
+                    go_on = lane.ready and lane.first is not None and handle.life is Life.OPEN
+                    if not go_on or not left:
+                        handle.disown(lane)
+                        owned = False
+                        break
+        except BaseException:  # KeyboardInterrupt, say: somebody else shall go on
+            if owned:
+                with handle.lock:
+                    handle.disown(lane)
+            go_on = True
+            raise
+        finally:
+            if go_on:
+                self._backlog.append((handle, lane))
+            if rest:
+                self._queue.timers.add(rest, (handle, lane))
+            if go_on or rest:
+                self._queue.wake_leader()
+            self._after_run(handle)
         return skipped
 
-    def _try(self, handle: EmulatedHandle, lane: Lane, operation: Operation) -> tuple[Outcome, OSError | None, float]:
-        """Try an operation once: how it went, its error, and after how many seconds to try again if no event comes."""
+    def _settle(
+        self, lane: Lane, operation: Operation, outcome: Outcome, error: OSError | None, skipping: Operation | None
+    ) -> bool:
+        """Act on the outcome of a try; the caller holds the handle's lock. Returns whether *skipping* was skipped."""
+        if outcome >= Outcome.PROGRESS and operation._verdict is not None:
+            outcome, error = Outcome.DONE, operation._verdict
+        if outcome in (Outcome.DONE, Outcome.PROGRESS):
+            lane.ready = True
+        if outcome > Outcome.DRAINED:
+            return False
+        lane.remove(operation)
+        if operation is skipping and error is None:
+            self._queue.forget(operation)
+            return True
+        self._queue.complete(operation, error)
+        return False
+
+    def _try(self, handle: EmulatedHandle, operation: Operation) -> tuple[Outcome, OSError | None, float]:
+        """Try an operation once: how it went, its error, and how many seconds the lane rests unless an event comes."""
         try:
             return ATTEMPTS[operation.name](handle, operation), None, 0.0
         except BlockingIOError:
@@ -366,14 +399,6 @@ class EmulatedPort(Port):
             if failure.errno in EXHAUSTED:
                 return Outcome.DRAINED, failure, PAUSE_SECONDS
             return Outcome.DONE, failure, 0.0
-        except BaseException:  # KeyboardInterrupt: the operation stays, and the lane is given back
-            with handle.lock:
-                lane.active = False
-                lane.ready = True
-                handle.running -= 1
-            self._backlog.append((handle, lane))
-            self._after_run(handle)
-            raise
 
     def _run_readiness(self, handle: EmulatedHandle) -> None:
         """Complete the polls of the handle that are satisfied. The caller has made this thread the owner."""
@@ -391,8 +416,7 @@ class EmulatedPort(Port):
                         lane.remove(poll)
                         self._queue.complete(poll, error)
                 if handle.life is not Life.OPEN or not lane.ready or lane.first is None:
-                    lane.active = False
-                    handle.running -= 1
+                    handle.disown(lane)
                     break
         self._after_run(handle)
 
@@ -407,11 +431,7 @@ class EmulatedPort(Port):
     def cancel(self, operation: Operation) -> bool:
         if self._unusable is not None:
             raise self._unusable
-        if not isinstance(operation, Operation):
-            raise TypeError(f"cancel needs an operation, not {type(operation).__name__}")
-        handle = operation.handle
-        if handle is not None and (not isinstance(handle, EmulatedHandle) or handle.port() is not self):
-            raise NotAssociated(f"{handle!r} belongs to another port")
+        self._handle_of(operation)
         return self._end(operation, cancelled("cancelled by Port.cancel"))
 
     def _end(self, operation: Operation, verdict: OSError, expiry: Deadline | None = None) -> bool:
@@ -458,8 +478,7 @@ class EmulatedPort(Port):
         self._queue.post(Completion(key, operation, transferred, None))
 
     def wait(self, timeout: float | None = None, limit: int = LIMIT_DEFAULT) -> list[Completion]:
-        if limit < 1:
-            raise ValueError(f"the limit must be at least 1, not {limit}")
+        check_limit(limit)
         until = None if timeout is None else time.monotonic() + seconds(timeout, "the time-out")
         queue = self._queue
         while True:
@@ -505,13 +524,14 @@ class EmulatedPort(Port):
         until = None if timeout is None else time.monotonic() + timeout
         swept = False
         while True:
-            busy = self._turn_once(until, swept=swept)
-            if busy or queue.packets or self._unusable is not None:
+            happened = self._turn_once(until, swept=swept)
+            if queue.packets or self._unusable is not None:
                 return
             if until is not None and time.monotonic() >= until:
                 self._sweep(idle=True)
                 return
-            swept = self._sweep(idle=True) or swept
+            if not happened:
+                swept = self._sweep(idle=True) or swept
 
     def _turn_once(self, until: float | None, *, swept: bool) -> bool:
         """One call to the kernel and what follows from it. Returns whether anything happened."""
@@ -523,8 +543,8 @@ class EmulatedPort(Port):
         happened = self._harvest(timeout)
         queue.sleeping = False
         expired = queue.timers.expired()
-        for deadline in expired:
-            self._expire(deadline)
+        for deadline, (what, detail) in expired:
+            self._expire(deadline, what, detail)
         for _ in range(len(self._backlog)):
             self._resume(*self._backlog.popleft())
         if happened and time.monotonic() >= self._next_sweep:
@@ -539,9 +559,8 @@ class EmulatedPort(Port):
             return SWEEP_SECONDS if left is None else min(left, SWEEP_SECONDS)
         return None if left is None else min(left, SLEEP_SECONDS_MAX)
 
-    def _expire(self, deadline: Deadline) -> None:
-        """Act on a deadline that has passed: a lane that rested, a timer, or a time-out."""
-        what, detail = deadline[2]
+    def _expire(self, deadline: Deadline, what: EmulatedHandle | Operation, detail: Any) -> None:
+        """Act on a deadline that has passed: a lane of a handle has rested, an operation times out, or a timer ends."""
         if isinstance(what, EmulatedHandle):
             self._resume(what, detail)
         elif detail:
@@ -577,6 +596,7 @@ class EmulatedPort(Port):
         self._queue.close()
         for handle in list(self._table.values()):
             handle.leave(Life.ORPHANED)
+        self._table.clear()
         for operation in list(self._detached):
             self._end(operation, cancelled("the port was closed"))
         self._queue.timers.clear()
@@ -589,7 +609,7 @@ class EmulatedPort(Port):
             self._close_kernel()
 
     def _in_flight(self) -> int:
-        count = len(self._detached)
+        count = len(self._detached) + sum([isinstance(packet, Operation) for packet in self._queue.packets])
         for handle in list(self._table.values()):
             with handle.lock:
                 count += len(handle.in_flight())

@@ -48,7 +48,7 @@ def unavailable() -> str | None:
     return None
 
 
-if unavailable() is None:
+if sys.platform == "linux":
     from select import EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP
 
     MASK = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLPRI | EPOLLET
