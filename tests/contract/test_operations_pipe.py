@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -14,14 +15,13 @@ import support
 
 import unio
 
-pytestmark = pytest.mark.clause("O12")
-
 MIB = 1 << 20
 
 every_pipe = pytest.mark.parametrize("transport", ["pipe", "fifo"])
 
 
-def test_a_pipe_is_an_end_to_receive_from_and_one_to_send_to(port, resources):
+@pytest.mark.clause("O12")
+def test_a_pipe_is_an_end_to_receive_from_and_one_to_send_to(port: unio.Port, resources: contextlib.ExitStack) -> None:
     reader, writer = (resources.enter_context(end) for end in unio.pipe())
     assert reader.readable()
     assert not reader.writable()
@@ -43,17 +43,21 @@ def test_a_pipe_is_an_end_to_receive_from_and_one_to_send_to(port, resources):
     assert support.run(port, recv) == ("reader", recv, 0, None)
 
 
-@pytest.mark.clause("A2")
+@pytest.mark.clause("O12", "A2")
 @every_pipe
-def test_joining_a_port_makes_a_pipe_fit_for_overlapped_work(port, resources, transport):
+def test_joining_a_port_makes_a_pipe_fit_for_overlapped_work(
+    port: unio.Port, resources: contextlib.ExitStack, transport: str
+) -> None:
     near, _ = channels.incoming(resources, transport)
     port.associate(near)
     assert not os.get_blocking(near.fileno())
 
 
-@pytest.mark.clause("O4")
+@pytest.mark.clause("O12", "O4")
 @every_pipe
-def test_a_full_pipe_takes_the_rest_as_it_is_emptied(port, resources, transport):
+def test_a_full_pipe_takes_the_rest_as_it_is_emptied(
+    port: unio.Port, resources: contextlib.ExitStack, transport: str
+) -> None:
     near, far = channels.outgoing(resources, transport)
     data = channels.pattern(MIB)
     send = unio.Send(port.associate(near), data)
@@ -66,9 +70,11 @@ def test_a_full_pipe_takes_the_rest_as_it_is_emptied(port, resources, transport)
     assert bytes(drained.data) + far.recv_to_end() == data
 
 
-@pytest.mark.clause("O4")
+@pytest.mark.clause("O12", "O4")
 @every_pipe
-def test_small_sends_wait_whole_for_a_full_pipe(port, resources, transport):
+def test_small_sends_wait_whole_for_a_full_pipe(
+    port: unio.Port, resources: contextlib.ExitStack, transport: str
+) -> None:
     near, far = channels.outgoing(resources, transport)
     handle = port.associate(near)
     filled = channels.fill_descriptor(near)
@@ -83,9 +89,11 @@ def test_small_sends_wait_whole_for_a_full_pipe(port, resources, transport):
     assert received == bytes(filled) + b"".join(b"%04d" % number * 100 for number in range(100))
 
 
-@pytest.mark.clause("O4", "C2")
+@pytest.mark.clause("O12", "O4", "C2")
 @every_pipe
-def test_a_pipe_that_nobody_reads_is_a_broken_pipe(port, resources, transport):
+def test_a_pipe_that_nobody_reads_is_a_broken_pipe(
+    port: unio.Port, resources: contextlib.ExitStack, transport: str
+) -> None:
     near, far = channels.outgoing(resources, transport)
     send = unio.Send(port.associate(near), b"data")
     support.succeed(port, send)
@@ -97,11 +105,11 @@ def test_a_pipe_that_nobody_reads_is_a_broken_pipe(port, resources, transport):
         assert completion.transferred == 0
 
 
-@pytest.mark.clause("O4", "C2")
+@pytest.mark.clause("O12", "O4", "C2")
 @every_pipe
 def test_a_reader_that_leaves_in_the_middle_of_a_send_is_a_broken_pipe_with_the_count_so_far(
-    port, resources, transport
-):
+    port: unio.Port, resources: contextlib.ExitStack, transport: str
+) -> None:
     near, far = channels.outgoing(resources, transport)
     send = unio.Send(port.associate(near), bytes(MIB))
     port.submit(send)
@@ -112,9 +120,11 @@ def test_a_reader_that_leaves_in_the_middle_of_a_send_is_a_broken_pipe_with_the_
     assert read <= completion.transferred < MIB
 
 
-@pytest.mark.clause("O3")
+@pytest.mark.clause("O12", "O3")
 @every_pipe
-def test_what_was_sent_before_the_writer_left_arrives_before_the_end(port, resources, transport):
+def test_what_was_sent_before_the_writer_left_arrives_before_the_end(
+    port: unio.Port, resources: contextlib.ExitStack, transport: str
+) -> None:
     near, far = channels.incoming(resources, transport)
     handle = port.associate(near)
     far.send(bytes(5000))
@@ -122,8 +132,10 @@ def test_what_was_sent_before_the_writer_left_arrives_before_the_end(port, resou
     assert channels.receive_all(port, handle, 300) == bytes(5000)
 
 
-@pytest.mark.clause("O3")
-def test_a_fifo_goes_on_with_the_next_writer_after_the_end_of_one(port, resources):
+@pytest.mark.clause("O12", "O3")
+def test_a_fifo_goes_on_with_the_next_writer_after_the_end_of_one(
+    port: unio.Port, resources: contextlib.ExitStack
+) -> None:
     reader, far = channels.incoming(resources, "fifo")
     handle = port.associate(reader)
     recv = unio.Recv(handle, bytearray(10))
@@ -143,8 +155,10 @@ def test_a_fifo_goes_on_with_the_next_writer_after_the_end_of_one(port, resource
         assert support.completion(port) == (None, recv, 0, None)
 
 
-@pytest.mark.clause("C2")
-def test_the_wrong_end_of_a_pipe_is_an_error_of_the_completion(port, resources):
+@pytest.mark.clause("O12", "C2")
+def test_the_wrong_end_of_a_pipe_is_an_error_of_the_completion(
+    port: unio.Port, resources: contextlib.ExitStack
+) -> None:
     reader, writer = (port.associate(resources.enter_context(end)) for end in unio.pipe())
     assert support.run(port, unio.Send(reader, b"data")).error.errno == errno.EBADF
     assert support.run(port, unio.Recv(writer, bytearray(4))).error.errno == errno.EBADF
@@ -152,7 +166,8 @@ def test_the_wrong_end_of_a_pipe_is_an_error_of_the_completion(port, resources):
     assert not writer.closed
 
 
-def test_the_pipes_of_a_child_process_are_streams(port, resources):
+@pytest.mark.clause("O12")
+def test_the_pipes_of_a_child_process_are_streams(port: unio.Port, resources: contextlib.ExitStack) -> None:
     code = "import sys; data = sys.stdin.buffer.read(); sys.stdout.buffer.write(data[::-1])"
     child = resources.enter_context(
         subprocess.Popen([sys.executable, "-S", "-E", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -165,7 +180,8 @@ def test_the_pipes_of_a_child_process_are_streams(port, resources):
     assert channels.receive_all(port, reading) == data[::-1]
 
 
-def test_the_ends_of_a_pipe_join_by_their_numbers(port, resources):
+@pytest.mark.clause("O12")
+def test_the_ends_of_a_pipe_join_by_their_numbers(port: unio.Port, resources: contextlib.ExitStack) -> None:
     reader, writer = os.pipe()
     resources.callback(os.close, reader)
     receiving, sending = port.associate(reader), port.associate(writer)
@@ -177,8 +193,9 @@ def test_the_ends_of_a_pipe_join_by_their_numbers(port, resources):
     assert channels.receive_all(port, receiving) == b""
 
 
+@pytest.mark.clause("O12")
 @pytest.mark.parametrize("kind", ["pair", "listener"])
-def test_local_stream_sockets_are_streams(port, resources, kind):
+def test_local_stream_sockets_are_streams(port: unio.Port, resources: contextlib.ExitStack, kind: str) -> None:
     if kind == "pair":
         near, far = (resources.enter_context(end) for end in socket.socketpair())
     else:
@@ -197,9 +214,11 @@ def test_local_stream_sockets_are_streams(port, resources, kind):
     assert channels.receive_all(port, handle) == b"answer"
 
 
-@pytest.mark.clause("O6")
+@pytest.mark.clause("O12", "O6")
 @every_pipe
-def test_a_send_larger_than_the_pipe_in_several_buffers_is_whole(port, resources, transport):
+def test_a_send_larger_than_the_pipe_in_several_buffers_is_whole(
+    port: unio.Port, resources: contextlib.ExitStack, transport: str
+) -> None:
     near, far = channels.outgoing(resources, transport)
     pieces = [channels.pattern(size) for size in (1, 4095, 4097, 65536, 65537, 200_000)]
     send = unio.Send(port.associate(near), pieces)
@@ -210,8 +229,10 @@ def test_a_send_larger_than_the_pipe_in_several_buffers_is_whole(port, resources
     assert bytes(drained.data) + far.recv_to_end() == b"".join(pieces)
 
 
-@pytest.mark.clause("C2")
-def test_an_operation_of_sockets_is_refused_on_a_pipe_where_it_is_made(port, resources):
+@pytest.mark.clause("O12", "C2")
+def test_an_operation_of_sockets_is_refused_on_a_pipe_where_it_is_made(
+    port: unio.Port, resources: contextlib.ExitStack
+) -> None:
     reader, writer = (port.associate(resources.enter_context(end)) for end in unio.pipe())
     for make in (unio.Accept, unio.Shutdown, unio.Disconnect):
         with pytest.raises(TypeError, match="socket"):

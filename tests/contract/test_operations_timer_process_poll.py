@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import itertools
 import math
 import os
 import random
@@ -12,6 +14,7 @@ import subprocess
 import sys
 import time
 import types
+from typing import Any
 
 import channels
 import pytest
@@ -27,7 +30,7 @@ BOTH = READABLE | WRITABLE
 
 
 @pytest.mark.clause("O11", "C1")
-def test_a_timer_completes_with_its_key_and_no_bytes(port):
+def test_a_timer_completes_with_its_key_and_no_bytes(port: unio.Port) -> None:
     key, state = object(), object()
     timer = unio.Timer(0.01, key, state=state)
     assert support.run(port, timer) == (key, timer, 0, None)
@@ -37,7 +40,7 @@ def test_a_timer_completes_with_its_key_and_no_bytes(port):
 
 @pytest.mark.clause("O11")
 @pytest.mark.parametrize("delay", [0, 1e-9, 1e-4, 0.0009, 0.001, 0.00149, 0.0015, 0.0105, 0.02, 0.0333])
-def test_a_timer_never_completes_before_its_deadline(port, delay):
+def test_a_timer_never_completes_before_its_deadline(port: unio.Port, delay: Any) -> None:
     timer = unio.Timer(delay)
     for _ in range(5):
         start = time.monotonic()
@@ -46,7 +49,7 @@ def test_a_timer_never_completes_before_its_deadline(port, delay):
 
 
 @pytest.mark.clause("O11")
-def test_a_timer_waits_for_its_delay(port):
+def test_a_timer_waits_for_its_delay(port: unio.Port) -> None:
     timer = unio.Timer(3600)
     port.submit(timer)
     support.assert_idle(port)
@@ -54,7 +57,7 @@ def test_a_timer_waits_for_its_delay(port):
 
 
 @pytest.mark.clause("O11", "S2")
-def test_a_timer_without_delay_completes_at_the_next_wait(port):
+def test_a_timer_without_delay_completes_at_the_next_wait(port: unio.Port) -> None:
     timers = [unio.Timer(0, number) for number in range(10)]
     for timer in timers:
         port.submit(timer)
@@ -63,7 +66,7 @@ def test_a_timer_without_delay_completes_at_the_next_wait(port):
 
 
 @pytest.mark.clause("O11")
-def test_timers_complete_in_the_order_of_their_deadlines(port):
+def test_timers_complete_in_the_order_of_their_deadlines(port: unio.Port) -> None:
     delays = [number * 0.002 for number in range(60)]
     random.Random(1).shuffle(delays)
     earliest, latest = {}, {}
@@ -73,12 +76,12 @@ def test_timers_complete_in_the_order_of_their_deadlines(port):
         port.submit(timer)
         latest[timer] = time.monotonic() + delay
     order = [completion.operation for completion in support.completions(port, len(delays))]
-    for sooner, later in zip(order, order[1:], strict=False):
+    for sooner, later in itertools.pairwise(order):
         assert earliest[sooner] <= latest[later]
 
 
 @pytest.mark.clause("O11", "S1")
-def test_thousands_of_timers_complete_once_each_and_none_early(port):
+def test_thousands_of_timers_complete_once_each_and_none_early(port: unio.Port) -> None:
     generator = random.Random(2)
     deadlines = {}
     for number in range(5000):
@@ -99,7 +102,7 @@ def test_thousands_of_timers_complete_once_each_and_none_early(port):
 
 
 @pytest.mark.clause("O11", "X1")
-def test_a_cancelled_timer_completes_as_cancelled_and_never_again(port):
+def test_a_cancelled_timer_completes_as_cancelled_and_never_again(port: unio.Port) -> None:
     timer = unio.Timer(0.02, "key")
     port.submit(timer)
     assert port.cancel(timer)
@@ -112,7 +115,7 @@ def test_a_cancelled_timer_completes_as_cancelled_and_never_again(port):
 
 
 @pytest.mark.clause("O11", "X1")
-def test_cancelling_some_of_many_timers_leaves_the_others(port):
+def test_cancelling_some_of_many_timers_leaves_the_others(port: unio.Port) -> None:
     timers = [unio.Timer(0.05 + number % 7 * 0.01, number) for number in range(2000)]
     for timer in timers:
         port.submit(timer)
@@ -128,7 +131,7 @@ def test_cancelling_some_of_many_timers_leaves_the_others(port):
 
 
 @pytest.mark.clause("O11", "S6")
-def test_a_timer_is_submitted_again_with_another_delay(port):
+def test_a_timer_is_submitted_again_with_another_delay(port: unio.Port) -> None:
     timer = unio.Timer(0)
     for delay in (0, 0.01, 0, 0.005, 0):
         timer.delay = delay
@@ -138,7 +141,7 @@ def test_a_timer_is_submitted_again_with_another_delay(port):
 
 
 @pytest.mark.clause("O11", "X4")
-def test_a_timer_submitted_again_after_a_cancel_has_its_whole_delay(port):
+def test_a_timer_submitted_again_after_a_cancel_has_its_whole_delay(port: unio.Port) -> None:
     timer = unio.Timer(0.01)
     port.submit(timer)
     port.cancel(timer)
@@ -150,7 +153,7 @@ def test_a_timer_submitted_again_after_a_cancel_has_its_whole_delay(port):
 
 
 @pytest.mark.clause("O11", "P2")
-def test_a_timer_wakes_a_thread_that_waits_already(port):
+def test_a_timer_wakes_a_thread_that_waits_already(port: unio.Port) -> None:
     waiting = support.Background(support.completion, port)
     timer = unio.Timer(0.01)
     port.submit(timer)
@@ -158,7 +161,7 @@ def test_a_timer_wakes_a_thread_that_waits_already(port):
 
 
 @pytest.mark.clause("O11", "P2")
-def test_an_earlier_timer_overtakes_a_later_one_that_a_thread_waits_for(port):
+def test_an_earlier_timer_overtakes_a_later_one_that_a_thread_waits_for(port: unio.Port) -> None:
     late = unio.Timer(3600)
     port.submit(late)
     waiting = support.Background(support.completion, port)
@@ -170,7 +173,7 @@ def test_an_earlier_timer_overtakes_a_later_one_that_a_thread_waits_for(port):
 
 @pytest.mark.clause("O11")
 @pytest.mark.parametrize("delay", [1e9, 1e18, 1e300, math.inf])
-def test_a_timer_may_be_as_long_as_one_likes(port, delay):
+def test_a_timer_may_be_as_long_as_one_likes(port: unio.Port, delay: Any) -> None:
     timer = unio.Timer(delay)
     port.submit(timer)
     assert port.wait(0.01) == []
@@ -181,7 +184,7 @@ def test_a_timer_may_be_as_long_as_one_likes(port, delay):
 
 
 @pytest.mark.clause("O11", "S8")
-def test_the_time_out_of_a_timer_that_passes_first_is_a_time_out(port):
+def test_the_time_out_of_a_timer_that_passes_first_is_a_time_out(port: unio.Port) -> None:
     timer = unio.Timer(3600)
     completion = support.run(port, timer, timeout=0.01)
     assert type(completion.error) is TimeoutError
@@ -191,13 +194,13 @@ def test_the_time_out_of_a_timer_that_passes_first_is_a_time_out(port):
 
 @pytest.mark.clause("O11")
 @pytest.mark.parametrize("delay", [-1, -1e-9, math.nan])
-def test_an_impossible_delay_is_refused_where_it_is_given(delay):
+def test_an_impossible_delay_is_refused_where_it_is_given(delay: Any) -> None:
     with pytest.raises(ValueError, match="delay"):
         unio.Timer(delay)
 
 
 @pytest.mark.clause("O11", "L3")
-def test_a_timer_completes_while_other_work_never_pauses(port):
+def test_a_timer_completes_while_other_work_never_pauses(port: unio.Port) -> None:
     near, far = socket.socketpair()
     with near, far:
         handle = port.associate(near, "socket")
@@ -248,7 +251,7 @@ def has_ended(process):
 
 @pytest.mark.clause("O13", "C1", "C3")
 @pytest.mark.parametrize("status", [0, 1, 7, 255])
-def test_the_end_of_a_process_completes_with_its_exit_status(port, start, status):
+def test_the_end_of_a_process_completes_with_its_exit_status(port: unio.Port, start: Any, status: Any) -> None:
     process = start(UNTIL_TOLD.format(status))
     key = object()
     exit_ = unio.ProcessExit(process, key)
@@ -262,7 +265,9 @@ def test_the_end_of_a_process_completes_with_its_exit_status(port, start, status
 
 @pytest.mark.clause("O13")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_process_that_a_signal_ended_has_its_negative_number_as_status(port, start, number):
+def test_a_process_that_a_signal_ended_has_its_negative_number_as_status(
+    port: unio.Port, start: Any, number: Any
+) -> None:
     process = start(UNTIL_TOLD.format(0))
     exit_ = unio.ProcessExit(process)
     port.submit(exit_)
@@ -274,7 +279,7 @@ def test_a_process_that_a_signal_ended_has_its_negative_number_as_status(port, s
 
 @pytest.mark.clause("O13")
 @pytest.mark.parametrize("by", ["object", "number", "other object"])
-def test_the_owner_of_the_process_gets_the_same_status_afterwards(port, start, by):
+def test_the_owner_of_the_process_gets_the_same_status_afterwards(port: unio.Port, start: Any, by: Any) -> None:
     process = start(UNTIL_TOLD.format(3))
     named = {"object": process, "number": process.pid, "other object": types.SimpleNamespace(pid=process.pid)}[by]
     exit_ = unio.ProcessExit(named)
@@ -289,7 +294,7 @@ def test_the_owner_of_the_process_gets_the_same_status_afterwards(port, start, b
 
 @pytest.mark.clause("O13")
 @pytest.mark.parametrize("by", ["object", "number"])
-def test_a_process_that_has_ended_already_completes_at_once(port, start, by):
+def test_a_process_that_has_ended_already_completes_at_once(port: unio.Port, start: Any, by: Any) -> None:
     process = start("raise SystemExit(5)")
     has_ended(process)
     exit_ = unio.ProcessExit(process if by == "object" else process.pid)
@@ -299,7 +304,7 @@ def test_a_process_that_has_ended_already_completes_at_once(port, start, by):
 
 
 @pytest.mark.clause("O13")
-def test_a_process_whose_owner_knows_its_status_already_completes_with_it(port, start):
+def test_a_process_whose_owner_knows_its_status_already_completes_with_it(port: unio.Port, start: Any) -> None:
     process = start("raise SystemExit(5)")
     process.wait(support.PATIENCE)
     exit_ = unio.ProcessExit(process)
@@ -308,7 +313,7 @@ def test_a_process_whose_owner_knows_its_status_already_completes_with_it(port, 
 
 
 @pytest.mark.clause("O13", "S1")
-def test_many_processes_complete_each_with_its_own_status(port, start):
+def test_many_processes_complete_each_with_its_own_status(port: unio.Port, start: Any) -> None:
     processes = [start(UNTIL_TOLD.format(number)) for number in range(20)]
     for number, process in enumerate(processes):
         port.submit(unio.ProcessExit(process, number))
@@ -324,7 +329,7 @@ def test_many_processes_complete_each_with_its_own_status(port, start):
 
 
 @pytest.mark.clause("O13", "S1")
-def test_several_operations_may_wait_for_one_process(port, make_port, start):
+def test_several_operations_may_wait_for_one_process(port: unio.Port, make_port: Any, start: Any) -> None:
     process = start(UNTIL_TOLD.format(9))
     other = make_port()
     exits = [unio.ProcessExit(process, number) for number in range(5)]
@@ -338,7 +343,7 @@ def test_several_operations_may_wait_for_one_process(port, make_port, start):
 
 
 @pytest.mark.clause("O13", "S6")
-def test_a_process_exit_is_submitted_again_for_the_same_process(port, start):
+def test_a_process_exit_is_submitted_again_for_the_same_process(port: unio.Port, start: Any) -> None:
     process = start(UNTIL_TOLD.format(4))
     exit_ = unio.ProcessExit(process)
     completion = support.run(port, exit_, timeout=0.01)
@@ -353,7 +358,7 @@ def test_a_process_exit_is_submitted_again_for_the_same_process(port, start):
 
 
 @pytest.mark.clause("O13", "X1")
-def test_a_cancelled_process_exit_leaves_the_process_alone(port, start):
+def test_a_cancelled_process_exit_leaves_the_process_alone(port: unio.Port, start: Any) -> None:
     process = start(UNTIL_TOLD.format(6))
     exit_ = unio.ProcessExit(process)
     port.submit(exit_)
@@ -367,7 +372,7 @@ def test_a_cancelled_process_exit_leaves_the_process_alone(port, start):
 
 @pytest.mark.clause("O13", "C2", "S3")
 @pytest.mark.parametrize("number", [2**30, 2**31 - 1, 2**31, 2**70])
-def test_a_process_that_does_not_exist_is_an_error_of_the_completion(port, number):
+def test_a_process_that_does_not_exist_is_an_error_of_the_completion(port: unio.Port, number: Any) -> None:
     completion = support.run(port, unio.ProcessExit(number, "key"))
     assert completion.key == "key"
     assert type(completion.error) is ProcessLookupError
@@ -375,7 +380,7 @@ def test_a_process_that_does_not_exist_is_an_error_of_the_completion(port, numbe
 
 
 @pytest.mark.clause("O13", "C2", "S3")
-def test_a_process_that_was_waited_for_is_gone(port, start):
+def test_a_process_that_was_waited_for_is_gone(port: unio.Port, start: Any) -> None:
     process = start("pass")
     process.wait(support.PATIENCE)
     assert type(support.run(port, unio.ProcessExit(process.pid)).error) is ProcessLookupError
@@ -390,7 +395,7 @@ child.wait()
 
 
 @pytest.mark.clause("O13", "C2")
-def test_a_process_that_is_no_child_is_an_error_of_the_completion(port, start):
+def test_a_process_that_is_no_child_is_an_error_of_the_completion(port: unio.Port, start: Any) -> None:
     process = start(GRANDPARENT)
     exit_ = unio.ProcessExit(int(process.stdout.readline()))
     port.submit(exit_)
@@ -402,7 +407,7 @@ def test_a_process_that_is_no_child_is_an_error_of_the_completion(port, start):
 
 
 @pytest.mark.clause("O13", "S1")
-def test_an_owner_who_waits_at_the_same_time_never_costs_the_completion(port, start):
+def test_an_owner_who_waits_at_the_same_time_never_costs_the_completion(port: unio.Port, start: Any) -> None:
     for _ in range(10):
         process = start(UNTIL_TOLD.format(8))
         exit_ = unio.ProcessExit(process)
@@ -418,7 +423,7 @@ def test_an_owner_who_waits_at_the_same_time_never_costs_the_completion(port, st
 
 
 @pytest.mark.clause("O13")
-def test_the_status_of_a_process_before_is_not_that_of_the_next(port, start):
+def test_the_status_of_a_process_before_is_not_that_of_the_next(port: unio.Port, start: Any) -> None:
     exit_ = unio.ProcessExit(start("raise SystemExit(5)"))
     support.succeed(port, exit_)
     assert exit_.status == 5
@@ -434,7 +439,9 @@ def test_the_status_of_a_process_before_is_not_that_of_the_next(port, start):
 
 @pytest.mark.clause("O14", "C1", "C3")
 @channels.every_stream
-def test_a_poll_completes_once_there_is_something_to_receive_and_takes_nothing(port, resources, transport):
+def test_a_poll_completes_once_there_is_something_to_receive_and_takes_nothing(
+    port: unio.Port, resources: contextlib.ExitStack, transport: str
+) -> None:
     near, far = channels.incoming(resources, transport)
     key = object()
     handle = port.associate(near, key)
@@ -449,7 +456,9 @@ def test_a_poll_completes_once_there_is_something_to_receive_and_takes_nothing(p
 
 @pytest.mark.clause("O14")
 @channels.every_stream
-def test_a_poll_completes_at_once_for_as_long_as_there_is_something(port, resources, transport):
+def test_a_poll_completes_at_once_for_as_long_as_there_is_something(
+    port: unio.Port, resources: contextlib.ExitStack, transport: str
+) -> None:
     near, far = channels.incoming(resources, transport)
     far.send(b"data")
     handle = port.associate(near)
@@ -468,7 +477,9 @@ def test_a_poll_completes_at_once_for_as_long_as_there_is_something(port, resour
 
 @pytest.mark.clause("O14")
 @channels.every_stream
-def test_a_poll_for_room_completes_at_once_if_there_is_some(port, resources, transport):
+def test_a_poll_for_room_completes_at_once_if_there_is_some(
+    port: unio.Port, resources: contextlib.ExitStack, transport: str
+) -> None:
     near, far = channels.outgoing(resources, transport)
     handle = port.associate(near)
     poll = unio.Poll(handle, WRITABLE)
@@ -481,7 +492,9 @@ def test_a_poll_for_room_completes_at_once_if_there_is_some(port, resources, tra
 
 @pytest.mark.clause("O14")
 @pytest.mark.parametrize("transport", ["local", "pipe", "fifo"])
-def test_a_poll_for_room_waits_until_there_is_some(port, resources, transport):
+def test_a_poll_for_room_waits_until_there_is_some(
+    port: unio.Port, resources: contextlib.ExitStack, transport: str
+) -> None:
     near, far = channels.outgoing(resources, transport)
     handle = port.associate(near)
     poll = unio.Poll(handle, WRITABLE)
@@ -496,7 +509,7 @@ def test_a_poll_for_room_waits_until_there_is_some(port, resources, transport):
 
 @pytest.mark.clause("O14")
 @channels.every_socket
-def test_a_poll_for_both_says_which_is_ready(port, resources, transport):
+def test_a_poll_for_both_says_which_is_ready(port: unio.Port, resources: contextlib.ExitStack, transport: str) -> None:
     near, far = channels.incoming(resources, transport)
     handle = port.associate(near)
     poll = unio.Poll(handle, BOTH)
@@ -515,7 +528,9 @@ def test_a_poll_for_both_says_which_is_ready(port, resources, transport):
 
 @pytest.mark.clause("O14")
 @channels.every_stream
-def test_the_end_of_the_stream_is_something_to_receive(port, resources, transport):
+def test_the_end_of_the_stream_is_something_to_receive(
+    port: unio.Port, resources: contextlib.ExitStack, transport: str
+) -> None:
     near, far = channels.incoming(resources, transport)
     handle = port.associate(near)
     poll = unio.Poll(handle, READABLE)
@@ -529,7 +544,7 @@ def test_the_end_of_the_stream_is_something_to_receive(port, resources, transpor
 
 
 @pytest.mark.clause("O14")
-def test_a_reset_counts_as_both_and_is_left_for_the_next_call(port, resources):
+def test_a_reset_counts_as_both_and_is_left_for_the_next_call(port: unio.Port, resources: contextlib.ExitStack) -> None:
     near, far = channels.incoming(resources, "tcp")
     handle = port.associate(near)
     poll, both = unio.Poll(handle, READABLE), unio.Poll(handle, BOTH)
@@ -545,7 +560,9 @@ def test_a_reset_counts_as_both_and_is_left_for_the_next_call(port, resources):
 
 @pytest.mark.clause("O14")
 @pytest.mark.parametrize("transport", ["pipe", "fifo"])
-def test_a_pipe_that_nobody_reads_any_more_counts_as_writable(port, resources, transport):
+def test_a_pipe_that_nobody_reads_any_more_counts_as_writable(
+    port: unio.Port, resources: contextlib.ExitStack, transport: str
+) -> None:
     near, far = channels.outgoing(resources, transport)
     handle = port.associate(near)
     channels.fill_descriptor(near)
@@ -557,7 +574,9 @@ def test_a_pipe_that_nobody_reads_any_more_counts_as_writable(port, resources, t
 
 @pytest.mark.clause("O14")
 @channels.every_socket
-def test_a_listener_is_readable_once_somebody_connects(port, resources, transport):
+def test_a_listener_is_readable_once_somebody_connects(
+    port: unio.Port, resources: contextlib.ExitStack, transport: str
+) -> None:
     listening = channels.listener(resources, transport)
     poll = unio.Poll(port.associate(listening), READABLE)
     port.submit(poll)
@@ -570,7 +589,7 @@ def test_a_listener_is_readable_once_somebody_connects(port, resources, transpor
 
 
 @pytest.mark.clause("O14", "O7")
-def test_a_datagram_that_was_polled_for_is_still_there(port, resources):
+def test_a_datagram_that_was_polled_for_is_still_there(port: unio.Port, resources: contextlib.ExitStack) -> None:
     near = resources.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
     near.bind(("127.0.0.1", 0))
     far = resources.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
@@ -584,7 +603,9 @@ def test_a_datagram_that_was_polled_for_is_still_there(port, resources):
 
 
 @pytest.mark.clause("O14")
-def test_a_poll_tells_when_a_connect_of_another_library_is_done(port, resources):
+def test_a_poll_tells_when_a_connect_of_another_library_is_done(
+    port: unio.Port, resources: contextlib.ExitStack
+) -> None:
     listening = channels.listener(resources, "tcp")
     for joined in ("before", "after"):
         client = channels.client(resources, "tcp")
@@ -599,7 +620,9 @@ def test_a_poll_tells_when_a_connect_of_another_library_is_done(port, resources)
 
 
 @pytest.mark.clause("O14")
-def test_a_poll_leaves_the_refusal_of_a_connect_to_the_other_library(port, resources):
+def test_a_poll_leaves_the_refusal_of_a_connect_to_the_other_library(
+    port: unio.Port, resources: contextlib.ExitStack
+) -> None:
     bound = channels.client(resources, "tcp")
     bound.bind(("127.0.0.1", 0))
     client = channels.client(resources, "tcp")
@@ -613,7 +636,9 @@ def test_a_poll_leaves_the_refusal_of_a_connect_to_the_other_library(port, resou
 
 @pytest.mark.clause("O14", "O3")
 @channels.every_stream
-def test_a_poll_completes_also_while_a_receive_is_pending(port, resources, transport):
+def test_a_poll_completes_also_while_a_receive_is_pending(
+    port: unio.Port, resources: contextlib.ExitStack, transport: str
+) -> None:
     near, far = channels.incoming(resources, transport)
     handle = port.associate(near)
     poll, recv = unio.Poll(handle, READABLE), unio.Recv(handle, bytearray(1))
@@ -629,7 +654,9 @@ def test_a_poll_completes_also_while_a_receive_is_pending(port, resources, trans
 
 @pytest.mark.clause("O14", "S1")
 @channels.every_stream
-def test_several_polls_of_one_handle_all_complete(port, resources, transport):
+def test_several_polls_of_one_handle_all_complete(
+    port: unio.Port, resources: contextlib.ExitStack, transport: str
+) -> None:
     near, far = channels.incoming(resources, transport)
     handle = port.associate(near)
     polls = [unio.Poll(handle, READABLE, state=number) for number in range(5)]
@@ -642,7 +669,9 @@ def test_several_polls_of_one_handle_all_complete(port, resources, transport):
 
 @pytest.mark.clause("O14", "S1")
 @channels.every_socket
-def test_polls_of_both_directions_complete_apart(port, resources, transport):
+def test_polls_of_both_directions_complete_apart(
+    port: unio.Port, resources: contextlib.ExitStack, transport: str
+) -> None:
     near, far = channels.incoming(resources, transport)
     handle = port.associate(near)
     readable, writable = unio.Poll(handle, READABLE), unio.Poll(handle, WRITABLE)
@@ -656,7 +685,7 @@ def test_polls_of_both_directions_complete_apart(port, resources, transport):
 
 @pytest.mark.clause("O14", "X1", "S8")
 @channels.every_stream
-def test_a_poll_is_cancelled_or_times_out(port, resources, transport):
+def test_a_poll_is_cancelled_or_times_out(port: unio.Port, resources: contextlib.ExitStack, transport: str) -> None:
     near, far = channels.incoming(resources, transport)
     poll = unio.Poll(port.associate(near), READABLE)
     assert type(support.run(port, poll, timeout=0.01).error) is TimeoutError
@@ -670,7 +699,9 @@ def test_a_poll_is_cancelled_or_times_out(port, resources, transport):
 
 @pytest.mark.clause("O14")
 @pytest.mark.parametrize("readiness", [unio.Readiness(0), 1, "readable", None])
-def test_what_is_no_readiness_is_refused_where_it_is_given(port, resources, readiness):
+def test_what_is_no_readiness_is_refused_where_it_is_given(
+    port: unio.Port, resources: contextlib.ExitStack, readiness: Any
+) -> None:
     near, _ = channels.incoming(resources, "tcp")
     with pytest.raises(TypeError, match="Readiness"):
         unio.Poll(port.associate(near), readiness)
