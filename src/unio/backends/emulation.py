@@ -27,7 +27,7 @@ import os
 import threading
 import time
 import weakref
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -113,7 +113,7 @@ def _strike(handle: EmulatedHandle) -> None:
             del _joined[handle.number]
 
 
-class EmulatedPort(Port):
+class EmulatedPort(Port, ABC):
     """A port on a kernel that tells readiness. Subclasses add the kernel."""
 
     def __init__(self, *, backend: str | None = None) -> None:
