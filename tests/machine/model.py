@@ -25,6 +25,7 @@ import random
 import select
 import socket
 import struct
+import sys
 import tempfile
 import threading
 import time
@@ -139,6 +140,7 @@ class Subject:
         self.duplicate = -1
         self._sequences = itertools.count(1)
         self._cancelled_last = 0
+        self._closed_after = sys.maxsize  # what is submitted after a plain close has no order
         if thing is not None:
             self.handle = world.port.associate(thing, key=self, skip_on_success=skip)
         world.add(self)
@@ -217,6 +219,7 @@ class Subject:
             if self.closed:
                 return
             self.closed = self.closed_plainly = True
+            self._closed_after = next(self._sequences)
             self.world.closed_plainly(self)
             self.thing.close()
 
@@ -265,7 +268,7 @@ class Subject:
             check(self.may_fail(submission, error), "an error that nothing explains:", submission)
 
     def _check_order_of_close(self, submission: Submission) -> None:
-        if submission.cancel_asked or not self.world.ordered:
+        if submission.cancel_asked or not self.world.ordered or submission.sequence > self._closed_after:
             return
         check(submission.sequence > self._cancelled_last, "closed out of order:", submission)
         self._cancelled_last = submission.sequence
@@ -298,8 +301,9 @@ class Subject:
         """The submissions that must complete with nothing more done by anybody."""
         return [each for each in self.pending if self.closed or each.cancel_asked or (each.timeout or PATIENCE) < 1]
 
-    def peer_drains(self) -> None:
-        """Let the peer take what there is, so that sends can go on."""
+    def peer_drains(self) -> bool:
+        """Let the peer take what there is, so that sends can go on; whether there was something."""
+        return False
 
     def finish(self) -> None:
         """Check what is left to check once nothing is pending any more, and let go of the peer."""
@@ -484,9 +488,11 @@ class Stream(Subject):
             check(self.closed or self.shut_down, "the peer saw an end that nobody made:", self)
             return False
 
-    def peer_drains(self) -> None:
+    def peer_drains(self) -> bool:
+        drained = False
         while self.peer_receives():
-            pass
+            drained = True
+        return drained
 
     def peer_half_closes(self) -> None:
         with self.lock:
@@ -539,7 +545,7 @@ class Stream(Subject):
                 self._completed_send(submission)
 
     def may_fail(self, submission: Submission, error: OSError) -> bool:
-        left = self.ended and self.peer is None
+        left = (self.ended and self.peer is None) or self.disconnected  # which resets a peer that goes on sending
         match submission.operation:
             case unio.Recv():
                 return left and self.is_socket and isinstance(error, ConnectionResetError)
@@ -801,13 +807,16 @@ class Datagrams(Subject):
             self.incoming.append(data)
             self.peer.sendto(data, self.address)
 
-    def peer_drains(self) -> None:
+    def peer_drains(self) -> bool:
+        drained = False
         with self.lock, contextlib.suppress(BlockingIOError):
             while self.peer.fileno() >= 0:
                 data, sender = self.peer.recvfrom(1 << 16)
                 check(sender == self.address, "a datagram of a stranger:", sender)
                 self.seen.append(data)
                 self._match()
+                drained = True
+        return drained
 
     def submitted(self, submission: Submission) -> None:
         if isinstance(submission.operation, unio.RecvFrom):
@@ -1068,7 +1077,6 @@ class World:
             sock.setblocking(False)
             if small:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         return Stream(self, ours, peer, kind, skip=skip)
 
     def new_connection(self, *, refused: bool = False, timeout: float | None = None) -> Stream:
@@ -1189,11 +1197,13 @@ class World:
     def settle(self) -> None:
         """Wait until everything has completed that can without more being done, with the peers reading."""
         deadline = time.monotonic() + PATIENCE
+        progress = False
         while (owed := self._owed()) or self._packets_pending():
+            drained = [subject.peer_drains() for subject in self._all()]
+            progress = self.wait(0 if progress else 0.02) > 0 or any(drained)
+            if progress:
+                deadline = time.monotonic() + PATIENCE
             check(time.monotonic() < deadline, self._packets_pending(), "packets and these do not complete:", owed)
-            for subject in self._all():
-                subject.peer_drains()
-            self.wait(0.02)
         self.sweep()
 
     def close_all(self) -> None:
