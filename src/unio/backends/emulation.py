@@ -27,7 +27,7 @@ import os
 import threading
 import time
 import weakref
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -89,7 +89,7 @@ def _after_fork_in_child() -> None:
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
-class EmulatedPort(Port):
+class EmulatedPort(Port, ABC):
     """A port on a kernel that tells readiness. Subclasses add the kernel."""
 
     def __init__(self, *, backend: str | None = None) -> None:
