@@ -126,7 +126,9 @@ class Port:
         returns early with nothing.
 
         Raises :class:`unio.PortClosed` when the port is closed, also during the wait; :class:`ValueError` for a
-        negative time-out or a limit below 1.
+        negative time-out or a limit below 1. What a signal handler raises (``KeyboardInterrupt``) comes out of a wait
+        of the main thread; the port stays usable, but the result of an operation that was being tried at that very
+        moment may be lost. A program that wants to go on installs a handler that posts instead.
         """
         raise NotImplementedError
 
@@ -187,6 +189,14 @@ class Port:
             message = f"{self!r} was dropped with {count} operations in flight: close it"
             warnings.warn(message, ResourceWarning, source=self, stacklevel=2)
         self.close()
+
+
+def check_limit(limit: int) -> None:
+    """Check the limit given to a wait."""
+    if not isinstance(limit, int):
+        raise TypeError(f"the limit must be an int, not {type(limit).__name__}")
+    if limit < 1:
+        raise ValueError(f"the limit must be at least 1, not {limit}")
 
 
 def port_closed() -> PortClosed:
