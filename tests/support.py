@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import select
 import socket
 import struct
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import unio
@@ -20,7 +23,8 @@ Result = TypeVar("Result")
 PATIENCE = 30.0
 """Seconds after which what a test waits for has failed to happen; long enough for a machine under load."""
 
-ON_LINUX = os.path.isdir("/proc/self/task")
+BIG = 1 << 26
+"""More bytes than a connection takes while its peer does not read."""
 
 
 # Completions
@@ -60,6 +64,13 @@ def succeed(port: unio.Port, operation: unio.Operation) -> unio.Completion:
 def assert_idle(port: unio.Port) -> None:
     """The port has nothing to deliver."""
     assert port.wait(0) == []
+
+
+def assert_nothing_comes(port: unio.Port, seconds: float = 0.1) -> None:
+    """For a while the port has nothing to deliver, and its wait is not disturbed."""
+    start = time.monotonic()
+    assert port.wait(seconds) == []
+    assert time.monotonic() - start >= seconds
 
 
 def assert_cancelled(found: unio.Completion) -> None:
@@ -153,6 +164,71 @@ def reset(sock: socket.socket) -> None:
     sock.close()
 
 
+def full_listener(resources: contextlib.ExitStack) -> Any:
+    """The address of a listener that lets nobody in any more, so that connecting to it pends."""
+    listening = resources.enter_context(listener(0))
+    for _ in range(4):
+        client = resources.enter_context(socket.socket())
+        client.setblocking(False)
+        client.connect_ex(listening.getsockname())
+    return listening.getsockname()
+
+
+def reuse(number: int, resources: contextlib.ExitStack) -> tuple[socket.socket, socket.socket]:
+    """A pair of connected sockets, the first of which has this descriptor number."""
+    near, far = socket.socketpair()
+    if far.fileno() == number:  # the lowest free number is given first, so that one of them may have got it already
+        near, far = far, near
+    if near.fileno() != number:
+        os.dup2(near.fileno(), number, inheritable=False)
+        near.close()
+        near = socket.socket(fileno=number)
+    resources.enter_context(near)
+    resources.enter_context(far)
+    near.settimeout(PATIENCE)
+    far.settimeout(PATIENCE)
+    return near, far
+
+
+# Operations
+
+PENDING = ("accept", "connect", "poll", "process_exit", "recv", "recv_from", "recv_pipe", "send", "send_file", "timer")
+"""The kinds of operations that may be in flight for long."""
+
+
+def pending(kind: str, port: unio.Port, resources: contextlib.ExitStack, directory: Path) -> unio.Operation:
+    """An operation that will not end by itself, not yet submitted."""
+    if kind == "timer":
+        return unio.Timer(3600)
+    if kind == "process_exit":
+        command = [sys.executable, "-S", "-E", "-c", "import sys; sys.stdin.read()"]
+        return unio.ProcessExit(resources.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE)))
+    if kind == "accept":
+        return unio.Accept(port.associate(resources.enter_context(listener())))
+    if kind == "connect":
+        return unio.Connect(port.associate(resources.enter_context(socket.socket())), full_listener(resources))
+    if kind == "recv_from":
+        sock = resources.enter_context(socket.socket(type=socket.SOCK_DGRAM))
+        sock.bind(("127.0.0.1", 0))
+        return unio.RecvFrom(port.associate(sock), bytearray(8))
+    if kind == "recv_pipe":
+        reader, writer = unio.pipe()
+        resources.enter_context(writer)
+        return unio.Recv(port.associate(resources.enter_context(reader)), bytearray(8))
+    near, far = tcp_pair()
+    resources.enter_context(far)
+    handle = port.associate(resources.enter_context(near))
+    if kind == "recv":
+        return unio.Recv(handle, bytearray(8))
+    if kind == "poll":
+        return unio.Poll(handle, unio.Readiness.READABLE)
+    if kind == "send":
+        return unio.Send(handle, bytes(BIG))
+    file = resources.enter_context(open(directory / "file", "w+b"))
+    file.truncate(BIG)
+    return unio.SendFile(handle, file, 0, BIG)
+
+
 # Threads
 
 
@@ -201,7 +277,7 @@ def inside_wait(thread: threading.Thread) -> None:
     def waits() -> bool:
         frame = sys._current_frames().get(thread.ident or 0)
         while frame is not None:
-            if frame.f_code.co_name == "wait" and "self" in frame.f_locals and isinstance(frame.f_locals["self"], unio.Port):
+            if frame.f_code.co_name == "wait" and isinstance(frame.f_locals.get("self"), unio.Port):
                 return True
             frame = frame.f_back
         return not thread.is_alive()

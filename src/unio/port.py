@@ -72,9 +72,6 @@ class Port:
         self._forked = False
         _ports.add(self)
 
-    # A backend defines each method that raises NotImplementedError here. None is abstract, since type checkers would
-    # then refuse Port(), which programs write and __new__ makes good.
-
     def associate(self, handle: HasFileno | int, key: Any = None, *, skip_on_success: bool = False) -> Handle:
         """Let a socket, pipe or file join the port, and return the handle that operations on it name.
 
@@ -88,7 +85,7 @@ class Port:
         closed, or is of a kind that can't do overlapped I/O such as a directory or a device; :class:`TypeError` for
         what is no handle; :class:`OSError` when the system lacks descriptors or memory; :class:`unio.PortClosed`.
         """
-        raise NotImplementedError
+        raise _left_to_the_backend()
 
     def submit(self, operation: Operation, timeout: float | None = None) -> bool:
         """Start an operation. Exactly one completion will follow, also if it ends at once.
@@ -105,7 +102,7 @@ class Port:
         closed or another port's, :class:`TypeError` or :class:`ValueError` for wrong arguments,
         :class:`unio.PortClosed`. What the operating system says arrives as the completion's error.
         """
-        raise NotImplementedError
+        raise _left_to_the_backend()
 
     def flush(self) -> None:
         """Start what this thread has submitted and the port may still be gathering.
@@ -130,7 +127,7 @@ class Port:
         of the main thread; the port stays usable, but the result of an operation that was being tried at that very
         moment may be lost. A program that wants to go on installs a handler that posts instead.
         """
-        raise NotImplementedError
+        raise _left_to_the_backend()
 
     def post(self, key: Any, operation: Any = None, transferred: int = 0) -> None:
         """Queue a packet of the caller's own; a wait returns it verbatim, in order, with no error.
@@ -139,7 +136,7 @@ class Port:
 
         Raises :class:`unio.PortClosed`.
         """
-        raise NotImplementedError
+        raise _left_to_the_backend()
 
     def cancel(self, operation: Operation) -> bool:
         """Ask that an operation ends. Returns whether it was still in flight, so that there was something to ask.
@@ -149,7 +146,7 @@ class Port:
         Raises :class:`TypeError` for what is no operation, :class:`unio.NotAssociated` for one of another port, and
         :class:`unio.PortClosed`.
         """
-        raise NotImplementedError
+        raise _left_to_the_backend()
 
     def close(self) -> None:
         """Close the port. Every waiting thread is woken with :class:`unio.PortClosed`.
@@ -158,7 +155,7 @@ class Port:
         where they matter. The associated sockets and files stay open, theirs is another life. What a system call may
         still write to is kept until it has ended. Closing twice does nothing.
         """
-        raise NotImplementedError
+        raise _left_to_the_backend()
 
     @property
     def closed(self) -> bool:
@@ -167,7 +164,7 @@ class Port:
 
     def _in_flight(self) -> int:
         """How many operations are in flight; counted only when a port was dropped."""
-        raise NotImplementedError
+        raise _left_to_the_backend()
 
     def __enter__(self) -> Self:
         return self
@@ -189,6 +186,11 @@ class Port:
             message = f"{self!r} was dropped with {count} operations in flight: close it"
             warnings.warn(message, ResourceWarning, source=self, stacklevel=2)
         self.close()
+
+
+def _left_to_the_backend() -> TypeError:
+    # Not an abstract method: type checkers would then refuse to let a program make a Port.
+    return TypeError("a backend implements this method, and this port has none")
 
 
 def check_limit(limit: int) -> None:

@@ -8,7 +8,6 @@ import select
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,40 +17,19 @@ from support import (
     PATIENCE,
     assert_cancelled,
     assert_idle,
+    assert_nothing_comes,
     completion,
     completions,
     in_threads,
     open_descriptors,
     recv_exactly,
+    reuse,
     succeed,
 )
 
 import unio
 
 posix_only = pytest.mark.skipif(sys.platform == "win32", reason="descriptors are POSIX's")
-
-
-def reuse(number: int, resources: contextlib.ExitStack) -> tuple[socket.socket, socket.socket]:
-    """A pair of connected sockets, the first of which has this descriptor number."""
-    near, far = socket.socketpair()
-    if far.fileno() == number:  # the lowest free number is given first, so that one of them may have got it already
-        near, far = far, near
-    if near.fileno() != number:
-        os.dup2(near.fileno(), number, inheritable=False)
-        near.close()
-        near = socket.socket(fileno=number)
-    resources.enter_context(near)
-    resources.enter_context(far)
-    near.settimeout(PATIENCE)
-    far.settimeout(PATIENCE)
-    return near, far
-
-
-def assert_quiet(port: unio.Port, seconds: float = 0.1) -> None:
-    """Nothing comes, and the wait is not disturbed."""
-    start = time.monotonic()
-    assert port.wait(seconds) == []
-    assert time.monotonic() - start >= seconds
 
 
 # A1: one port, once
@@ -297,7 +275,7 @@ def test_a_number_reused_after_a_close_gets_nothing_of_its_predecessor(
     port.submit(new)
     found = completion(port)
     assert (found.key, found.operation) == ("old", old)
-    assert_quiet(port)
+    assert_nothing_comes(port)
     new_far.send(b"new")
     assert completion(port) == ("new", new, 3, None)
     assert bytes(new.buffer[:3]) == b"new"
@@ -365,7 +343,7 @@ def test_a_number_reused_behind_the_port_gets_nothing_of_its_predecessor(
     assert new_near.gettimeout() == PATIENCE
     successor = port.associate(new_near, "new")
     port.submit(unio.Recv(successor, bytearray(8)))
-    assert_quiet(port)
+    assert_nothing_comes(port)
     new_far.send(b"again")
     assert completion(port)[::2] == ("new", 5)
 
@@ -403,7 +381,7 @@ def test_a_duplicate_that_lives_on_does_not_keep_a_closed_handle_firing(
         assert_cancelled(completion(port))
         for _ in range(3):
             far.send(b"data")
-            assert_quiet(port, 0.05)
+            assert_nothing_comes(port, 0.05)
         duplicate.settimeout(PATIENCE)
         assert recv_exactly(duplicate, 12) == b"data" * 3
 
@@ -425,7 +403,7 @@ def test_a_duplicate_that_lives_on_does_not_disturb_the_successor_of_the_number(
         port.submit(operation)
         for _ in range(3):
             far.send(b"old")
-            assert_quiet(port, 0.05)
+            assert_nothing_comes(port, 0.05)
         new_far.send(b"new")
         assert completion(port) == ("new", operation, 3, None)
 
@@ -459,11 +437,11 @@ def test_a_process_that_inherited_the_descriptor_does_not_keep_a_closed_handle_f
         handle.close() if close == "through unio" else near.close()
         assert_cancelled(completion(port))
         far.send(b"data")
-        assert_quiet(port)
+        assert_nothing_comes(port)
         new_near, new_far = reuse(number, resources)
         port.submit(unio.Recv(port.associate(new_near, "new"), bytearray(8)))
         far.send(b"data")
-        assert_quiet(port)
+        assert_nothing_comes(port)
         new_far.send(b"x")
         assert completion(port)[::2] == ("new", 1)
         assert process.stdin is not None
@@ -511,7 +489,7 @@ def test_closing_an_idle_socket_queues_nothing(port: unio.Port, make_pair: Any, 
     assert handle.closed
     assert handle.fileno() == -1
     assert near.fileno() == -1
-    assert_quiet(port, 0.02)
+    assert_nothing_comes(port, 0.02)
     port.post("next")
     assert completion(port).key == "next"
 
@@ -525,7 +503,7 @@ def test_closing_idle_pipes_and_files_queues_nothing(port: unio.Port, tmp_path: 
         handle.close()
         assert handle.closed
         assert given.closed
-    assert_quiet(port, 0.02)
+    assert_nothing_comes(port, 0.02)
 
 
 @posix_only
@@ -544,6 +522,6 @@ def test_closing_an_idle_object_behind_the_port_queues_nothing(port: unio.Port, 
     handle = port.associate(near)
     near.close()
     assert far.recv(1) == b""
-    assert_quiet(port)
+    assert_nothing_comes(port)
     assert handle.closed
     handle.close()

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, multiple, rule, run_state_machine_as_test
-from machine.model import PIPE_OUT, STREAMS, TCP, Datagrams, File, Listener, Stream, World, check, open_descriptors
+from machine.model import PIPE_OUT, STREAMS, TCP, Datagrams, File, Listener, Stream, World, check, descriptors_settle, open_descriptors
 
 import unio
 
@@ -245,7 +245,8 @@ class PortMachine(RuleBasedStateMachine):
             self.world.end_abruptly() if self.abrupt else self.world.end()
         finally:
             self.world.close()
-        check(open_descriptors() == self.descriptors, open_descriptors(), "descriptors open, not", self.descriptors)
+        after = descriptors_settle(self.descriptors)
+        check(after == self.descriptors, after, "descriptors are open at the end, and before it were", self.descriptors)
 
 
 @pytest.mark.timeout(3600)

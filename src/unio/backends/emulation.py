@@ -218,16 +218,7 @@ class EmulatedPort(Port, ABC):
             self._submit_detached(operation, timeout)
             return False
         lane = handle.lane(operation)
-        with handle.lock:
-            self._begin(operation)
-            if handle.life is not Life.OPEN:
-                operation._status = IDLE
-                raise self._unusable or NotAssociated(f"{handle!r} is closed")
-            handle.sequence = operation._sequence = handle.sequence + 1
-            lane.append(operation)
-            if timeout is not None:
-                operation._expiry = self._queue.timers.add(timeout, (operation, True))
-            run = lane.first is operation and lane is not handle.files and handle.own(lane)
+        run = self._link(handle, lane, operation, timeout)
         done_at_once = False
         if lane is handle.files:
             self._pool.put(partial(_do_on_pool, handle, operation, operation._sequence))
@@ -238,6 +229,21 @@ class EmulatedPort(Port, ABC):
         if timeout is not None:
             self._queue.wake_leader()  # it may sleep past the new deadline
         return done_at_once
+
+    def _link(self, handle: EmulatedHandle, lane: Lane, operation: Operation, timeout: float | None) -> bool:
+        """Put an operation into its lane. Returns whether this thread has become the lane's owner."""
+        with handle.lock:
+            self._begin(operation)
+            if handle.life is not Life.OPEN:
+                operation._status = IDLE
+                raise self._unusable or NotAssociated(f"{handle!r} is closed")
+            handle.sequence = operation._sequence = handle.sequence + 1
+            lane.append(operation)
+            if timeout is not None:
+                operation._expiry = self._queue.timers.add(timeout, (operation, True))
+            if lane is handle.readiness:
+                lane.ready = True  # a poll does not depend on those ahead of it
+            return lane is not handle.files and handle.own(lane)
 
     def _handle_of(self, operation: Operation) -> EmulatedHandle | None:
         """The handle of an operation that was given to a method; None for one that has none."""
@@ -518,13 +524,14 @@ class EmulatedPort(Port, ABC):
         until = None if timeout is None else time.monotonic() + timeout
         swept = False
         while True:
-            busy = self._turn_once(until, swept=swept)
-            if busy or queue.packets or self._unusable is not None:
+            happened = self._turn_once(until, swept=swept)
+            if queue.packets or self._unusable is not None:
                 return
             if until is not None and time.monotonic() >= until:
                 self._sweep(idle=True)
                 return
-            swept = self._sweep(idle=True) or swept
+            if not happened:
+                swept = self._sweep(idle=True) or swept
 
     def _turn_once(self, until: float | None, *, swept: bool) -> bool:
         """One call to the kernel and what follows from it. Returns whether anything happened."""

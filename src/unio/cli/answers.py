@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import calendar
+import errno
+import html
+import itertools
 import mimetypes
 import os
 import re
 from dataclasses import dataclass, field
 from email.utils import formatdate, parsedate_to_datetime
 from http import HTTPStatus
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unio.cli.resources import Refused, open_resource
+import unio
+from unio.cli.resources import Refused, escape, find
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from io import FileIO
+    from pathlib import Path
 
 METHODS = ("GET", "HEAD")
 
 METHODS_KNOWN = ("CONNECT", "DELETE", "OPTIONS", "PATCH", "POST", "PUT", "TRACE")
 """Methods that others answer (405); what is not among them is not known at all (501)."""
+
+ENTRIES_MAX = 1000
+"""How many entries of a directory a listing has: one that could be of any length would take any amount of memory."""
+
+# What the system says of a path, as HTTP says it; whatever is not here means that there is nothing to be had.
+_STATUS = {errno.EACCES: 403, errno.EPERM: 403, errno.EMFILE: 503, errno.ENFILE: 503, errno.ENOMEM: 503}
 
 _RANGE = re.compile(r"bytes=\s*(?P<first>\d{0,99})-(?P<last>\d{0,99})\s*", re.ASCII | re.IGNORECASE)
 
@@ -51,14 +61,12 @@ def answer(root: Path, method: str, target: str, headers: Mapping[str, str]) -> 
     """Answer a request for something below the directory *root*. The names in *headers* are in lower case."""
     try:
         check_method(method)
-        file = open_resource(root, target)
-        try:
-            return answer_with_file(file, method, headers)
-        except BaseException:
-            file.close()
-            raise
+        path = find(root, target)
+        return answer_with_listing(path) if path.is_dir() else answer_with_file(path, method, headers)
     except Refused as refusal:
         return refuse(refusal.status, refusal.headers)
+    except OSError as error:
+        return refuse(_STATUS.get(error.errno or 0, 404))
 
 
 def check_method(method: str) -> None:
@@ -75,19 +83,41 @@ def refuse(status: int, headers: dict[str, str] | None = None) -> Answer:
     return Answer(status, {**about, **(headers or {})}, text)
 
 
-def answer_with_file(file: FileIO, method: str, headers: Mapping[str, str]) -> Answer:
-    """The whole file or a range of it, unless the conditions of the request stand against both."""
-    found = os.fstat(file.fileno())
-    size, modified = found.st_size, int(found.st_mtime)
-    tag, date = f'"{found.st_mtime_ns:x}-{size:x}"', formatdate(modified, usegmt=True)
-    validators = {"ETag": tag, "Last-Modified": date}
-    check_conditions(headers, tag, modified, validators)
+def answer_with_listing(path: Path) -> Answer:
+    """A page with a link to each entry of a directory."""
+    with os.scandir(path) as entries:
+        names = sorted(entry.name + "/" * entry.is_dir() for entry in itertools.islice(entries, ENTRIES_MAX))
+    title = html.escape(printable(path.name))
+    lines = ["<!doctype html>", '<meta charset="utf-8">', f"<title>{title}</title>", f"<h1>{title}</h1>", "<ul>"]
+    for name in ["../", *names]:
+        link = escape(name.rstrip("/")) + "/" * name.endswith("/")
+        lines.append(f'<li><a href="{link}">{html.escape(printable(name))}</a>')
+    lines.append("</ul>" if len(names) < ENTRIES_MAX else "</ul><p>There may be more.")
+    page = "\n".join(lines).encode()
+    return Answer(200, {"Content-Type": "text/html; charset=utf-8", "Content-Length": str(len(page))}, page)
 
-    wanted = headers.get("range")
-    span = None
-    if wanted is not None and method == "GET" and headers.get("if-range", tag) in (tag, date):
-        span = parse_range(wanted, size)
-    about = {**validators, "Accept-Ranges": "bytes", "Content-Type": content_type(os.fsdecode(file.name))}
+
+def printable(name: str) -> str:
+    """A file's name without what no encoding has: the stand-ins for bytes that are not UTF-8."""
+    return name.encode(errors="surrogateescape").decode(errors="replace")
+
+
+def answer_with_file(path: Path, method: str, headers: Mapping[str, str]) -> Answer:
+    """The whole file or a range of it, unless the conditions of the request stand against both."""
+    file = unio.open(path)
+    try:
+        found = os.fstat(file.fileno())
+        size, modified = found.st_size, int(found.st_mtime)
+        tag, date = f'"{found.st_mtime_ns:x}-{size:x}"', formatdate(modified, usegmt=True)
+        validators = {"ETag": tag, "Last-Modified": date}
+        check_conditions(headers, tag, modified, validators)
+        span = None
+        if method == "GET" and "range" in headers and headers.get("if-range", tag) in (tag, date):
+            span = parse_range(headers["range"], size)
+    except BaseException:
+        file.close()
+        raise
+    about = {**validators, "Accept-Ranges": "bytes", "Content-Type": content_type(path)}
     if span is None:
         return Answer(200, {**about, "Content-Length": str(size)}, FileRange(file, 0, size))
     about["Content-Range"] = f"bytes {span.start}-{span.stop - 1}/{size}"
@@ -141,9 +171,7 @@ def parse_range(text: str, size: int) -> range | None:
     return range(first, min(last, size - 1) + 1)
 
 
-def content_type(path: str) -> str:
+def content_type(path: Path) -> str:
     # A compressed file is delivered as it is, so what is inside is not its type.
-    kind, compression = mimetypes.guess_type("_" + Path(path).suffix)
-    if kind is None or compression is not None:
-        return "application/octet-stream"
-    return f"{kind}; charset=utf-8" if kind.startswith("text/") else kind
+    kind, compression = mimetypes.guess_type("_" + path.suffix)
+    return "application/octet-stream" if kind is None or compression is not None else kind

@@ -80,8 +80,8 @@ def report(findings: dict[str, Any]) -> str:
         lines = ["backend: none", f"problem: {findings['problem']}"]
     lines += ["", "candidates, the preferred one first:"]
     for candidate in findings["candidates"]:
-        mark = "yes" if candidate["available"] else "no "
-        lines.append(f"  {mark} {candidate['name']}: {candidate['reason']}")
+        mark = "" if candidate["available"] else "not available: "
+        lines.append(f"  {candidate['name']}: {mark}{candidate['reason']}")
     lines += ["", "versions:"]
     lines += [f"  {name}: {version or 'not installed'}" for name, version in findings["versions"].items()]
     soft, hard = ("no limit" if limit is None else limit for limit in findings["limits"]["open_files"].values())

@@ -1,18 +1,11 @@
-"""From the target of a request to an open file, and never to one outside the directory that is served."""
+"""From the target of a request to a path, and never to one outside the directory that is served."""
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote_to_bytes
-
-import unio
-
-if TYPE_CHECKING:
-    from io import FileIO
 
 INDEX = "index.html"
 """What stands for the directory that holds it."""
@@ -22,14 +15,6 @@ INDEX = "index.html"
 _FORBIDDEN = ("\0", "/", "\\", ":") if os.name == "nt" else ("\0", "/", "\\")
 
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
-
-_STATUS = {
-    errno.EACCES: 403,
-    errno.EPERM: 403,
-    errno.EMFILE: 503,
-    errno.ENFILE: 503,
-    errno.ENOMEM: 503,
-}
 
 
 class Refused(Exception):
@@ -41,29 +26,28 @@ class Refused(Exception):
         self.headers = headers or {}
 
 
-def open_resource(root: Path, target: str) -> FileIO:
-    """Open the regular file below the real path *root* that the target of a request names.
+def find(root: Path, target: str) -> Path:
+    """The real path of the file that the target of a request names, or of the directory if that has no index.
 
-    Whoever may rename directories below *root* while requests run can still lead one astray: the path is checked
-    first and opened then.
+    *root* is a real path too. Whoever may rename what is below it while requests run can still lead one astray: a path
+    is checked first and opened then.
 
-    Raises :class:`Refused`.
+    Raises :class:`Refused`, and :class:`OSError` when nothing is there.
     """
     names, is_directory = parse(target)
+    path = resolve(root, names)
+    if not path.is_dir():
+        # Only a regular file will do: a FIFO would wait for its writer, and a device could do anything.
+        if is_directory or not path.is_file():
+            raise Refused(404)
+        return path
+    if not is_directory:  # relative links in it would go wrong without the slash at the end
+        raise Refused(301, {"Location": location(names)})
     try:
-        path = resolve(root, names)
-        if path.is_dir():
-            if not is_directory:  # relative links in the index would go wrong without the slash at the end
-                raise Refused(301, {"Location": location(names)})
-            path = resolve(root, [*names, INDEX])
-        elif is_directory:
-            raise Refused(404)
-        # Before opening: a FIFO would wait for its writer, and a device could do anything.
-        if not path.is_file():
-            raise Refused(404)
-        return unio.open(path)
-    except OSError as error:
-        raise Refused(_STATUS.get(error.errno or 0, 404)) from error
+        index = resolve(root, [*names, INDEX])
+    except FileNotFoundError:
+        return path
+    return index if index.is_file() else path
 
 
 def parse(target: str) -> tuple[list[str], bool]:
@@ -95,5 +79,10 @@ def resolve(root: Path, names: list[str]) -> Path:
 
 
 def location(names: list[str]) -> str:
-    """A directory's path from the names, which can't be taken for another host's as that of the request could."""
-    return "".join(f"/{quote(os.fsencode(name), safe='')}" for name in names) + "/"
+    """A directory's path from its names, which can't be taken for another host's as that of the request could."""
+    return "".join(f"/{escape(name)}" for name in names) + "/"
+
+
+def escape(name: str) -> str:
+    """A name as a part of a URL."""
+    return quote(os.fsencode(name), safe="")
