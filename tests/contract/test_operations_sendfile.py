@@ -62,7 +62,7 @@ def deliver(port, near, far, operation, expected):
     ],
 )
 @channels.every_socket
-def test_a_range_of_a_file_is_sent(  # noqa: PLR0913, PLR0917 - an example has three numbers
+def test_a_range_of_a_file_is_sent(
     port: unio.Port,
     resources: contextlib.ExitStack,
     make_file: Any,
