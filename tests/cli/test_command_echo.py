@@ -83,3 +83,20 @@ def test_running_out_of_descriptors_is_survived():
         last.close()
         served.signal(signal.SIGTERM)
         assert served.exit_status() == 0
+
+
+def test_a_fault_in_serving_one_client_harms_no_other():
+    before = (
+        "import unio.cli.echo as e\n"
+        "sent = e.EchoConnection.sent\n"
+        "e.EchoConnection.sent = lambda self, send: sent(self, send) if send.transferred != 13 else 1 / 0"
+    )
+    with Served("echo", before=before) as served:
+        with served.connect() as other, served.connect() as client:
+            client.sendall(b"thirteen byte")
+            assert everything(client) == b"thirteen byte"
+            other.sendall(b"still here")
+            assert received(other, 10) == b"still here"
+        served.signal(signal.SIGTERM)
+        assert served.exit_status() == 0
+        assert "ZeroDivisionError" in served.stderr
