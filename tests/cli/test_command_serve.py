@@ -137,6 +137,10 @@ def test_an_address_of_another_machine_is_refused(server):
     assert "192.0.2.1" in refused(*server, "--host", "192.0.2.1")
 
 
+def test_what_is_no_host_name_is_refused(server):
+    assert "a..b" in refused(*server, "--host", "a..b")
+
+
 @pytest.mark.parametrize("port", ["-1", "65536", "http", "1.5", "²"])
 def test_what_is_no_port_number_is_refused(server, port):
     assert port in refused(*server, f"--port={port}")
