@@ -65,7 +65,10 @@ def test_a_client_that_resets_the_connection_harms_nobody(served):
 def test_running_out_of_descriptors_is_survived():
     pytest.importorskip("resource")
     limit = 40
-    before = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({limit}, {limit}))"
+    before = (
+        f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({limit}, {limit}))\n"
+        "import unio.cli.server as server; server.ACCEPTS = 1"  # so that none may be lost
+    )
     with Served("echo", before=before) as served:
         clients = [served.connect() for _ in range(limit * 2)]  # those that can't be accepted wait in the backlog
         assert served.process.stderr is not None
