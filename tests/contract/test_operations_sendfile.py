@@ -59,10 +59,13 @@ def deliver(port, near, far, operation, expected):
         (10, 5, b""),
         (1000, None, b""),
         (2**62, 5, b""),
+        (2**62, None, b""),
+        (2**63 - 1, 5, b""),
+        (2**63 - 1, None, b""),
     ],
 )
 @channels.every_socket
-def test_a_range_of_a_file_is_sent(  # noqa: PLR0913, PLR0917 - an example has three numbers
+def test_a_range_of_a_file_is_sent(
     port: unio.Port,
     resources: contextlib.ExitStack,
     make_file: Any,
