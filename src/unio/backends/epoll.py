@@ -172,6 +172,7 @@ class _Interrupt:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
+        self._process = os.getpid()
         self.eventfd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
     def __call__(self) -> None:
@@ -184,7 +185,8 @@ class _Interrupt:
             os.eventfd_read(self.eventfd)
 
     def close(self) -> None:
-        with self._lock:
+        # In a forked child the lock may be held for ever, by a thread that only the parent has; nobody else is there.
+        with self._lock if self._process == os.getpid() else contextlib.nullcontext():
             eventfd, self.eventfd = self.eventfd, -1
         if eventfd >= 0:
             os.close(eventfd)
