@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -64,7 +65,7 @@ class Far:
             received += chunk
         return bytes(received)
 
-    def set_blocking(self, blocking: bool) -> None:
+    def set_blocking(self, *, blocking: bool) -> None:
         if isinstance(self.end, socket.socket):
             self.end.settimeout(support.PATIENCE if blocking else 0)
         else:
@@ -120,7 +121,7 @@ def client(resources: contextlib.ExitStack, transport: str) -> socket.socket:
 
 def path(resources: contextlib.ExitStack, name: str) -> str:
     """A path that is short enough for an AF_UNIX address."""
-    return os.path.join(resources.enter_context(tempfile.TemporaryDirectory(prefix="unio-")), name)
+    return str(Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="unio-"))) / name)
 
 
 def _sockets(resources: contextlib.ExitStack, transport: str) -> tuple[socket.socket, Far]:
@@ -172,7 +173,7 @@ def read(port: unio.Port, far: Far, count: int) -> int:
 
 def _drain(port: unio.Port, far: Far, done: Callable[[Drained], bool], most: int) -> Drained:
     drained = Drained()
-    far.set_blocking(False)
+    far.set_blocking(blocking=False)
     deadline = time.monotonic() + support.PATIENCE
     nothing = False
     while not done(drained):
@@ -183,8 +184,27 @@ def _drain(port: unio.Port, far: Far, done: Callable[[Drained], bool], most: int
         chunk = far.recv(most)
         nothing = not chunk
         drained.data += chunk or b""
-    far.set_blocking(True)
+    far.set_blocking(blocking=True)
     return drained
+
+
+def take(far: Far, count: int) -> bytes:
+    """That many bytes of the peer's end, which are there or on their way."""
+    taken = bytearray()
+    while len(taken) < count:
+        chunk = far.recv(count - len(taken))
+        assert chunk, f"the stream ended after {len(taken)} of {count} bytes"
+        taken += chunk
+    return bytes(taken)
+
+
+def fill_descriptor(end: End) -> int:
+    """Write zeros behind the port's back until nothing more is taken; returns how many."""
+    filled = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            filled += os.write(end.fileno(), bytes(4096))
+    return filled
 
 
 def pattern(size: int) -> bytes:
@@ -222,7 +242,7 @@ def processor_time(function: Callable[[], Any]) -> float:
 
 def run_script(script: str, *arguments: str) -> str:
     """Run a program in a process of its own and return what it printed; it must end well."""
-    source = os.path.dirname(os.path.dirname(unio.__file__))
+    source = str(Path(unio.__file__).parent.parent)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))}
     command = [sys.executable, "-W", "error", "-c", script, *arguments]
     ended = subprocess.run(

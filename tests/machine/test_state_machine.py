@@ -11,7 +11,13 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, multiple, rule, run_state_machine_as_test
-from machine.model import PIPE_OUT, STREAMS, TCP, Datagrams, File, Listener, Stream, World, check, descriptors_settle, open_descriptors
+from machine.datagrams import Datagrams
+from machine.files import File
+from machine.listeners import Listener
+from machine.streams import STREAMS, Stream
+from machine.subject import check
+from machine.world import World, descriptors_settle
+from support import open_descriptors
 
 import unio
 
@@ -23,9 +29,7 @@ settings.register_profile(
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow],
 )
-settings.register_profile(
-    "soak", settings.get_profile("machine"), max_examples=5000, stateful_step_count=200
-)
+settings.register_profile("soak", settings.get_profile("machine"), max_examples=5000, stateful_step_count=200)
 
 TIMEOUTS = st.sampled_from([None, None, None, 0, 0.001, 60])
 RECEIVE_SIZES = st.sampled_from([(100,), (0,), (1,), (4096,), (65536,), (3, 0, 500), (1, 1, 5000), (0, 0)])
@@ -52,7 +56,7 @@ class PortMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.descriptors = open_descriptors()
+        self.descriptors = len(open_descriptors())
         self.world = World(backend=self.backend)
         self.seen: list[Listener] = []
         self.abrupt = False
@@ -60,16 +64,16 @@ class PortMachine(RuleBasedStateMachine):
     # What there is
 
     @initialize(target=streams, kinds=st.lists(st.sampled_from(STREAMS), min_size=1, max_size=4), abrupt=st.booleans())
-    def begin(self, kinds: list[str], abrupt: bool) -> object:
+    def begin(self, *, kinds: list[str], abrupt: bool) -> object:
         self.abrupt = abrupt
         return multiple(*[self.world.new_stream(kind) for kind in kinds])
 
     @rule(target=streams, kind=st.sampled_from(STREAMS), skip=st.booleans(), small=st.booleans())
-    def make_stream(self, kind: str, skip: bool, small: bool) -> Stream:
+    def make_stream(self, *, kind: str, skip: bool, small: bool) -> Stream:
         return self.world.new_stream(kind, skip=skip, small=small)
 
     @rule(target=streams, refused=st.booleans(), timeout=TIMEOUTS)
-    def connect(self, refused: bool, timeout: float | None) -> Stream:
+    def connect(self, *, refused: bool, timeout: float | None) -> Stream:
         return self.world.new_connection(refused=refused, timeout=timeout)
 
     @rule(target=listeners)
@@ -185,7 +189,7 @@ class PortMachine(RuleBasedStateMachine):
         subject.close_plainly()
 
     @rule(target=streams, stream=streams, kind=st.sampled_from(STREAMS), plainly=st.booleans())
-    def replace(self, stream: Stream, kind: str, plainly: bool) -> Stream:
+    def replace(self, *, stream: Stream, kind: str, plainly: bool) -> Stream:
         """Close a stream and open another, which gets its number while operations of the old one are queued."""
         if plainly:
             stream.close_plainly()
@@ -212,7 +216,7 @@ class PortMachine(RuleBasedStateMachine):
         stream.peer_half_closes()
 
     @rule(stream=streams, reset=st.booleans())
-    def peer_closes(self, stream: Stream, reset: bool) -> None:
+    def peer_closes(self, *, stream: Stream, reset: bool) -> None:
         stream.peer_closes(reset=reset)
 
     @rule(listener=listeners)
@@ -220,7 +224,7 @@ class PortMachine(RuleBasedStateMachine):
         listener.peer_connects()
 
     @rule(listener=listeners, index=INDICES, reset=st.booleans())
-    def peer_leaves(self, listener: Listener, index: int, reset: bool) -> None:
+    def peer_leaves(self, *, listener: Listener, index: int, reset: bool) -> None:
         listener.peer_leaves(index, reset=reset)
 
     @rule(datagrams=datagrams, size=DATAGRAM_SIZES)
