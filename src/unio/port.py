@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import warnings
 import weakref
-from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from unio import backends
@@ -38,7 +37,7 @@ class Completion(NamedTuple):
     """Why the operation failed, or None if it succeeded."""
 
 
-class Port(ABC):
+class Port:
     """A completion port.
 
     Operations are submitted to it, and it queues one completion for each as it ends. Threads take completions with
@@ -73,7 +72,6 @@ class Port(ABC):
         self._forked = False
         _ports.add(self)
 
-    @abstractmethod
     def associate(self, handle: HasFileno | int, key: Any = None, *, skip_on_success: bool = False) -> Handle:
         """Let a socket, pipe or file join the port, and return the handle that operations on it name.
 
@@ -87,8 +85,8 @@ class Port(ABC):
         closed, or is of a kind that can't do overlapped I/O such as a directory or a device; :class:`TypeError` for
         what is no handle; :class:`OSError` when the system lacks descriptors or memory; :class:`unio.PortClosed`.
         """
+        raise _left_to_the_backend()
 
-    @abstractmethod
     def submit(self, operation: Operation, timeout: float | None = None) -> bool:
         """Start an operation. Exactly one completion will follow, also if it ends at once.
 
@@ -104,6 +102,7 @@ class Port(ABC):
         closed or another port's, :class:`TypeError` or :class:`ValueError` for wrong arguments,
         :class:`unio.PortClosed`. What the operating system says arrives as the completion's error.
         """
+        raise _left_to_the_backend()
 
     def flush(self) -> None:
         """Start what this thread has submitted and the port may still be gathering.
@@ -117,7 +116,6 @@ class Port(ABC):
         if self._unusable is not None:
             raise self._unusable
 
-    @abstractmethod
     def wait(self, timeout: float | None = None, limit: int = LIMIT_DEFAULT) -> list[Completion]:
         """Wait for completions and return from 1 to *limit* of them, first in, first out.
 
@@ -125,10 +123,12 @@ class Port(ABC):
         returns early with nothing.
 
         Raises :class:`unio.PortClosed` when the port is closed, also during the wait; :class:`ValueError` for a
-        negative time-out or a limit below 1.
+        negative time-out or a limit below 1. What a signal handler raises (``KeyboardInterrupt``) comes out of a wait
+        of the main thread; the port stays usable, but the result of an operation that was being tried at that very
+        moment may be lost. A program that wants to go on installs a handler that posts instead.
         """
+        raise _left_to_the_backend()
 
-    @abstractmethod
     def post(self, key: Any, operation: Any = None, transferred: int = 0) -> None:
         """Queue a packet of the caller's own; a wait returns it verbatim, in order, with no error.
 
@@ -136,8 +136,8 @@ class Port(ABC):
 
         Raises :class:`unio.PortClosed`.
         """
+        raise _left_to_the_backend()
 
-    @abstractmethod
     def cancel(self, operation: Operation) -> bool:
         """Ask that an operation ends. Returns whether it was still in flight, so that there was something to ask.
 
@@ -146,8 +146,8 @@ class Port(ABC):
         Raises :class:`TypeError` for what is no operation, :class:`unio.NotAssociated` for one of another port, and
         :class:`unio.PortClosed`.
         """
+        raise _left_to_the_backend()
 
-    @abstractmethod
     def close(self) -> None:
         """Close the port. Every waiting thread is woken with :class:`unio.PortClosed`.
 
@@ -155,15 +155,16 @@ class Port(ABC):
         where they matter. The associated sockets and files stay open, theirs is another life. What a system call may
         still write to is kept until it has ended. Closing twice does nothing.
         """
+        raise _left_to_the_backend()
 
     @property
     def closed(self) -> bool:
         """Whether the port is closed, or belongs to the process that this one was forked from."""
         return self._unusable is not None
 
-    @abstractmethod
     def _in_flight(self) -> int:
         """How many operations are in flight; counted only when a port was dropped."""
+        raise _left_to_the_backend()
 
     def __enter__(self) -> Self:
         return self
@@ -185,6 +186,19 @@ class Port(ABC):
             message = f"{self!r} was dropped with {count} operations in flight: close it"
             warnings.warn(message, ResourceWarning, source=self, stacklevel=2)
         self.close()
+
+
+def _left_to_the_backend() -> TypeError:
+    # Not an abstract method: type checkers would then refuse to let a program make a Port.
+    return TypeError("a backend implements this method, and this port has none")
+
+
+def check_limit(limit: int) -> None:
+    """Check the limit given to a wait."""
+    if not isinstance(limit, int):
+        raise TypeError(f"the limit must be an int, not {type(limit).__name__}")
+    if limit < 1:
+        raise ValueError(f"the limit must be at least 1, not {limit}")
 
 
 def port_closed() -> PortClosed:

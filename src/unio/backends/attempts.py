@@ -88,6 +88,8 @@ CONNECTION_LOST = {
     if hasattr(errno, name)
 }
 
+NOT_FROM_KERNEL = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EOVERFLOW)
+
 _accept = socket.socket.accept
 _connect_ex = socket.socket.connect_ex
 _getpeername = socket.socket.getpeername
@@ -194,9 +196,13 @@ def accept(handle: EmulatedHandle, operation: Operation) -> Outcome:
 
 
 def _peer_gone(handle: EmulatedHandle, error: BrokenPipeError) -> OSError:
-    # EPIPE says "you can't write here any more" and not why: on a socket that was not shut down on this side, it is
-    # the peer that has gone, which other systems report as a reset.
-    return error if handle.shut_down else _failed(errno.ECONNRESET)
+    """What EPIPE, "you can't write here", means on a socket; other systems tell the cases apart themselves."""
+    if handle.shut_down:
+        return error
+    sock = _socket(handle)
+    if sock.family in (socket.AF_INET, socket.AF_INET6) and sock.getsockname()[1] == 0:
+        return _failed(errno.ENOTCONN)  # it has not even a local address: it was never connected
+    return _failed(errno.ECONNRESET)
 
 
 def _remaining(views: Sequence[memoryview], done: int) -> list[memoryview]:
@@ -246,21 +252,24 @@ def _send_views(handle: EmulatedHandle, operation: Send | SendTo, address: Any) 
 def connect(handle: EmulatedHandle, operation: Operation) -> Outcome:
     operation = cast("Connect", operation)
     sock = _socket(handle)
-    started = operation._native is not None
-    number = _getsockopt(sock, socket.SOL_SOCKET, socket.SO_ERROR) if started else _connect_ex(sock, operation._address)
-    if number == errno.EINPROGRESS:
-        operation._native = number
+    number = 0
+    if operation._native is not None:  # on its way: see whether it has failed
+        number = _getsockopt(sock, socket.SOL_SOCKET, socket.SO_ERROR)
+    # Calling connect once more tells the rest, and makes the socket itself notice that it is connected.
+    number = number or _connect_ex(sock, operation._address)
+    if number in (errno.EINPROGRESS, errno.EALREADY):
+        if number == errno.EALREADY and operation._native is None:  # of a connect that is none of the port's
+            raise _failed(number)
+        operation._native = "started"
         return BLOCKED
     if number == errno.EAGAIN:  # the backlog of a local listener is full (connect(2)), and no event will tell
         raise RetryLater(RETRY_SECONDS)
-    if number:
+    if number and not (number == errno.EISCONN and operation._native is not None):
         raise _failed(number)
     try:
-        _getpeername(sock)  # SO_ERROR is 0 as well while the connection is still being made
-    except OSError as error:
-        if started and error.errno == errno.ENOTCONN:
-            return BLOCKED
-        raise
+        _getpeername(sock)
+    except OSError as error:  # it was made, and is gone already
+        raise _failed(_getsockopt(sock, socket.SOL_SOCKET, socket.SO_ERROR) or errno.ECONNRESET) from error
     return DONE
 
 
@@ -292,8 +301,9 @@ def send_file(handle: EmulatedHandle, operation: Operation) -> Outcome:
     except BrokenPipeError as error:
         raise _peer_gone(handle, error) from None
     except OSError as error:
-        # sendfile(2): EINVAL and ENOSYS mean that this file or socket can't be sent from within the kernel.
-        if operation._native is None and error.errno in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+        # sendfile(2): EINVAL and ENOSYS mean that this file or socket can't be sent from within the kernel; EOVERFLOW
+        # that the offset is beyond what the file system could have, where pread simply finds the end.
+        if operation._native is None and error.errno in NOT_FROM_KERNEL:
             operation._native = "copy"
             return PROGRESS
         raise

@@ -27,19 +27,19 @@ import os
 import threading
 import time
 import weakref
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from unio.backends.attempts import ATTEMPTS, Outcome, RetryLater, as_oserror, found_ready
-from unio.backends.lanes import EmulatedHandle, Lane, Life, number_of
+from unio.backends.lanes import EmulatedHandle, Lane, Life, number_of, stands_for
 from unio.backends.pool import FilePool
 from unio.backends.queue import CompletionQueue
 from unio.errors import AssociationError, InFlight, NotAssociated, cancelled, timed_out
 from unio.handle import HasFileno, Kind
 from unio.operations import Operation, Poll, ProcessExit, Status, Timer, seconds
-from unio.port import LIMIT_DEFAULT, Completion, Port, port_closed
+from unio.port import LIMIT_DEFAULT, Completion, Port, check_limit, port_closed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,9 +74,9 @@ SLEEP_SECONDS_MAX = 86400.0
 """The longest single sleep in the kernel; a longer time-out takes several. No kernel here takes every float."""
 
 
-# A handle joins one port, once. Windows' kernel keeps that book for its own; here this does, for all ports of the
-# process, as long as anybody has the handle.
-_joined: weakref.WeakValueDictionary[int, EmulatedHandle] = weakref.WeakValueDictionary()
+# A handle joins one port, once. Windows' kernel keeps that book for its own handles; here this does, for all ports of
+# the process: by number, the object that was associated, as long as it lives, and its handle.
+_joined: dict[int, tuple[Callable[[], Any], weakref.ref[EmulatedHandle]]] = {}
 _joined_lock = threading.Lock()
 
 
@@ -89,7 +89,31 @@ def _after_fork_in_child() -> None:
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
-class EmulatedPort(Port):
+def _book(made: EmulatedHandle) -> EmulatedHandle | None:
+    """Note that a handle joins a port, and return the one whose number it has inherited, if that is still known.
+
+    Raises :class:`unio.AssociationError` if what it stands for has joined a port already.
+    """
+    given = made.object
+    with _joined_lock:
+        reference, handle_reference = _joined.get(made.number, (lambda: None, lambda: None))
+        previous, known = handle_reference(), reference()
+        if previous.is_open() if previous is not None else known is not None and stands_for(known, made.number):
+            raise AssociationError(f"{given!r} has joined a port already; a handle does so once")
+        weak = type(given).__weakrefoffset__ != 0
+        _joined[made.number] = (weakref.ref(given) if weak else lambda: None, weakref.ref(made))
+    return previous
+
+
+def _strike(handle: EmulatedHandle) -> None:
+    """Let the number of a closed handle be associated again."""
+    with _joined_lock:
+        _, reference = _joined.get(handle.number, (None, lambda: None))
+        if reference() is handle:
+            del _joined[handle.number]
+
+
+class EmulatedPort(Port, ABC):
     """A port on a kernel that tells readiness. Subclasses add the kernel."""
 
     def __init__(self, *, backend: str | None = None) -> None:
@@ -140,11 +164,7 @@ class EmulatedPort(Port):
             raise self._unusable
         number = number_of(handle)
         made = EmulatedHandle(self, handle, number, key, skip_on_success=skip_on_success)
-        with _joined_lock:
-            previous = _joined.get(number)
-            if previous is not None and previous.is_open():
-                raise AssociationError(f"{handle!r} has joined a port already; a handle does so once")
-            _joined[number] = made
+        previous = _book(made)
         if previous is not None:
             previous.leave(Life.CLOSING)
         try:
@@ -184,9 +204,7 @@ class EmulatedPort(Port):
                 registered = False
         if registered:
             self._unregister(handle.number)
-        with _joined_lock:
-            if _joined.get(handle.number) is handle:
-                del _joined[handle.number]
+        _strike(handle)
 
     # Submitting
 
@@ -200,16 +218,7 @@ class EmulatedPort(Port):
             self._submit_detached(operation, timeout)
             return False
         lane = handle.lane(operation)
-        with handle.lock:
-            self._begin(operation)
-            if handle.life is not Life.OPEN:
-                operation._status = IDLE
-                raise self._unusable or NotAssociated(f"{handle!r} is closed")
-            handle.sequence = operation._sequence = handle.sequence + 1
-            lane.append(operation)
-            if timeout is not None:
-                operation._expiry = self._queue.timers.add(timeout, (operation, True))
-            run = lane.first is operation and lane is not handle.files and handle.own(lane)
+        run = self._link(handle, lane, operation, timeout)
         done_at_once = False
         if lane is handle.files:
             self._pool.put(partial(_do_on_pool, handle, operation, operation._sequence))
@@ -220,6 +229,21 @@ class EmulatedPort(Port):
         if timeout is not None:
             self._queue.wake_leader()  # it may sleep past the new deadline
         return done_at_once
+
+    def _link(self, handle: EmulatedHandle, lane: Lane, operation: Operation, timeout: float | None) -> bool:
+        """Put an operation into its lane. Returns whether this thread has become the lane's owner."""
+        with handle.lock:
+            self._begin(operation)
+            if handle.life is not Life.OPEN:
+                operation._status = IDLE
+                raise self._unusable or NotAssociated(f"{handle!r} is closed")
+            handle.sequence = operation._sequence = handle.sequence + 1
+            lane.append(operation)
+            if timeout is not None:
+                operation._expiry = self._queue.timers.add(timeout, (operation, True))
+            if lane is handle.readiness:
+                lane.ready = True  # a poll does not depend on those ahead of it
+            return lane is not handle.files and handle.own(lane)
 
     def _handle_of(self, operation: Operation) -> EmulatedHandle | None:
         """The handle of an operation that was given to a method; None for one that has none."""
@@ -283,32 +307,25 @@ class EmulatedPort(Port):
 
     def _notice(self, handle: EmulatedHandle, *, readable: bool, writable: bool, ended: bool) -> None:
         """Act on an event: these directions may be ready."""
-        incoming, outgoing, readiness = handle.incoming, handle.outgoing, handle.readiness
-        run_incoming = run_outgoing = False
-        with handle.lock:
-            if ended:
-                handle.ended = True
-            if readable:
-                incoming.ready = True
-                run_incoming = handle.own(incoming)
-            if writable:
-                outgoing.ready = True
-                run_outgoing = handle.own(outgoing)
-            readiness.ready = True
-            run_readiness = handle.own(readiness)
-        if run_incoming:
-            self._run(handle, incoming)
-        if run_outgoing:
-            self._run(handle, outgoing)
-        if run_readiness:
-            self._run_readiness(handle)
+        if ended:
+            handle.ended = True
+        if readable:
+            self._resume(handle, handle.incoming)
+        if writable:
+            self._resume(handle, handle.outgoing)
+        self._resume(handle, handle.readiness)
 
     def _resume(self, handle: EmulatedHandle, lane: Lane) -> None:
-        """Go on with a lane that had used up its tries or was to rest for a while."""
+        """Try a lane again: after an event, or when it had used up its tries or was to rest for a while."""
+        # Without the lock: a submit that links an operation from here on sees that the lane is ready.
+        lane.ready = True
+        if lane.first is None:
+            return
         with handle.lock:
-            lane.ready = True
             run = handle.own(lane)
-        if run:
+        if run and lane is handle.readiness:
+            self._run_readiness(handle)
+        elif run:
             self._run(handle, lane)
 
     def _run(self, handle: EmulatedHandle, lane: Lane, skipping: Operation | None = None) -> bool:
@@ -316,40 +333,56 @@ class EmulatedPort(Port):
 
         Returns whether *skipping* has succeeded, in which case it was not queued.
         """
-        skipped = False
-        for left in reversed(range(ATTEMPTS_MAX)):
-            operation = lane.first
-            assert operation is not None  # only the owner takes out the first one, and it stops after the last
-            lane.ready = False
-            outcome, error, rest = self._try(handle, lane, operation)
-            with handle.lock:
-                if outcome >= Outcome.PROGRESS and operation._verdict is not None:
-                    outcome, error = Outcome.DONE, operation._verdict
-                if outcome in (Outcome.DONE, Outcome.PROGRESS):
-                    lane.ready = True
-                if outcome <= Outcome.DRAINED:
-                    lane.remove(operation)
-                    if operation is skipping and error is None:
-                        skipped = True
-                        self._queue.forget(operation)
-                    else:
-                        self._queue.complete(operation, error)
-                go_on = lane.ready and lane.first is not None and handle.life is Life.OPEN
-                if go_on and left:
-                    continue
-                lane.active = False
-                handle.running -= 1
+        skipped = go_on = False
+        owned = True
+        rest = 0.0
+        try:
+            for left in reversed(range(ATTEMPTS_MAX)):
+                operation = lane.first
+                assert operation is not None  # only the owner takes out the first one, and it stops after the last
+                lane.ready = False
+                outcome, error, rest = self._try(handle, operation)
+                with handle.lock:
+                    skipped = self._settle(lane, operation, outcome, error, skipping) or skipped
+                    go_on = lane.ready and lane.first is not None and handle.life is Life.OPEN
+                    if not go_on or not left:
+                        handle.disown(lane)
+                        owned = False
+                        break
+        except BaseException:  # KeyboardInterrupt, say: somebody else shall go on
+            if owned:
+                with handle.lock:
+                    handle.disown(lane)
+            go_on = True
+            raise
+        finally:
             if go_on:
                 self._backlog.append((handle, lane))
             if rest:
                 self._queue.timers.add(rest, (handle, lane))
             if go_on or rest:
                 self._queue.wake_leader()
-            break
-        self._after_run(handle)
+            self._after_run(handle)
         return skipped
 
-    def _try(self, handle: EmulatedHandle, lane: Lane, operation: Operation) -> tuple[Outcome, OSError | None, float]:
+    def _settle(
+        self, lane: Lane, operation: Operation, outcome: Outcome, error: OSError | None, skipping: Operation | None
+    ) -> bool:
+        """Act on the outcome of a try; the caller holds the handle's lock. Returns whether *skipping* was skipped."""
+        if outcome >= Outcome.PROGRESS and operation._verdict is not None:
+            outcome, error = Outcome.DONE, operation._verdict
+        if outcome in (Outcome.DONE, Outcome.PROGRESS):
+            lane.ready = True
+        if outcome > Outcome.DRAINED:
+            return False
+        lane.remove(operation)
+        if operation is skipping and error is None:
+            self._queue.forget(operation)
+            return True
+        self._queue.complete(operation, error)
+        return False
+
+    def _try(self, handle: EmulatedHandle, operation: Operation) -> tuple[Outcome, OSError | None, float]:
         """Try an operation once: how it went, its error, and how many seconds the lane rests unless an event comes."""
         try:
             return ATTEMPTS[operation.name](handle, operation), None, 0.0
@@ -366,14 +399,6 @@ class EmulatedPort(Port):
             if failure.errno in EXHAUSTED:
                 return Outcome.DRAINED, failure, PAUSE_SECONDS
             return Outcome.DONE, failure, 0.0
-        except BaseException:  # KeyboardInterrupt: the operation stays, and the lane is given back
-            with handle.lock:
-                lane.active = False
-                lane.ready = True
-                handle.running -= 1
-            self._backlog.append((handle, lane))
-            self._after_run(handle)
-            raise
 
     def _run_readiness(self, handle: EmulatedHandle) -> None:
         """Complete the polls of the handle that are satisfied. The caller has made this thread the owner."""
@@ -391,8 +416,7 @@ class EmulatedPort(Port):
                         lane.remove(poll)
                         self._queue.complete(poll, error)
                 if handle.life is not Life.OPEN or not lane.ready or lane.first is None:
-                    lane.active = False
-                    handle.running -= 1
+                    handle.disown(lane)
                     break
         self._after_run(handle)
 
@@ -454,8 +478,7 @@ class EmulatedPort(Port):
         self._queue.post(Completion(key, operation, transferred, None))
 
     def wait(self, timeout: float | None = None, limit: int = LIMIT_DEFAULT) -> list[Completion]:
-        if limit < 1:
-            raise ValueError(f"the limit must be at least 1, not {limit}")
+        check_limit(limit)
         until = None if timeout is None else time.monotonic() + seconds(timeout, "the time-out")
         queue = self._queue
         while True:
@@ -501,13 +524,14 @@ class EmulatedPort(Port):
         until = None if timeout is None else time.monotonic() + timeout
         swept = False
         while True:
-            busy = self._turn_once(until, swept=swept)
-            if busy or queue.packets or self._unusable is not None:
+            happened = self._turn_once(until, swept=swept)
+            if queue.packets or self._unusable is not None:
                 return
             if until is not None and time.monotonic() >= until:
                 self._sweep(idle=True)
                 return
-            swept = self._sweep(idle=True) or swept
+            if not happened:
+                swept = self._sweep(idle=True) or swept
 
     def _turn_once(self, until: float | None, *, swept: bool) -> bool:
         """One call to the kernel and what follows from it. Returns whether anything happened."""
@@ -519,8 +543,8 @@ class EmulatedPort(Port):
         happened = self._harvest(timeout)
         queue.sleeping = False
         expired = queue.timers.expired()
-        for deadline in expired:
-            self._expire(deadline)
+        for deadline, (what, detail) in expired:
+            self._expire(deadline, what, detail)
         for _ in range(len(self._backlog)):
             self._resume(*self._backlog.popleft())
         if happened and time.monotonic() >= self._next_sweep:
@@ -535,9 +559,8 @@ class EmulatedPort(Port):
             return SWEEP_SECONDS if left is None else min(left, SWEEP_SECONDS)
         return None if left is None else min(left, SLEEP_SECONDS_MAX)
 
-    def _expire(self, deadline: Deadline) -> None:
-        """Act on a deadline that has passed: a lane that rested, a timer, or a time-out."""
-        what, detail = deadline[2]
+    def _expire(self, deadline: Deadline, what: EmulatedHandle | Operation, detail: Any) -> None:
+        """Act on a deadline that has passed: a lane of a handle has rested, an operation times out, or a timer ends."""
         if isinstance(what, EmulatedHandle):
             self._resume(what, detail)
         elif detail:
@@ -573,6 +596,7 @@ class EmulatedPort(Port):
         self._queue.close()
         for handle in list(self._table.values()):
             handle.leave(Life.ORPHANED)
+        self._table.clear()
         for operation in list(self._detached):
             self._end(operation, cancelled("the port was closed"))
         self._queue.timers.clear()
@@ -585,7 +609,7 @@ class EmulatedPort(Port):
             self._close_kernel()
 
     def _in_flight(self) -> int:
-        count = len(self._detached)
+        count = len(self._detached) + sum([isinstance(packet, Operation) for packet in self._queue.packets])
         for handle in list(self._table.values()):
             with handle.lock:
                 count += len(handle.in_flight())

@@ -152,10 +152,7 @@ class EmulatedHandle(Handle):
             except OSError:
                 return False
             return (status.st_dev, status.st_ino) == self.identity
-        try:
-            return self.object.fileno() == self.number
-        except ValueError:  # a file object that is closed
-            return False
+        return stands_for(self.object, self.number)
 
     def checked_number(self) -> int:
         """The number, for a system call; OSError if it no longer stands for what was associated."""
@@ -250,6 +247,11 @@ class EmulatedHandle(Handle):
         self.running += 1
         return True
 
+    def disown(self, lane: Lane) -> None:
+        """Give a lane up; the caller holds the lock."""
+        lane.active = False
+        self.running -= 1
+
     def lane(self, operation: Operation) -> Lane:
         route = operation.route
         if route is Route.INCOMING:
@@ -279,6 +281,14 @@ def _kind(given: HasFileno | int, status: os.stat_result) -> Kind:
     raise AssociationError(f"only sockets, pipes and regular files can join a port, and {given!r} is {what}")
 
 
+def stands_for(file: HasFileno, number: int) -> bool:
+    """Whether a file object is open and has this number."""
+    try:
+        return file.fileno() == number
+    except (ValueError, OSError):  # it is closed
+        return False
+
+
 def number_of(given: HasFileno | int) -> int:
     if isinstance(given, bool) or not (isinstance(given, int) or hasattr(given, "fileno")):
         raise TypeError(f"a handle is an object with a fileno() or a descriptor, not {type(given).__name__}")
@@ -289,6 +299,6 @@ def number_of(given: HasFileno | int) -> int:
         if number >= 0:
             os.fstat(number)
             return number
-    except (ValueError, OSError):
+    except (ValueError, OverflowError, OSError):
         pass
     raise AssociationError(f"{given!r} is closed or has no descriptor")

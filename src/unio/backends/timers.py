@@ -57,8 +57,8 @@ class Timers:
             self._drop_spent()
             return self._heap[0][0] if self._heap else None
 
-    def expired(self) -> list[Deadline]:
-        """Take out the entries that are due by now, in the order of their time."""
+    def expired(self) -> list[tuple[Deadline, Any]]:
+        """Take out the entries that are due by now, each with what is due, in the order of their time."""
         if not self._heap:
             return []
         now = monotonic()
@@ -69,7 +69,8 @@ class Timers:
                 if entry[2] is None:
                     self._spent -= 1
                 else:
-                    due.append(entry)
+                    due.append((entry, entry[2]))
+                    entry[2] = None
         return due
 
     def clear(self) -> None:

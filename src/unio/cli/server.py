@@ -1,0 +1,184 @@
+"""What the servers have in common: a listener, the threads that serve its connections, and an orderly end.
+
+Every operation carries, as its state, the method that takes its completion. So the threads need no table of who waits
+for what: they wait on the one port and call.
+"""
+
+from __future__ import annotations
+
+import enum
+import signal
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
+
+import unio
+from unio.cli.connection import Connection
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+ACCEPTS = 32
+"""How many accepts are in flight: a burst of clients is taken in batches, not one by one."""
+
+BACKLOG = 1024
+"""How many clients may wait to be accepted, as far as the system allows."""
+
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)]
+
+
+class Packet(enum.Enum):
+    """What is posted to the port as a key."""
+
+    STOP = "accept no more, and end when what is in flight has ended"
+    EXIT = "end this thread"
+
+
+class Server:
+    """Accepts connections on one listener and serves each until it ends."""
+
+    def __init__(self, port: unio.Port, listener: socket.socket, connect: Connect, grace: float) -> None:
+        self.port = port
+        self.address = printable(listener.getsockname())
+        self.stopping = False
+        self._listener = port.associate(listener, key=self)
+        self._connect = connect
+        self._grace = unio.Timer(grace, key=self, state=self._time_is_up)
+        self._connections: set[Connection] = set()
+        self._lock = threading.Lock()  # guards _connections
+        self._said: set[str] = set()
+
+    def run(self, threads: int) -> None:
+        """Serve with this thread and as many others as make *threads*, until STOP was posted and all is done."""
+        for _ in range(ACCEPTS):
+            self.port.submit(unio.Accept(self._listener, state=self._accepted))
+        helpers = [threading.Thread(target=self._help) for _ in range(threads - 1)]
+        for helper in helpers:
+            helper.start()
+        self._work()
+        for helper in helpers:
+            helper.join()
+        for connection in self._current():  # what had not ended when the time was up
+            connection.close()
+
+    def remove(self, connection: Connection) -> None:
+        with self._lock:
+            self._connections.discard(connection)
+            was_last = self.stopping and not self._connections
+        if was_last:
+            self.port.post(Packet.EXIT)
+
+    def _help(self) -> None:
+        # Python runs signal handlers in the main thread. A signal that interrupted this one instead would leave the
+        # main thread asleep in its wait.
+        if hasattr(signal, "pthread_sigmask"):
+            signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        self._work()
+
+    def _work(self) -> None:
+        while True:
+            for key, operation, _transferred, _error in self.port.wait():
+                if key is Packet.EXIT:
+                    self.port.post(Packet.EXIT)  # one packet ends all threads: each passes it on
+                    return
+                if key is Packet.STOP:
+                    self._stop()
+                else:
+                    call(key, operation)
+
+    def _accepted(self, accept: unio.Accept) -> None:
+        client, error = accept.socket, accept.error
+        if isinstance(error, unio.Cancelled):
+            return
+        if error is not None:
+            # Without free descriptors the clients stay in the backlog, and the port makes the next accept wait a
+            # moment. So submitting again is all there is to do.
+            self._say_once(f"can't accept: {error.strerror}")
+        try:
+            accept.socket = None
+            self.port.submit(accept)
+        except unio.NotAssociated:  # the listener was closed meanwhile: the server is stopping
+            pass
+        if client is not None:
+            self._begin(client)
+
+    def _begin(self, client: socket.socket) -> None:
+        try:
+            connection = self._connect(self, client)
+        except OSError as error:  # the system can't watch one more descriptor: that is this client's loss alone
+            client.close()
+            self._say_once(f"can't serve a client: {error.strerror}")
+            return
+        with self._lock:
+            self._connections.add(connection)
+        connection.start()
+
+    def _stop(self) -> None:
+        # The order matters: a connection that starts to receive looks at `stopping` afterwards, so that either it
+        # sees it or it is asked to stop here.
+        self.stopping = True
+        self._listener.close()
+        self.port.submit(self._grace)
+        connections = self._current()
+        for connection in connections:
+            connection.stop()
+        if not connections:
+            self.port.post(Packet.EXIT)
+
+    def _time_is_up(self, _timer: unio.Timer) -> None:
+        self.port.post(Packet.EXIT)
+
+    def _current(self) -> list[Connection]:
+        with self._lock:
+            return list(self._connections)
+
+    def _say_once(self, message: str) -> None:
+        # Trouble of this kind comes a thousand times over, and one line is enough to know.
+        if message not in self._said:
+            self._said.add(message)
+            sys.stderr.write(f"{message}\n")
+
+
+Connect: TypeAlias = Callable[[Server, socket.socket], Connection]
+"""What makes the connection of an accepted socket. Raises OSError when the system lacks what it takes."""
+
+
+def call(key: Server | Connection, operation: unio.Operation) -> None:
+    """Give an operation that completed to the method that waits for it."""
+    try:
+        operation.state(operation)
+    except Exception:  # noqa: BLE001 - a fault in serving one client ends that client's connection, not the server
+        traceback.print_exc()
+        if isinstance(key, Connection):
+            key.close()
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens on the first address that *host* stands for. Raises OSError."""
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    listener = socket.create_server(address, family=family, backlog=BACKLOG)
+    # The accepted sockets inherit both. Keep-alive finds clients that vanished without a word; without the other, a
+    # short answer could wait for the acknowledgement of what was sent before it.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
+
+
+def printable(address: tuple[str, int]) -> str:
+    host, port = address[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def stop_on_signals(port: unio.Port) -> None:
+    """Let the first Ctrl-C or SIGTERM stop the server in order, and the second one end the process at once."""
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        port.post(Packet.STOP)
+
+    for number in SIGNALS:
+        signal.signal(number, stop)

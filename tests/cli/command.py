@@ -1,0 +1,130 @@
+"""How the tests run the command: as a process of its own, over real sockets, and never without a bound."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import unio
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+PATIENCE = 30.0
+"""Seconds after which what a test waits for has failed to happen."""
+
+COMMAND = (sys.executable, "-m", "unio")
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """The variables of a process that finds the unio that is under test."""
+    source = str(Path(unio.__file__).parent.parent)
+    path = os.pathsep.join(filter(None, [changes.pop("PYTHONPATH", ""), source, os.environ.get("PYTHONPATH", "")]))
+    return {**os.environ, "PYTHONPATH": path, **changes}
+
+
+def run(*arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end; the keyword arguments are environment variables."""
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        env=environment(**changes),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
+class Served:
+    """A server in a process of its own, listening on a free port of *host*.
+
+    *before* is Python that the process runs first. A watchdog kills the process after *patience* seconds, so that
+    waiting for what it says is bounded.
+    """
+
+    def __init__(self, *arguments: str, host: str = "127.0.0.1", before: str = "", patience: float = PATIENCE) -> None:
+        launch = f"{before}\nimport sys\nfrom unio.cli import main\nsys.exit(main())"
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", launch, "serve", *arguments, "--host", host, "--port", "0"],
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.stderr = ""
+        self._watchdog = threading.Timer(patience, self.process.kill)
+        self._watchdog.start()
+        assert self.process.stdout is not None
+        self.first_line = self.process.stdout.readline()
+        found = re.fullmatch(r"listening on (\S+):(\d+) \((\w+)\)\n", self.first_line)
+        if found is None:
+            self.kill()
+            raise AssertionError(f"the server said {self.first_line!r} and {self.stderr}")
+        self.host, self.port, self.backend = found[1], int(found[2]), found[3]
+
+    def connect(self, receive_buffer: int | None = None) -> socket.socket:
+        """A new client; its *receive_buffer* bounds, roughly, what it takes without reading."""
+        client = socket.socket(socket.AF_INET6 if ":" in self.host else socket.AF_INET)
+        if receive_buffer is not None:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        client.settimeout(PATIENCE)
+        try:
+            client.connect((self.host.strip("[]"), self.port))
+        except OSError:
+            client.close()
+            raise
+        return client
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def has_stopped_accepting(self) -> bool:
+        """Wait until new clients are refused."""
+        while True:
+            try:
+                self.connect().close()
+            except ConnectionRefusedError:
+                return True
+            except ConnectionResetError:  # it was waiting to be accepted when the listener was closed
+                continue
+
+    def exit_status(self) -> int:
+        """Wait for the server to end of itself."""
+        _, self.stderr = self.process.communicate(timeout=PATIENCE)
+        self._watchdog.cancel()
+        return self.process.returncode
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.exit_status()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self.process.returncode is None:
+            self.kill()
+
+
+def received(client: socket.socket, size: int) -> bytes:
+    """Exactly *size* bytes, or fewer if the stream ends before."""
+    data = bytearray()
+    while len(data) < size and (part := client.recv(min(size - len(data), 1 << 16))):
+        data += part
+    return bytes(data)
+
+
+def everything(client: socket.socket) -> bytes:
+    """All bytes up to the end of the stream."""
+    data = bytearray()
+    while part := client.recv(1 << 16):
+        data += part
+    return bytes(data)

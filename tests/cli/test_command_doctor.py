@@ -1,0 +1,63 @@
+"""``python -m unio doctor`` says which backend a port gets, and fails where there is none."""
+
+from __future__ import annotations
+
+import json
+import platform
+
+import pytest
+from command import run
+
+import unio
+from unio.cli import main
+
+
+def test_doctor_says_what_a_port_gets():
+    done = run("doctor")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"backend: {unio.backends.choose()}\n")
+    for candidate in unio.backends.candidates():
+        assert candidate.reason in done.stdout
+    for version in (unio.__version__, platform.python_version(), platform.release()):
+        assert version in done.stdout
+    assert "open files" in done.stdout
+
+
+def test_doctor_json_is_one_object():
+    done = run("doctor", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    found = json.loads(done.stdout)
+    assert found["backend"] == unio.backends.choose()
+    assert found["problem"] is None
+    assert found["candidates"] == [candidate._asdict() for candidate in unio.backends.candidates()]
+    assert set(found["versions"]) == {"unio", "python", "kernel", "h11"}
+    assert set(found["limits"]["open_files"]) == {"soft", "hard"}
+    assert found["limits"]["processors"] >= 1
+
+
+def test_doctor_on_a_wrong_name_fails_and_still_lists_the_candidates():
+    done = run("doctor", UNIO_BACKEND="abacus")
+    assert done.returncode == 1
+    assert done.stdout.startswith("backend: none\nproblem: the backend 'abacus', named by UNIO_BACKEND, is unknown")
+    for candidate in unio.backends.candidates():
+        assert f"  {candidate.name}: " in done.stdout
+
+
+def test_doctor_json_on_a_wrong_name_fails_and_still_lists_the_candidates():
+    done = run("doctor", "--json", UNIO_BACKEND="abacus")
+    assert done.returncode == 1
+    assert "'abacus'" in done.stderr
+    found = json.loads(done.stdout)
+    assert found["backend"] is None
+    assert "'abacus'" in found["problem"]
+    assert found["candidates"]
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_doctor_without_any_backend_fails_and_says_why(monkeypatch, capsys, options):
+    monkeypatch.delenv("UNIO_BACKEND", raising=False)
+    monkeypatch.setattr(
+        unio.backends, "candidates", lambda: [unio.backends.Candidate("epoll", False, "no such kernel")]
+    )
+    assert main(["doctor", *options]) == 1
+    assert "no backend can run here (epoll: no such kernel)" in capsys.readouterr().out

@@ -1,0 +1,179 @@
+"""What both servers of ``python -m unio serve`` have in common: how they start, stop, and fail."""
+
+from __future__ import annotations
+
+import random
+import signal
+import socket
+
+import pytest
+from command import PATIENCE, Served, everything, received, run
+
+import unio
+
+LARGE = 32 * 1024 * 1024
+"""More bytes than the sockets between a server and a client that doesn't read will hold."""
+
+STOPS = [signal.SIGINT, signal.SIGTERM]
+
+
+@pytest.fixture
+def directory(tmp_path):
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(LARGE)
+    return tmp_path
+
+
+@pytest.fixture(params=["echo", "files"])
+def server(request, directory):
+    return [request.param, str(directory)] if request.param == "files" else [request.param]
+
+
+def test_the_first_line_says_where_and_on_what(server):
+    with Served(*server) as served:
+        assert served.first_line == f"listening on 127.0.0.1:{served.port} ({unio.backends.choose()})\n"
+        served.connect().close()
+
+
+def test_an_ipv6_address_is_printed_in_brackets():
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("there is no IPv6 here")
+    with Served("echo", host="::1") as served, served.connect() as client:
+        assert served.host == "[::1]"
+        client.sendall(b"six")
+        assert received(client, 3) == b"six"
+
+
+def test_a_named_backend_is_used(server):
+    name = unio.backends.choose()
+    with Served(*server, "--backend", name) as served:
+        assert served.backend == name
+
+
+@pytest.mark.parametrize("threads", ["1", "3"])
+@pytest.mark.parametrize("number", STOPS)
+def test_a_signal_ends_an_idle_server_in_order(server, number, threads):
+    with Served(*server, "--threads", threads) as served:
+        with served.connect() as idle:
+            idle.sendall(b"HEAD /large HTTP/1.1\r\nHost: here\r\n\r\n")
+            assert received(idle, 1)  # so it was accepted, and now it is idle
+            served.signal(number)
+            everything(idle)  # the end, and no reset
+        assert served.exit_status() == 0
+        assert served.stderr == ""
+
+
+@pytest.mark.parametrize("number", STOPS)
+def test_a_download_in_flight_is_finished(directory, number):
+    with Served("files", str(directory), "--grace", "20") as served:
+        with served.connect() as client:
+            client.sendall(b"GET /large HTTP/1.1\r\nHost: here\r\n\r\n")
+            begin = received(client, 1000)
+            served.signal(number)
+            assert served.has_stopped_accepting()
+            _, _, body = (begin + everything(client)).partition(b"\r\n\r\n")
+        assert len(body) == LARGE
+        assert served.exit_status() == 0
+        assert served.stderr == ""
+
+
+def test_an_echo_in_flight_is_finished():
+    message = random.Random(4).randbytes(LARGE)
+    with Served("echo", "--grace", "20") as served:
+        with served.connect() as client:
+            client.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                client.sendall(message)
+            client.settimeout(PATIENCE)
+            begin = received(client, 1)  # so it was accepted, and it can't get rid of what it has received
+            served.signal(signal.SIGTERM)
+            assert served.has_stopped_accepting()
+            echoed = begin + everything(client)
+        assert message.startswith(echoed)
+        assert served.exit_status() == 0
+        assert served.stderr == ""
+
+
+def test_a_download_that_takes_too_long_is_cut_off(directory):
+    with Served("files", str(directory), "--grace", "0.1", "--threads", "2") as served, served.connect() as client:
+        client.sendall(b"GET /large HTTP/1.1\r\nHost: here\r\n\r\n")
+        received(client, 1000)
+        served.signal(signal.SIGTERM)
+        assert served.exit_status() == 0
+        assert served.stderr == ""
+
+
+@pytest.mark.parametrize("number", STOPS)
+def test_the_second_signal_ends_the_server_at_once(directory, number):
+    with Served("files", str(directory), "--grace", "1000") as served, served.connect() as client:
+        client.sendall(b"GET /large HTTP/1.1\r\nHost: here\r\n\r\n")
+        received(client, 1000)
+        served.signal(number)
+        assert served.has_stopped_accepting()
+        served.signal(number)
+        assert served.exit_status() == -number
+
+
+def refused(*arguments, **changes):
+    """The one line that the command says instead of starting."""
+    done = run("serve", *arguments, **changes)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.endswith("\n")
+    assert done.stderr.count("\n") == 1, done.stderr
+    return done.stderr
+
+
+def test_a_port_in_use_is_refused(server):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        said = refused(*server, "--port", port)
+    assert port in said
+    assert "in use" in said
+
+
+def test_an_address_of_another_machine_is_refused(server):
+    assert "192.0.2.1" in refused(*server, "--host", "192.0.2.1")
+
+
+@pytest.mark.parametrize("port", ["-1", "65536", "http", "1.5", "²"])
+def test_what_is_no_port_number_is_refused(server, port):
+    assert port in refused(*server, f"--port={port}")
+
+
+@pytest.mark.parametrize("threads", ["0", "many", "1000000"])
+def test_what_is_no_number_of_threads_is_refused(server, threads):
+    assert threads in refused(*server, "--threads", threads)
+
+
+@pytest.mark.parametrize("grace", ["-1", "inf", "nan", "soon"])
+def test_what_is_no_time_limit_is_refused(server, grace):
+    assert grace in refused(*server, f"--grace={grace}")
+
+
+def test_an_unknown_backend_is_refused(server):
+    said = refused(*server, "--port", "0", "--backend", "abacus")
+    assert "'abacus'" in said
+    for candidate in unio.backends.candidates():
+        assert candidate.name in said
+    assert "'abacus'" in refused(*server, "--port", "0", UNIO_BACKEND="abacus")
+
+
+def test_a_directory_that_is_missing_is_refused(tmp_path):
+    assert "missing" in refused("files", str(tmp_path / "missing"))
+    (tmp_path / "file").write_bytes(b"")
+    assert "file" in refused("files", str(tmp_path / "file"))
+
+
+def test_without_h11_the_extra_is_named(tmp_path):
+    (tmp_path / "h11.py").write_text("raise ModuleNotFoundError('No module named h11', name='h11')")
+    assert "pip install unio[http]" in refused("files", str(tmp_path), PYTHONPATH=str(tmp_path))
+
+
+def test_without_a_command_the_help_is_named():
+    done = run()
+    assert done.returncode == 2
+    assert "--help" in done.stderr
+    assert run("serve").returncode == 2
+    assert run("--help").returncode == 0

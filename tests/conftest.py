@@ -1,0 +1,71 @@
+"""What the whole suite shares: the backends it runs over, and resources that are gone when a test ends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Callable, Iterator
+
+import pytest
+import support
+
+import unio
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "clause(*names): the clauses of docs/contract.md that the test is about")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    # Every test that names a backend, itself or through the port fixture, runs once for each that can run here;
+    # UNIO_BACKEND narrows them to one, and naming one that can't run here is an error rather than an empty run.
+    if "backend" in metafunc.fixturenames:
+        if os.environ.get(unio.backends.VARIABLE):
+            names = [unio.backends.choose()]
+        else:
+            names = [candidate.name for candidate in unio.backends.candidates() if candidate.available]
+        metafunc.parametrize("backend", names, scope="session")
+
+
+@pytest.fixture
+def resources() -> Iterator[contextlib.ExitStack]:
+    """A stack of what is to be closed when the test ends; then no descriptor may be left over."""
+    before = support.open_descriptors()
+    with contextlib.ExitStack() as stack:
+        yield stack
+    support.no_more_descriptors_than(before)
+
+
+@pytest.fixture
+def make_port(backend: str, resources: contextlib.ExitStack) -> Callable[[], unio.Port]:
+    """Makes ports that are closed when the test ends."""
+    return lambda: resources.enter_context(unio.Port(backend=backend))
+
+
+@pytest.fixture
+def port(backend: str, resources: contextlib.ExitStack) -> Iterator[unio.Port]:
+    """A port that is closed when the test ends."""
+    with unio.Port(backend=backend) as port:
+        yield port
+
+
+@pytest.fixture
+def make_listener(resources: contextlib.ExitStack) -> Callable[..., socket.socket]:
+    """Makes sockets that listen on the loopback interface and are closed when the test ends."""
+    return lambda backlog=128: resources.enter_context(support.listener(backlog))
+
+
+@pytest.fixture
+def make_pair(resources: contextlib.ExitStack) -> Callable[..., tuple[socket.socket, socket.socket]]:
+    """Makes pairs of connected stream sockets, ``near`` and ``far``, that are closed when the test ends.
+
+    ``make_pair()`` is over TCP and ``make_pair(local=True)`` over AF_UNIX. Both ends are blocking, with a time-out that
+    only a failing test reaches.
+    """
+
+    def make(*, local: bool = False) -> tuple[socket.socket, socket.socket]:
+        near, far = support.local_pair() if local else support.tcp_pair()
+        return resources.enter_context(near), resources.enter_context(far)
+
+    return make

@@ -1,0 +1,233 @@
+"""Byte streams for the tests of operations: every kind there is, one end for the port and one for the peer.
+
+The peer's end is driven by plain blocking calls of the test itself, so that what the port sees is what the test did and
+nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import random
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import support
+
+import unio
+
+TRANSPORTS = ["tcp", "tcp6", "local", "pipe", "fifo"]
+"""TCP over IPv4 and IPv6, AF_UNIX, pipe(2), and a named FIFO."""
+
+SOCKETS = TRANSPORTS[:3]
+
+every_stream = pytest.mark.parametrize("transport", TRANSPORTS)
+every_socket = pytest.mark.parametrize("transport", SOCKETS)
+
+End = socket.socket | io.FileIO
+
+
+class Far:
+    """The peer's end of a stream."""
+
+    def __init__(self, end: End) -> None:
+        self.end = end
+
+    def send(self, data: bytes) -> None:
+        """Send all of it."""
+        if isinstance(self.end, socket.socket):
+            self.end.sendall(data)
+            return
+        rest = memoryview(data)
+        while rest:
+            rest = rest[self.end.write(rest) :]
+
+    def recv(self, most: int = 1 << 16) -> bytes | None:
+        """What there is; b"" at the end of the stream, None if there is nothing now and the end does not block."""
+        if not isinstance(self.end, socket.socket):
+            return self.end.read(most)
+        try:
+            return self.end.recv(most)
+        except BlockingIOError:
+            return None
+
+    def recv_to_end(self) -> bytes:
+        received = bytearray()
+        while chunk := self.recv():
+            received += chunk
+        return bytes(received)
+
+    def set_blocking(self, blocking: bool) -> None:
+        if isinstance(self.end, socket.socket):
+            self.end.settimeout(support.PATIENCE if blocking else 0)
+        else:
+            os.set_blocking(self.end.fileno(), blocking)
+
+    def close(self) -> None:
+        """End the stream."""
+        self.end.close()
+
+    def reset(self) -> None:
+        """Close a TCP socket so that the port's side gets a reset."""
+        assert isinstance(self.end, socket.socket)
+        support.reset(self.end)
+
+
+def incoming(resources: contextlib.ExitStack, transport: str) -> tuple[End, Far]:
+    """A stream to receive from: the port's end and the peer's."""
+    if transport in SOCKETS:
+        return _sockets(resources, transport)
+    reader, writer = _pipe(resources, transport)
+    return reader, Far(writer)
+
+
+def outgoing(resources: contextlib.ExitStack, transport: str) -> tuple[End, Far]:
+    """A stream to send to: the port's end and the peer's."""
+    if transport in SOCKETS:
+        return _sockets(resources, transport)
+    reader, writer = _pipe(resources, transport)
+    return writer, Far(reader)
+
+
+def listener(resources: contextlib.ExitStack, transport: str, backlog: int = 128) -> socket.socket:
+    """A listening socket of that transport."""
+    if transport == "tcp":
+        return resources.enter_context(support.listener(backlog))
+    if transport == "tcp6":
+        sock = resources.enter_context(socket.socket(socket.AF_INET6))
+        sock.bind(("::1", 0))
+    else:
+        sock = resources.enter_context(socket.socket(socket.AF_UNIX))
+        sock.bind(path(resources, "listener"))
+    sock.listen(backlog)
+    return sock
+
+
+def client(resources: contextlib.ExitStack, transport: str) -> socket.socket:
+    """A socket that is not connected yet."""
+    family = {"tcp": socket.AF_INET, "tcp6": socket.AF_INET6, "local": socket.AF_UNIX}[transport]
+    sock = resources.enter_context(socket.socket(family))
+    sock.settimeout(support.PATIENCE)
+    return sock
+
+
+def path(resources: contextlib.ExitStack, name: str) -> str:
+    """A path that is short enough for an AF_UNIX address."""
+    return os.path.join(resources.enter_context(tempfile.TemporaryDirectory(prefix="unio-")), name)
+
+
+def _sockets(resources: contextlib.ExitStack, transport: str) -> tuple[socket.socket, Far]:
+    if transport == "tcp6":
+        listening = listener(resources, transport)
+        far = client(resources, transport)
+        far.connect(listening.getsockname())
+        near, _ = listening.accept()
+        near.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        far.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    else:
+        near, far = support.tcp_pair() if transport == "tcp" else support.local_pair()
+    return resources.enter_context(near), Far(resources.enter_context(far))
+
+
+def _pipe(resources: contextlib.ExitStack, transport: str) -> tuple[io.FileIO, io.FileIO]:
+    if transport == "pipe":
+        reader, writer = unio.pipe()
+    else:
+        fifo = path(resources, "fifo")
+        os.mkfifo(fifo)
+        # Opened for reading without blocking first, because opening either end otherwise waits for the other one.
+        reader = io.FileIO(os.open(fifo, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "r")
+        writer = unio.open(fifo, "wb")
+        os.set_blocking(reader.fileno(), True)
+    return resources.enter_context(reader), resources.enter_context(writer)
+
+
+class Drained:
+    """What a slow reader saw while the port worked."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self.completions: list[unio.Completion] = []
+        self.read_before: list[int] = []  # for each completion, how many bytes the reader had taken when it came
+
+
+def drain(port: unio.Port, far: Far, completions: int, *, most: int = 1 << 16) -> Drained:
+    """Read the peer's end bit by bit, letting the port work in between, up to that many completions."""
+    return _drain(port, far, lambda drained: len(drained.completions) >= completions, most)
+
+
+def read(port: unio.Port, far: Far, count: int) -> int:
+    """Read at least that many bytes of the peer's end, letting the port work in between; nothing may complete."""
+    drained = _drain(port, far, lambda drained: len(drained.data) >= count, 1 << 16)
+    assert drained.completions == []
+    return len(drained.data)
+
+
+def _drain(port: unio.Port, far: Far, done: Callable[[Drained], bool], most: int) -> Drained:
+    drained = Drained()
+    far.set_blocking(False)
+    deadline = time.monotonic() + support.PATIENCE
+    nothing = False
+    while not done(drained):
+        assert time.monotonic() < deadline, f"{drained.completions} came while {len(drained.data)} bytes were read"
+        for completion in port.wait(0.001 if nothing else 0):
+            drained.completions.append(completion)
+            drained.read_before.append(len(drained.data))
+        chunk = far.recv(most)
+        nothing = not chunk
+        drained.data += chunk or b""
+    far.set_blocking(True)
+    return drained
+
+
+def pattern(size: int) -> bytes:
+    """Bytes in which a lost, doubled or moved piece shows."""
+    return random.Random(size).randbytes(size)
+
+
+def receive_all(port: unio.Port, handle: unio.Handle, size: int = 1 << 16) -> bytes:
+    """Receive up to the end of the stream."""
+    received = bytearray()
+    buffer = bytearray(size)
+    operation = unio.Recv(handle, buffer)
+    while count := support.succeed(port, operation).transferred:
+        received += buffer[:count]
+    return bytes(received)
+
+
+def receive_exactly(port: unio.Port, handle: unio.Handle, count: int) -> bytes:
+    """Receive that many bytes."""
+    received = bytearray()
+    while len(received) < count:
+        buffer = bytearray(count - len(received))
+        got = support.succeed(port, unio.Recv(handle, buffer)).transferred
+        assert got, f"the stream ended after {len(received)} of {count} bytes"
+        received += buffer[:got]
+    return bytes(received)
+
+
+def processor_time(function: Callable[[], Any]) -> float:
+    """The seconds of processor time that this thread spends in a call; one that sleeps spends next to none."""
+    before = time.thread_time()
+    function()
+    return time.thread_time() - before
+
+
+def run_script(script: str, *arguments: str) -> str:
+    """Run a program in a process of its own and return what it printed; it must end well."""
+    source = os.path.dirname(os.path.dirname(unio.__file__))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))}
+    command = [sys.executable, "-W", "error", "-c", script, *arguments]
+    ended = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=support.PATIENCE * 2, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert not ended.stderr, ended.stderr
+    return ended.stdout
