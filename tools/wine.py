@@ -15,9 +15,10 @@ the network, which is the machine's.
 from __future__ import annotations
 
 import argparse
-import ctypes
+import contextlib
 import fcntl
 import hashlib
+import inspect
 import io
 import os
 import shutil
@@ -44,6 +45,7 @@ PASSED = ("CI", "HYPOTHESIS_", "PYTEST_", "PYTHON", "UNIO_")
 ENVIRONMENT = {
     "HOME": "/root",
     "LANG": "C.UTF-8",
+    "PYTHONPYCACHEPREFIX": r"C:\pycache",  # the checkout's own __pycache__ is Linux's Python's
     "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
     "WINEARCH": "win64",
     "WINEDEBUG": "-all",
@@ -70,7 +72,8 @@ chroot "$1" wine winecfg -v win10
 chroot "$1" wineserver --wait
 """
 
-# $1 the environment's folder, $2 the checkout, the rest the command. What is mounted here, this process alone sees.
+# $1 the environment's folder, $2 the checkout, the rest the command. What is mounted is seen by this process and its
+# children alone. The last shell is the init of those processes: it stays, to reap the ones that Wine leaves to nobody.
 RUN = r"""
 cd "$1"
 mount -t tmpfs tmpfs layer
@@ -80,7 +83,7 @@ mount --bind "$2" layer/whole/unio
 mount -t proc proc layer/whole/proc
 cd layer/whole
 shift 2
-exec chroot . sh -c 'cd /unio && exec wine "$@"' wine "$@"
+exec chroot . sh -c 'cd /unio; wine "$@"; exit "$?"' sh "$@"
 """
 
 
@@ -89,20 +92,18 @@ class BuildError(Exception):
 
 
 def confined(script: str, *arguments: object) -> list[str]:
-    """The command that runs a shell script with mounts and processes of its own, all of which end with it."""
+    """The command that runs a shell script with mounts and processes of its own.
+
+    They end with the script, and the script ends with the process that starts this command, even if that is killed.
+    """
+    end_with_parent = ["setpriv", "--pdeathsig", "KILL"]
     unshare = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
-    return [*unshare, "sh", "-euc", script, "sh", *map(str, arguments)]
-
-
-def die_with_parent() -> None:
-    """Have the kernel kill this process when the one that started it ends, even by a kill."""
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    return [*end_with_parent, *unshare, "sh", "-euc", script, "sh", *map(str, arguments)]
 
 
 def identity(version: str) -> str:
     """What an environment is made from, as a short name."""
-    recipe = "\0".join((SUITES[version], INSTALL, REQUIREMENTS.read_text(), str(sorted(ENVIRONMENT.items()))))
+    recipe = "\0".join((SUITES[version], INSTALL, inspect.getsource(install_python), REQUIREMENTS.read_text()))
     return f"wine-{version}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
 
 
@@ -136,7 +137,7 @@ def install_python(python: Path) -> None:
     with tempfile.TemporaryDirectory() as name:
         downloads = Path(name)
         target = ["--platform", "win_amd64", "--python-version", "3.13", "--no-deps"]
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--require-hashes", *target]
+        pip = [sys.executable, "-m", "pip", "download", "-qq", "--require-hashes", *target]
         subprocess.run([*pip, "--dest", downloads, "--requirement", REQUIREMENTS], check=True, stdout=sys.stderr)
         (source,) = downloads.glob("*.tar.gz")
         with tarfile.open(source) as archive:
@@ -165,13 +166,11 @@ def install_system(system: Path, version: str, log: IO[bytes]) -> None:
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,
-        preexec_fn=die_with_parent,
     )
 
 
 def build(version: str, cache: Path) -> Path:
     """The environment's folder, made if it isn't there; of several that want the same one, one makes it."""
-    prepare_machine()
     cache.mkdir(parents=True, exist_ok=True)
     folder = cache / identity(version)
     with (cache / f"wine-{version}.lock").open("w") as lock:
@@ -199,9 +198,10 @@ def tail(log: Path) -> str:
 
 
 def forward(source: IO[bytes], target: IO[bytes]) -> None:
-    while data := source.read(65536):
-        target.write(data)
-        target.flush()
+    with source, contextlib.suppress(BrokenPipeError):  # whoever reads it may have read enough, and then the process has
+        while data := source.read(65536):
+            target.write(data)
+            target.flush()
 
 
 def run(folder: Path, command: list[str]) -> int:
@@ -218,7 +218,6 @@ def run(folder: Path, command: list[str]) -> int:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         bufsize=0,
-        preexec_fn=die_with_parent,
     )
     assert process.stdout
     assert process.stderr
@@ -241,6 +240,7 @@ def terminate(*_: object) -> NoReturn:
 
 def environment(version: str | None, cache: Path) -> Path:
     """The environment of the version asked for, or of the first that can be had."""
+    prepare_machine()
     if version:
         return build(version, cache)
     preferred, *others = SUITES
