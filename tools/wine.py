@@ -60,7 +60,6 @@ ENVIRONMENT = {
 INSTALL = r"""
 debootstrap --variant=minbase --keyring=/usr/share/keyrings/debian-archive-keyring.gpg "$2" "$1" "$3"
 mount -t proc proc "$1/proc"
-export DEBIAN_FRONTEND=noninteractive
 chroot "$1" apt-get install --quiet --yes --no-install-recommends wine wine64
 chroot "$1" apt-get clean
 rm -r "$1"/var/lib/apt/lists/*
@@ -109,36 +108,27 @@ def identity(version: str) -> str:
 
 def mirror() -> str:
     """The address that apt gets Debian from on this machine."""
-    fields = "$(ORIGIN) $(COMPONENT) $(RELEASE) $(CODENAME) $(REPO_URI)"
-    targets = subprocess.run(
-        ["apt-get", "indextargets", "--format", fields], stdout=subprocess.PIPE, check=True, text=True
-    )
-    for line in targets.stdout.splitlines():
-        origin, component, _, codename, address = line.split(" ", 4)
+    fields = "$(ORIGIN) $(COMPONENT) $(CODENAME) $(REPO_URI)"
+    listing = ["apt-get", "indextargets", "--format", fields]
+    for line in subprocess.run(listing, stdout=subprocess.PIPE, check=True, text=True).stdout.splitlines():
+        origin, component, codename, address = line.split(" ", 3)
         if origin == "Debian" and component == "main" and "-" not in codename:
             return address
     raise BuildError("apt gets no release of Debian on this machine, and the environment is made from Debian")
 
 
-def prepare_machine() -> None:
-    if os.geteuid() != 0:
-        raise BuildError("only root can build the Wine environment or run in it: debootstrap and mount need it")
-    if not shutil.which("apt-get"):
-        raise BuildError("the Wine environment is made with Debian's tools, and this machine has no apt-get")
-    keyring = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-    if not shutil.which("debootstrap") or not keyring.exists():
-        install = ["apt-get", "install", "--quiet", "--yes", "--no-install-recommends"]
-        subprocess.run(["apt-get", "update", "--quiet"], check=True, stdout=sys.stderr)
-        subprocess.run([*install, "debootstrap", "debian-archive-keyring"], check=True, stdout=sys.stderr)
+def call(command: list[str], log: IO[bytes], environment: dict[str, str] | None = None) -> None:
+    variables = os.environ | {"DEBIAN_FRONTEND": "noninteractive"} | (environment or {})
+    subprocess.run(command, check=True, env=variables, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
 
-def install_python(python: Path) -> None:
+def install_python(python: Path, log: IO[bytes]) -> None:
     """Put Windows' CPython and the required packages into a folder; pip checks what it downloads by its hash."""
     with tempfile.TemporaryDirectory() as name:
         downloads = Path(name)
         target = ["--platform", "win_amd64", "--python-version", "3.13", "--no-deps"]
-        pip = [sys.executable, "-m", "pip", "download", "-qq", "--require-hashes", *target]
-        subprocess.run([*pip, "--dest", downloads, "--requirement", REQUIREMENTS], check=True, stdout=sys.stderr)
+        pip = [sys.executable, "-m", "pip", "download", "--require-hashes", *target]
+        call([*pip, "--dest", name, "--requirement", str(REQUIREMENTS)], log)
         (source,) = downloads.glob("*.tar.gz")
         with tarfile.open(source) as archive:
             (data,) = (archive.extractfile(member) for member in archive if member.name.endswith("/data.zip"))
@@ -158,15 +148,11 @@ def install_python(python: Path) -> None:
 
 
 def install_system(system: Path, version: str, log: IO[bytes]) -> None:
-    """Put Debian with Wine into a folder."""
-    subprocess.run(
-        confined(INSTALL, system, SUITES[version], mirror()),
-        check=True,
-        env=os.environ | ENVIRONMENT,
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=log,
-    )
+    """Put Debian with Wine into a folder, and on the machine what that takes."""
+    install = ["apt-get", "install", "--yes", "--no-install-recommends", "debootstrap", "debian-archive-keyring"]
+    call(["apt-get", "update"], log)
+    call(install, log)
+    call(confined(INSTALL, system, SUITES[version], mirror()), log, ENVIRONMENT)
 
 
 def build(version: str, cache: Path) -> Path:
@@ -186,7 +172,7 @@ def build(version: str, cache: Path) -> Path:
         try:
             with log.open("wb") as output:
                 install_system(partial / "system", version, output)
-            install_python(partial / "system" / "python")
+                install_python(partial / "system" / "python", output)
         except subprocess.CalledProcessError as error:
             raise BuildError(f"{error}; the end of {log}:\n{tail(log)}") from error
         partial.rename(folder)
@@ -198,7 +184,8 @@ def tail(log: Path) -> str:
 
 
 def forward(source: IO[bytes], target: IO[bytes]) -> None:
-    with source, contextlib.suppress(BrokenPipeError):  # whoever reads it may have read enough, and then the process has
+    # When whoever reads it has read enough, the process's own writing fails too.
+    with source, contextlib.suppress(BrokenPipeError):
         while data := source.read(65536):
             target.write(data)
             target.flush()
@@ -240,7 +227,10 @@ def terminate(*_: object) -> NoReturn:
 
 def environment(version: str | None, cache: Path) -> Path:
     """The environment of the version asked for, or of the first that can be had."""
-    prepare_machine()
+    if os.geteuid() != 0:
+        raise BuildError("only root can build the environment or run in it: debootstrap and mount need it")
+    if not shutil.which("apt-get"):
+        raise BuildError("the environment is made with Debian's tools, and this machine has no apt-get")
     if version:
         return build(version, cache)
     preferred, *others = SUITES
