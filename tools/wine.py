@@ -15,9 +15,10 @@ the network, which is the machine's.
 from __future__ import annotations
 
 import argparse
-import ctypes
+import contextlib
 import fcntl
 import hashlib
+import inspect
 import io
 import os
 import shutil
@@ -44,6 +45,7 @@ PASSED = ("CI", "HYPOTHESIS_", "PYTEST_", "PYTHON", "UNIO_")
 ENVIRONMENT = {
     "HOME": "/root",
     "LANG": "C.UTF-8",
+    "PYTHONPYCACHEPREFIX": r"C:\pycache",  # the checkout's own __pycache__ is Linux's Python's
     "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
     "WINEARCH": "win64",
     "WINEDEBUG": "-all",
@@ -58,7 +60,6 @@ ENVIRONMENT = {
 INSTALL = r"""
 debootstrap --variant=minbase --keyring=/usr/share/keyrings/debian-archive-keyring.gpg "$2" "$1" "$3"
 mount -t proc proc "$1/proc"
-export DEBIAN_FRONTEND=noninteractive
 chroot "$1" apt-get install --quiet --yes --no-install-recommends wine wine64
 chroot "$1" apt-get clean
 rm -r "$1"/var/lib/apt/lists/*
@@ -70,7 +71,8 @@ chroot "$1" wine winecfg -v win10
 chroot "$1" wineserver --wait
 """
 
-# $1 the environment's folder, $2 the checkout, the rest the command. What is mounted here, this process alone sees.
+# $1 the environment's folder, $2 the checkout, the rest the command. What is mounted is seen by this process and its
+# children alone. The last shell is the init of those processes: it stays, to reap the ones that Wine leaves to nobody.
 RUN = r"""
 cd "$1"
 mount -t tmpfs tmpfs layer
@@ -80,7 +82,7 @@ mount --bind "$2" layer/whole/unio
 mount -t proc proc layer/whole/proc
 cd layer/whole
 shift 2
-exec chroot . sh -c 'cd /unio && exec wine "$@"' wine "$@"
+exec chroot . sh -c 'cd /unio; wine "$@"; exit "$?"' sh "$@"
 """
 
 
@@ -89,55 +91,44 @@ class BuildError(Exception):
 
 
 def confined(script: str, *arguments: object) -> list[str]:
-    """The command that runs a shell script with mounts and processes of its own, all of which end with it."""
+    """The command that runs a shell script with mounts and processes of its own.
+
+    They end with the script, and the script ends with the process that starts this command, even if that is killed.
+    """
+    end_with_parent = ["setpriv", "--pdeathsig", "KILL"]
     unshare = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
-    return [*unshare, "sh", "-euc", script, "sh", *map(str, arguments)]
-
-
-def die_with_parent() -> None:
-    """Have the kernel kill this process when the one that started it ends, even by a kill."""
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    return [*end_with_parent, *unshare, "sh", "-euc", script, "sh", *map(str, arguments)]
 
 
 def identity(version: str) -> str:
     """What an environment is made from, as a short name."""
-    recipe = "\0".join((SUITES[version], INSTALL, REQUIREMENTS.read_text(), str(sorted(ENVIRONMENT.items()))))
+    recipe = "\0".join((SUITES[version], INSTALL, inspect.getsource(install_python), REQUIREMENTS.read_text()))
     return f"wine-{version}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
 
 
 def mirror() -> str:
     """The address that apt gets Debian from on this machine."""
-    fields = "$(ORIGIN) $(COMPONENT) $(RELEASE) $(CODENAME) $(REPO_URI)"
-    targets = subprocess.run(
-        ["apt-get", "indextargets", "--format", fields], stdout=subprocess.PIPE, check=True, text=True
-    )
-    for line in targets.stdout.splitlines():
-        origin, component, _, codename, address = line.split(" ", 4)
+    fields = "$(ORIGIN) $(COMPONENT) $(CODENAME) $(REPO_URI)"
+    listing = ["apt-get", "indextargets", "--format", fields]
+    for line in subprocess.run(listing, stdout=subprocess.PIPE, check=True, text=True).stdout.splitlines():
+        origin, component, codename, address = line.split(" ", 3)
         if origin == "Debian" and component == "main" and "-" not in codename:
             return address
     raise BuildError("apt gets no release of Debian on this machine, and the environment is made from Debian")
 
 
-def prepare_machine() -> None:
-    if os.geteuid() != 0:
-        raise BuildError("only root can build the Wine environment or run in it: debootstrap and mount need it")
-    if not shutil.which("apt-get"):
-        raise BuildError("the Wine environment is made with Debian's tools, and this machine has no apt-get")
-    keyring = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-    if not shutil.which("debootstrap") or not keyring.exists():
-        install = ["apt-get", "install", "--quiet", "--yes", "--no-install-recommends"]
-        subprocess.run(["apt-get", "update", "--quiet"], check=True, stdout=sys.stderr)
-        subprocess.run([*install, "debootstrap", "debian-archive-keyring"], check=True, stdout=sys.stderr)
+def call(command: list[str], log: IO[bytes], environment: dict[str, str] | None = None) -> None:
+    variables = os.environ | {"DEBIAN_FRONTEND": "noninteractive"} | (environment or {})
+    subprocess.run(command, check=True, env=variables, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
 
-def install_python(python: Path) -> None:
+def install_python(python: Path, log: IO[bytes]) -> None:
     """Put Windows' CPython and the required packages into a folder; pip checks what it downloads by its hash."""
     with tempfile.TemporaryDirectory() as name:
         downloads = Path(name)
         target = ["--platform", "win_amd64", "--python-version", "3.13", "--no-deps"]
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--require-hashes", *target]
-        subprocess.run([*pip, "--dest", downloads, "--requirement", REQUIREMENTS], check=True, stdout=sys.stderr)
+        pip = [sys.executable, "-m", "pip", "download", "--require-hashes", *target]
+        call([*pip, "--dest", name, "--requirement", str(REQUIREMENTS)], log)
         (source,) = downloads.glob("*.tar.gz")
         with tarfile.open(source) as archive:
             (data,) = (archive.extractfile(member) for member in archive if member.name.endswith("/data.zip"))
@@ -157,21 +148,15 @@ def install_python(python: Path) -> None:
 
 
 def install_system(system: Path, version: str, log: IO[bytes]) -> None:
-    """Put Debian with Wine into a folder."""
-    subprocess.run(
-        confined(INSTALL, system, SUITES[version], mirror()),
-        check=True,
-        env=os.environ | ENVIRONMENT,
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=log,
-        preexec_fn=die_with_parent,
-    )
+    """Put Debian with Wine into a folder, and on the machine what that takes."""
+    install = ["apt-get", "install", "--yes", "--no-install-recommends", "debootstrap", "debian-archive-keyring"]
+    call(["apt-get", "update"], log)
+    call(install, log)
+    call(confined(INSTALL, system, SUITES[version], mirror()), log, ENVIRONMENT)
 
 
 def build(version: str, cache: Path) -> Path:
     """The environment's folder, made if it isn't there; of several that want the same one, one makes it."""
-    prepare_machine()
     cache.mkdir(parents=True, exist_ok=True)
     folder = cache / identity(version)
     with (cache / f"wine-{version}.lock").open("w") as lock:
@@ -187,7 +172,7 @@ def build(version: str, cache: Path) -> Path:
         try:
             with log.open("wb") as output:
                 install_system(partial / "system", version, output)
-            install_python(partial / "system" / "python")
+                install_python(partial / "system" / "python", output)
         except subprocess.CalledProcessError as error:
             raise BuildError(f"{error}; the end of {log}:\n{tail(log)}") from error
         partial.rename(folder)
@@ -199,9 +184,11 @@ def tail(log: Path) -> str:
 
 
 def forward(source: IO[bytes], target: IO[bytes]) -> None:
-    while data := source.read(65536):
-        target.write(data)
-        target.flush()
+    # When whoever reads it has read enough, the process's own writing fails too.
+    with source, contextlib.suppress(BrokenPipeError):
+        while data := source.read(65536):
+            target.write(data)
+            target.flush()
 
 
 def run(folder: Path, command: list[str]) -> int:
@@ -218,7 +205,6 @@ def run(folder: Path, command: list[str]) -> int:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         bufsize=0,
-        preexec_fn=die_with_parent,
     )
     assert process.stdout
     assert process.stderr
@@ -241,6 +227,10 @@ def terminate(*_: object) -> NoReturn:
 
 def environment(version: str | None, cache: Path) -> Path:
     """The environment of the version asked for, or of the first that can be had."""
+    if os.geteuid() != 0:
+        raise BuildError("only root can build the environment or run in it: debootstrap and mount need it")
+    if not shutil.which("apt-get"):
+        raise BuildError("the environment is made with Debian's tools, and this machine has no apt-get")
     if version:
         return build(version, cache)
     preferred, *others = SUITES
