@@ -113,7 +113,7 @@ class Flight:
                 self.buffers[index].len = len(view)
                 self.buffers[index].buf = ffi.cast("char *", pointer)
             self.views = views
-        return self.buffers, len(views)
+        return self.buffers, max(1, len(views))  # one of no length, where there is nothing
 
 
 def _flight(operation: Operation) -> Flight:

@@ -7,6 +7,8 @@ win32_cdef.h. An error code of Win32, Windows Sockets or the kernel becomes the 
 from __future__ import annotations
 
 import errno
+import io
+import itertools
 import os
 import socket
 import struct
@@ -66,6 +68,7 @@ CREATE_ALWAYS = 2
 OPEN_EXISTING = 3
 OPEN_ALWAYS = 4
 PIPE_ACCESS_INBOUND = 1
+PIPE_BUFFER = 65536  # bytes; Linux' pipes have as much
 FILE_TYPE_DISK = 1
 FILE_TYPE_CHAR = 2
 FILE_TYPE_PIPE = 3
@@ -243,3 +246,51 @@ def unpack_address(raw: bytes) -> Any:
         (scope,) = struct.unpack_from("<I", raw, 24)
         return socket.inet_ntop(family, raw[8:24]), port, flow, scope
     return None
+
+
+# Opening for overlapped work
+
+_pipe_numbers = itertools.count()
+
+
+def open_file(path: str, mode: str) -> io.FileIO:
+    """Open a file with FILE_FLAG_OVERLAPPED, and give it a descriptor of the C runtime's."""
+    plus = "+" in mode
+    access, disposition = {
+        "r": (GENERIC_READ, OPEN_EXISTING),
+        "w": (GENERIC_WRITE, CREATE_ALWAYS),
+        "x": (GENERIC_WRITE, CREATE_NEW),
+        "a": (FILE_APPEND_DATA | SYNCHRONIZE, OPEN_ALWAYS),
+    }[mode[0]]
+    if plus:
+        access |= GENERIC_READ if mode[0] != "r" else GENERIC_WRITE
+    share = FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE
+    handle = kernel32.CreateFileW(path, access, share, NULL, disposition, FILE_FLAG_OVERLAPPED, NULL)
+    if handle == INVALID_HANDLE_VALUE:
+        error = os_error(last_error())
+        error.filename = path
+        raise error
+    return _as_file(handle, mode)
+
+
+def make_pipe() -> tuple[io.FileIO, io.FileIO]:
+    """Make a named pipe whose name nobody knows and open both ends of it for overlapped work."""
+    name = rf"\\.\pipe\unio-{os.getpid()}-{next(_pipe_numbers)}-{os.urandom(8).hex()}"
+    mode = PIPE_ACCESS_INBOUND | FILE_FLAG_OVERLAPPED | FILE_FLAG_FIRST_PIPE_INSTANCE
+    reader = kernel32.CreateNamedPipeW(name, mode, 0, 1, PIPE_BUFFER, PIPE_BUFFER, 0, NULL)
+    if reader == INVALID_HANDLE_VALUE:
+        raise os_error(last_error())
+    writer = kernel32.CreateFileW(name, GENERIC_WRITE, 0, NULL, OPEN_EXISTING, FILE_FLAG_OVERLAPPED, NULL)
+    if writer == INVALID_HANDLE_VALUE:
+        code = last_error()
+        kernel32.CloseHandle(reader)
+        raise os_error(code)
+    return _as_file(reader, "rb"), _as_file(writer, "wb")
+
+
+def _as_file(handle: Any, mode: str) -> io.FileIO:
+    import msvcrt  # noqa: PLC0415 - Windows only, as this module is
+
+    flags = os.O_RDONLY if mode == "rb" else os.O_WRONLY if "+" not in mode else os.O_RDWR
+    number = msvcrt.open_osfhandle(int(ffi.cast("intptr_t", handle)), flags | os.O_BINARY | os.O_NOINHERIT)  # type: ignore[attr-defined]
+    return io.FileIO(number, mode.replace("b", "").replace("x", "w"))
