@@ -70,6 +70,9 @@ SLICE_MS_MAX = 100
 
 SLEEP_MS_MAX = 0x7FFFFFFF
 
+ENTRIES_MAX = 1024
+"""How many packets are fetched with one call at most."""
+
 REAP_MS = 50
 """How long a port that is being closed waits for the next packet of what it has cancelled."""
 
@@ -663,7 +666,7 @@ class IocpPort(Port):
             if batch or (looked and until is not None and time.monotonic() >= until):
                 self._hand_over()
                 return batch
-            self._dequeue(min(limit, LIMIT_DEFAULT), until)
+            self._dequeue(min(limit, ENTRIES_MAX), until)
             looked = True
 
     def _take(self, limit: int) -> list[Completion]:
@@ -707,7 +710,8 @@ class IocpPort(Port):
         key, count = entry.lpCompletionKey, entry.dwNumberOfBytesTransferred
         number = int(ffi.cast("uintptr_t", entry.lpOverlapped))
         if key == PacketKey.POSTED:
-            self._ready.append(self._posted.pop(number))
+            if (packet := self._posted.pop(number, None)) is not None:  # it is not dropped with the port
+                self._ready.append(packet)
             return
         operation = self._flights.get(number)
         if operation is None:
@@ -827,7 +831,8 @@ def _ms(until: float | None, deadline: float | None) -> int:
     most = SLICE_MS_MAX if threading.current_thread() is threading.main_thread() else SLEEP_MS_MAX
     if not ends:
         return most if most == SLICE_MS_MAX else win32.INFINITE
-    return int(min(max(0.0, math.ceil((min(ends) - time.monotonic()) * 1000)), most))
+    left = (min(ends) - time.monotonic()) * 1000
+    return math.ceil(left) if 0 < left < most else most if left > 0 else 0  # rounded up, never to wake early
 
 
 def _will_be_queued(flight: Flight) -> bool:
