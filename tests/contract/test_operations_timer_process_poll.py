@@ -434,6 +434,37 @@ def test_the_status_of_a_process_before_is_not_that_of_the_next(port: unio.Port,
     assert exit_.status is None
 
 
+@pytest.mark.clause("O13", "X4", "S1", "S8")
+def test_a_late_time_out_never_stops_the_watch_of_the_next_submission(make_port: Any, start: Any) -> None:
+    for _ in range(8):
+        port, process = make_port(), start(UNTIL_TOLD.format(1))
+        exit_ = unio.ProcessExit(process, "exit")
+        # Thousands of timers that end together with the time-out hold up who acts on it, while others cancel the
+        # operation, take its completion and submit it again.
+        end = time.monotonic() + 0.05
+        for _ in range(1500):
+            port.submit(unio.Timer(max(0, end - time.monotonic()), "timer"))
+        port.submit(exit_, max(0, end - time.monotonic()))
+
+        def take(port: unio.Port = port, exit_: unio.ProcessExit = exit_) -> None:
+            while (completion := support.completion(port)).key != "stop":
+                if completion.key == "timer":
+                    port.cancel(exit_)
+                elif completion.error is not None:
+                    port.submit(exit_, 3600)
+                    process.stdin.close()
+                else:
+                    for _ in threads:
+                        port.post("stop")
+
+        threads: list[support.Background[None]] = []
+        threads += [support.Background(take) for _ in range(3)]
+        for thread in threads:
+            thread.result()
+        assert exit_.status == 1
+        port.close()
+
+
 # Readiness
 
 
