@@ -366,12 +366,13 @@ def fill(sock, address):
 
 
 @pytest.mark.clause("O7", "L4")
+@pytest.mark.parametrize("filled_by", ["itself", "another"])
 @pytest.mark.parametrize("connected", [False, True])
 def test_a_datagram_to_a_full_receiver_waits_until_there_is_room(
-    port: unio.Port, resources: contextlib.ExitStack, connected: Any
+    port: unio.Port, resources: contextlib.ExitStack, connected: bool, filled_by: str
 ) -> None:
     near, far = datagram(resources, "local"), datagram(resources, "local")
-    filled = fill(near, far.getsockname())
+    filled = fill(near if filled_by == "itself" else datagram(resources, "local"), far.getsockname())
     handle = port.associate(near)
     if connected:
         support.succeed(port, unio.Connect(handle, far.getsockname()))

@@ -445,24 +445,23 @@ def test_a_late_time_out_never_stops_the_watch_of_the_next_submission(make_port:
         for _ in range(1500):
             port.submit(unio.Timer(max(0, end - time.monotonic()), "timer"))
         port.submit(exit_, max(0, end - time.monotonic()))
-
-        def take(port: unio.Port = port, exit_: unio.ProcessExit = exit_) -> None:
-            while (completion := support.completion(port)).key != "stop":
-                if completion.key == "timer":
-                    port.cancel(exit_)
-                elif completion.error is not None:
-                    port.submit(exit_, 3600)
-                    process.stdin.close()
-                else:
-                    for _ in threads:
-                        port.post("stop")
-
-        threads: list[support.Background[None]] = []
-        threads += [support.Background(take) for _ in range(3)]
-        for thread in threads:
+        for thread in [support.Background(cancel_and_submit_again, port, exit_) for _ in range(3)]:
             thread.result()
         assert exit_.status == 1
         port.close()
+
+
+def cancel_and_submit_again(port: unio.Port, exit_: unio.ProcessExit) -> None:
+    """Cancel the operation at each timer; when it has ended by that or its time-out, submit it again and let it end."""
+    while (completion := support.completion(port)).key != "stop":
+        if completion.key == "timer":
+            port.cancel(exit_)
+        elif completion.error is not None:
+            port.submit(exit_, 3600)
+            exit_.process.stdin.close()
+        else:
+            for _ in range(3):
+                port.post("stop")
 
 
 # Readiness
