@@ -410,6 +410,20 @@ def test_a_datagram_that_waits_for_room_can_be_cancelled_or_time_out(
         far.recv(100)
 
 
+@pytest.mark.clause("O7", "L4", "L2")
+@pytest.mark.parametrize("connected", [False, True])
+def test_a_datagram_that_waits_for_room_lets_the_port_sleep(
+    port: unio.Port, resources: contextlib.ExitStack, connected: bool
+) -> None:
+    near, far = datagram(resources, "local"), datagram(resources, "local")
+    fill(datagram(resources, "local"), far.getsockname())
+    handle = port.associate(near)
+    if connected:
+        support.succeed(port, unio.Connect(handle, far.getsockname()))
+    port.submit(unio.Send(handle, b"x") if connected else unio.SendTo(handle, b"x", far.getsockname()))
+    channels.assert_sleeps(port)
+
+
 @pytest.mark.clause("O7", "L4")
 @every_udp
 def test_many_datagrams_sent_at_once_are_all_taken(

@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import types
 from typing import Any
@@ -462,6 +463,33 @@ def cancel_and_submit_again(port: unio.Port, exit_: unio.ProcessExit) -> None:
         else:
             for _ in range(3):
                 port.post("stop")
+
+
+@pytest.mark.clause("O13", "X1", "S1")
+def test_submits_and_cancels_that_race_leave_no_watch_behind(port: unio.Port, resources: Any, start: Any) -> None:
+    exit_ = unio.ProcessExit(start(UNTIL_TOLD.format(0)))
+    ended = threading.Event()
+    resources.callback(sys.setswitchinterval, sys.getswitchinterval())
+    sys.setswitchinterval(1e-5)
+
+    def submit() -> None:
+        while not ended.is_set():
+            with contextlib.suppress(unio.InFlight):
+                port.submit(exit_)
+
+    def cancel() -> None:
+        while not ended.is_set():
+            port.cancel(exit_)
+
+    threads = [support.Background(function) for function in (submit, submit, cancel, cancel)]
+    for completion in support.completions(port, 300):
+        support.assert_cancelled(completion)
+    ended.set()
+    for thread in threads:
+        thread.result()
+    port.cancel(exit_)
+    while exit_.in_flight:
+        support.assert_cancelled(support.completion(port))
 
 
 # Readiness
