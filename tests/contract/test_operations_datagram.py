@@ -410,6 +410,28 @@ def test_a_datagram_that_waits_for_room_can_be_cancelled_or_time_out(
         far.recv(100)
 
 
+@pytest.mark.clause("O7", "X1", "S8")
+@pytest.mark.parametrize("ended", ["cancelled", "timed out"])
+def test_a_datagram_behind_one_that_waits_for_another_receiver_leaves_when_that_one_has_ended(
+    port: unio.Port, resources: contextlib.ExitStack, ended: str
+) -> None:
+    near, full, empty = (datagram(resources, "local") for _ in range(3))
+    fill(datagram(resources, "local"), full.getsockname())
+    handle = port.associate(near)
+    waits = unio.SendTo(handle, b"waits", full.getsockname())
+    follows = unio.SendTo(handle, b"follows", empty.getsockname())
+    port.submit(waits, None if ended == "cancelled" else 0.02)
+    port.submit(follows)
+    if ended == "cancelled":
+        support.assert_idle(port)
+        assert port.cancel(waits)
+    found = support.completions(port, 2)
+    assert [completion.operation for completion in found] == [waits, follows]
+    assert type(found[0].error) is (unio.Cancelled if ended == "cancelled" else TimeoutError)
+    assert found[1].error is None
+    assert empty.recv(100) == b"follows"
+
+
 @pytest.mark.clause("O7", "L4", "L2")
 @pytest.mark.parametrize("connected", [False, True])
 def test_a_datagram_that_waits_for_room_lets_the_port_sleep(
