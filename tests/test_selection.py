@@ -24,20 +24,13 @@ def without_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
 def three(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three candidates: one that can't run here, and two that can."""
 
-    def module(name: str, reason: str | None) -> str:
-        full = f"unio_test_{name}"
-        made: Any = types.ModuleType(full)
-        made.unavailable = lambda: reason
+    for name, reason in {"broken": "this kernel is too old", "first": None, "second": None}.items():
+        made: Any = types.ModuleType(f"unio.backends.{name}")
+        made.unavailable = lambda reason=reason: reason
         made.PORT = type(name, (), {"backend": name})
-        monkeypatch.setitem(sys.modules, full, made)
-        return full
-
-    names = {
-        "broken": module("broken", "this kernel is too old"),
-        "first": module("first", None),
-        "second": module("second", None),
-    }
-    monkeypatch.setattr(backends, "_MODULES", names)
+        monkeypatch.setitem(sys.modules, made.__name__, made)
+    here = (sys.platform,)
+    monkeypatch.setattr(backends, "_SYSTEMS", {"broken": here, "first": here, "second": here})
 
 
 def test_there_is_a_backend_here() -> None:
@@ -131,7 +124,7 @@ def test_one_that_can_not_run_here_is_refused_and_never_replaced_by_another(monk
 
 
 def test_where_nothing_can_run_the_error_says_why(three: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends, "_MODULES", {"broken": "unio_test_broken"})
+    monkeypatch.setattr(backends, "_SYSTEMS", {"broken": (sys.platform,)})
     with pytest.raises(unio.BackendUnavailable, match="broken: this kernel is too old"):
         unio.Port()
 

@@ -223,6 +223,16 @@ def test_accepting_on_a_socket_that_does_not_listen_is_an_error_of_the_completio
     assert completion.operation.socket is None
 
 
+@pytest.mark.clause("O1", "C2", "S1")
+def test_accepting_on_a_socket_that_can_not_accept_is_an_error_of_the_completion(
+    port: unio.Port, resources: contextlib.ExitStack
+) -> None:
+    sock = resources.enter_context(socket.socket(type=socket.SOCK_DGRAM))
+    sock.bind(("127.0.0.1", 0))
+    completion = support.run(port, unio.Accept(port.associate(sock)))
+    assert completion.error.errno == errno.EOPNOTSUPP
+
+
 DESCRIPTORS = """
 import errno, json, os, resource, socket, sys
 import unio

@@ -194,6 +194,27 @@ def test_several_buffers_leave_as_one_datagram(port: unio.Port, resources: conte
     assert [far.recv(100) for _ in range(3)] == [b"one datagram", b"", b""]
 
 
+@pytest.mark.clause("O7", "O6", "L4")
+@every_family
+def test_more_buffers_than_the_system_takes_at_once_are_one_datagram(
+    port: unio.Port, resources: contextlib.ExitStack, family: str
+) -> None:
+    near, far = datagram(resources, family), datagram(resources, family)
+    handle = port.associate(near)
+    data = channels.pattern(3000)
+    send = unio.SendTo(handle, [data[start : start + 1] for start in range(3000)], far.getsockname())
+    assert support.run(port, send) == (None, send, 3000, None)
+    assert far.recv(5000) == data
+    recv = unio.RecvFrom(handle, [bytearray(1) for _ in range(3000)])
+    far.sendto(data, near.getsockname())
+    assert support.run(port, recv) == (None, recv, 3000, None)
+    assert b"".join(recv.buffer) == data
+    assert recv.address == far.getsockname()
+    far.sendto(data + b"!", near.getsockname())
+    completion = support.run(port, recv)
+    assert (completion.transferred, completion.error.errno) == (3000, errno.EMSGSIZE)
+
+
 @pytest.mark.clause("O7")
 @every_family
 def test_an_empty_datagram_is_sent(port: unio.Port, resources: contextlib.ExitStack, family: Any) -> None:

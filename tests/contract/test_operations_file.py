@@ -65,7 +65,8 @@ def test_a_read_neither_uses_nor_moves_the_position_of_the_file(port: unio.Port,
 
 @pytest.mark.clause("O8")
 @pytest.mark.parametrize(
-    ("offset", "size", "expected"), [(6, 100, b"6789"), (9, 1, b"9"), (10, 5, b""), (11, 5, b""), (2**62, 5, b"")]
+    ("offset", "size", "expected"),
+    [(6, 100, b"6789"), (9, 1, b"9"), (10, 5, b""), (11, 5, b""), (2**62, 5, b""), (2**63 - 1, 5, b"")],
 )
 def test_the_end_of_the_file_is_a_success_with_fewer_bytes_or_none(
     port: unio.Port, open_file: Any, offset: Any, size: Any, expected: Any

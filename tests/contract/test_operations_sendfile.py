@@ -59,10 +59,13 @@ def deliver(port, near, far, operation, expected):
         (10, 5, b""),
         (1000, None, b""),
         (2**62, 5, b""),
+        (2**62, None, b""),
+        (2**63 - 1, 5, b""),
+        (2**63 - 1, None, b""),
     ],
 )
 @channels.every_socket
-def test_a_range_of_a_file_is_sent(  # noqa: PLR0913, PLR0917 - an example has three numbers
+def test_a_range_of_a_file_is_sent(
     port: unio.Port,
     resources: contextlib.ExitStack,
     make_file: Any,
@@ -253,9 +256,12 @@ def test_a_file_whose_size_is_not_known_beforehand_is_sent_to_its_end(
 ) -> None:
     near, far = channels.outgoing(resources, transport)
     # The environment of a process that sleeps: it takes several pieces, stays the same, and has 0 as its size.
-    command = [sys.executable, "-S", "-E", "-c", "import sys; sys.stdin.read()"]
+    command = [sys.executable, "-S", "-E", "-c", "import sys; print(flush=True); sys.stdin.read()"]
     variables = {f"VARIABLE_{number}": channels.pattern(25_000).hex() for number in range(8)}
-    child = resources.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE, env=variables))
+    child = resources.enter_context(
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=variables)
+    )
+    child.stdout.readline()  # it has its environment now
     path = PROC / str(child.pid) / "environ"
     expected = path.read_bytes()
     assert len(expected) > 400_000

@@ -314,6 +314,29 @@ def test_a_receive_without_room_does_not_hide_a_reset(port: unio.Port, resources
     assert ConnectionResetError in (type(first.error), type(second.error))
 
 
+@pytest.mark.clause("O3")
+@pytest.mark.parametrize("size", [2, 100])
+@pytest.mark.parametrize("transport", ["tcp", "tcp6"])
+def test_urgent_data_in_the_middle_holds_nothing_up(
+    port: unio.Port, resources: contextlib.ExitStack, transport: str, size: int
+) -> None:
+    near, far = channels.incoming(resources, transport)
+    recv = unio.Recv(port.associate(near), bytearray(size))
+    for round_ in range(3):
+        if round_:
+            port.submit(recv)
+            support.assert_idle(port)
+        far.send(b"before")
+        far.end.send(b"!", socket.MSG_OOB)
+        far.send(b"after")
+        received = b""
+        while len(received) < 11:
+            if not recv.in_flight:
+                port.submit(recv)
+            received += recv.buffer[: support.completion(port).transferred]
+        assert received == b"beforeafter"  # the urgent byte goes its own way
+
+
 # Resets
 
 
@@ -811,6 +834,20 @@ def test_a_vectored_receive_of_more_buffers_than_the_system_takes_at_once_is_no_
         assert count > 0
         received += b"".join(buffers[:count])
     assert received == data
+
+
+@pytest.mark.clause("O6", "O3")
+@channels.every_stream
+def test_a_vectored_receive_that_begins_with_many_empty_buffers_waits_for_data(
+    port: unio.Port, resources: contextlib.ExitStack, transport: str
+) -> None:
+    near, far = channels.incoming(resources, transport)
+    recv = unio.Recv(port.associate(near), [bytearray() for _ in range(3000)] + [bytearray(5)])
+    port.submit(recv)
+    support.assert_idle(port)
+    far.send(b"hello")
+    assert support.completion(port) == (None, recv, 5, None)
+    assert recv.buffer[-1] == b"hello"
 
 
 @pytest.mark.clause("O6", "O4")

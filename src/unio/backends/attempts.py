@@ -113,7 +113,7 @@ def _failed(number: int) -> OSError:
 
 def as_oserror(error: Exception) -> OSError:
     """The error of a completion, for whatever an attempt raised."""
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and error.errno is not None:
         return error
     # An argument that only the call itself could find wrong: a malformed address, an offset beyond what off_t holds.
     failure = OSError(errno.EINVAL, f"{type(error).__name__}: {error}")

@@ -99,7 +99,9 @@ def _book(made: EmulatedHandle) -> EmulatedHandle | None:
         reference, handle_reference = _joined.get(made.number, (lambda: None, lambda: None))
         previous, known = handle_reference(), reference()
         if previous.is_open() if previous is not None else known is not None and stands_for(known, made.number):
-            raise AssociationError(f"{given!r} has joined a port already; a handle does so once")
+            raise AssociationError(
+                f"{given!r} has joined a port already; a handle does so once, even if that port is closed"
+            )
         weak = type(given).__weakrefoffset__ != 0
         _joined[made.number] = (weakref.ref(given) if weak else lambda: None, weakref.ref(made))
     return previous
@@ -284,6 +286,8 @@ class EmulatedPort(Port, ABC):
                 self._watch_process(operation)
                 return
             error = None
+        except OverflowError:  # a number that no process can have
+            error = OSError(errno.ESRCH, os.strerror(errno.ESRCH))
         except OSError as failure:
             error = failure
         self._detached_ended(operation, error)
@@ -480,43 +484,55 @@ class EmulatedPort(Port, ABC):
     def wait(self, timeout: float | None = None, limit: int = LIMIT_DEFAULT) -> list[Completion]:
         check_limit(limit)
         until = None if timeout is None else time.monotonic() + seconds(timeout, "the time-out")
+        try:
+            return self._wait(until, limit)
+        finally:  # also for what a signal handler raises, such as KeyboardInterrupt
+            self._queue.pass_on()
+
+    def _wait(self, until: float | None, limit: int) -> list[Completion]:
         queue = self._queue
         while True:
             if self._unusable is not None:
                 raise self._unusable
-            if self._takes < TAKES_MAX:
-                batch = queue.take(limit)
-                if batch:
-                    self._takes += len(batch)
-                    queue.pass_on()
-                    return batch
+            if self._takes < TAKES_MAX and (batch := queue.take(limit)):
+                self._takes += len(batch)
+                return batch
             left = None if until is None else until - time.monotonic()
-            if queue.leader.acquire(blocking=False):
-                self._lead(left)
-            elif queue.packets:
-                self._takes = 0  # somebody else is asking the kernel
-            elif left is None or left > 0:
-                self._sweep(idle=True)
-                queue.park(left)
+            if not self._lead(left):
+                self._follow(left)
             if left is not None and left <= 0 and not queue.packets and self._unusable is None:
-                queue.pass_on()
                 return []
 
-    def _lead(self, timeout: float | None) -> None:
-        """Ask the kernel as its only asker, until there is something to return or the time is over."""
+    def _lead(self, timeout: float | None) -> bool:
+        """Ask the kernel until there is something to return or the time is over. Returns False if another leads."""
         queue = self._queue
         try:
-            self._takes = 0
+            del queue.seat[0]
+        except IndexError:
+            return False
+        try:
             if self._unusable is None:
+                self._takes = 0
                 self._turn(timeout)
         except BaseException:
-            queue.sleeping = False
-            queue.leader.release()
-            queue.pass_on()
+            # Events may have been fetched and not acted on; they don't come again.
+            for handle in list(self._table.values()):
+                self._backlog.extend((handle, lane) for lane in (handle.incoming, handle.outgoing, handle.readiness))
             raise
-        queue.leader.release()
-        if self._unusable is not None:
-            self._close_kernel_once()
+        finally:
+            queue.sleeping = False
+            queue.seat.append(None)
+            if self._unusable is not None:
+                self._close_kernel_once()
+        return True
+
+    def _follow(self, timeout: float | None) -> None:
+        """Sleep while another thread leads, unless there is something to return."""
+        if self._queue.packets:
+            self._takes = 0  # the leader asks the kernel often enough
+        elif timeout is None or timeout > 0:
+            self._sweep(idle=True)
+            self._queue.park(timeout)
 
     def _turn(self, timeout: float | None) -> None:
         """Wait for events for up to *timeout* seconds and act on them; then on deadlines; then on leftovers."""
@@ -605,8 +621,11 @@ class EmulatedPort(Port, ABC):
 
     def _close_kernel_once(self) -> None:
         """Close the kernel's side, unless another thread is in there: that one does it when it comes out."""
-        if self._queue.leader.acquire(blocking=False):
-            self._close_kernel()
+        try:
+            del self._queue.seat[0]
+        except IndexError:
+            return
+        self._close_kernel()
 
     def _in_flight(self) -> int:
         count = len(self._detached) + sum([isinstance(packet, Operation) for packet in self._queue.packets])
