@@ -241,7 +241,8 @@ class _Buffered(Operation):
         self._must_be_idle()
         name, fills = type(self).__name__, self._fills
         if isinstance(buffer, (list, tuple)):
-            self._views = tuple([_view(each, name, writable=fills) for each in buffer])
+            views = [_view(each, name, writable=fills) for each in buffer]
+            self._views = tuple([view for view in views if len(view)])
         else:
             self._views = (_view(buffer, name, writable=fills),)  # type: ignore[arg-type]
         self._size = sum([len(view) for view in self._views])

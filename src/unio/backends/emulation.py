@@ -149,11 +149,15 @@ class EmulatedPort(Port, ABC):
 
     @abstractmethod
     def _watch_process(self, operation: ProcessExit) -> None:
-        """Have :meth:`_detached_ended` called when the process ends, or raise OSError."""
+        """Have :meth:`_detached_ended` called when the process ends, or raise OSError.
+
+        What :meth:`_unwatch_process` needs to end that is in ``operation._native``, if the operation is still in
+        flight then.
+        """
 
     @abstractmethod
-    def _unwatch_process(self, operation: ProcessExit) -> None:
-        """End that."""
+    def _unwatch_process(self, watch: Any) -> None:
+        """End it."""
 
     @abstractmethod
     def _close_kernel(self) -> None:
@@ -303,7 +307,10 @@ class EmulatedPort(Port, ABC):
             if operation not in self._detached or (expiry is not None and operation._expiry is not expiry):
                 return False
             self._detached.discard(operation)
+            watch, operation._native = operation._native, None
             self._queue.complete(operation, error)
+        if watch is not None:
+            self._unwatch_process(watch)
         self._queue.wake()
         return True
 
@@ -397,7 +404,8 @@ class EmulatedPort(Port, ABC):
         except Exception as error:  # noqa: BLE001 - whatever went wrong, the operation ends once
             failure = as_oserror(error)
             if failure.errno == errno.EBADF and not handle.is_open():
-                failure = cancelled("the object behind the handle was closed")
+                handle.leave(Life.CLOSING)  # which ends this one in its turn, once this thread has given the lane up
+                return Outcome.BLOCKED, None, 0.0
             # The caller hears of exhaustion, and the operations behind this one rest: one that is submitted again at
             # once would fail at once, for as long as the descriptors or the memory are lacking.
             if failure.errno in EXHAUSTED:
@@ -411,14 +419,18 @@ class EmulatedPort(Port, ABC):
             lane.ready = False
             with handle.lock:
                 polls = [(poll, poll._sequence) for poll in lane if isinstance(poll, Poll)]
-            results = [(poll, sequence, *_try_poll(handle, poll)) for poll, sequence in polls]
+            try:
+                results = [(poll, sequence, found_ready(handle, poll.readiness)) for poll, sequence in polls]
+            except OSError:
+                handle.leave(Life.CLOSING)  # the object was closed; that ends them, once this thread has left
+                results = []
             with handle.lock:
-                for poll, sequence, found, error in results:
+                for poll, sequence, found in results:
                     current = poll._status is PENDING and poll._sequence == sequence  # not cancelled meanwhile
-                    if current and (found or error is not None):
+                    if current and found:
                         poll.found = found
                         lane.remove(poll)
-                        self._queue.complete(poll, error)
+                        self._queue.complete(poll, None)
                 if handle.life is not Life.OPEN or not lane.ready or lane.first is None:
                     handle.disown(lane)
                     break
@@ -445,8 +457,6 @@ class EmulatedPort(Port, ABC):
         """
         handle = operation.handle
         if handle is None:
-            if isinstance(operation, ProcessExit):
-                self._unwatch_process(operation)
             return self._detached_ended(operation, verdict, expiry)
         assert isinstance(handle, EmulatedHandle)
         lane = handle.lane(operation)
@@ -558,14 +568,14 @@ class EmulatedPort(Port, ABC):
             timeout = 0
         happened = self._harvest(timeout)
         queue.sleeping = False
-        expired = queue.timers.expired()
-        for deadline, (what, detail) in expired:
+        for deadline, (what, detail) in queue.timers.expired():
             self._expire(deadline, what, detail)
+            happened = True
         for _ in range(len(self._backlog)):
             self._resume(*self._backlog.popleft())
         if happened and time.monotonic() >= self._next_sweep:
             self._sweep(idle=False)
-        return happened or bool(expired)
+        return happened
 
     def _sleep_time(self, until: float | None, *, swept: bool) -> float | None:
         """How long the kernel may hold the leader: to the caller's time-out, the next deadline or the next sweep."""
@@ -633,13 +643,6 @@ class EmulatedPort(Port, ABC):
             with handle.lock:
                 count += len(handle.in_flight())
         return count
-
-
-def _try_poll(handle: EmulatedHandle, poll: Poll) -> tuple[Any, OSError | None]:
-    try:
-        return found_ready(handle, poll.readiness), None
-    except OSError:
-        return poll.found, cancelled("the object behind the handle was closed")
 
 
 def _do_on_pool(handle: EmulatedHandle, operation: Operation, sequence: int) -> None:

@@ -125,22 +125,19 @@ class EpollPort(EmulatedPort):
     def _watch_process(self, operation: ProcessExit) -> None:
         pidfd = os.pidfd_open(operation.pid)
         with self._lock:
+            if operation not in self._detached:  # it was cancelled meanwhile
+                os.close(pidfd)
+                return
             operation._native = pidfd
             self._processes[pidfd] = operation
-        try:
-            self._epoll.register(pidfd, EPOLLIN)
-        except BaseException:
-            self._unwatch_process(operation)
-            raise
+        self._epoll.register(pidfd, EPOLLIN)
 
-    def _unwatch_process(self, operation: ProcessExit) -> None:
-        pidfd = operation._native
+    def _unwatch_process(self, watch: int) -> None:
         with self._lock:
-            if pidfd is None or self._processes.get(pidfd) is not operation:
+            if self._processes.pop(watch, None) is None:
                 return
-            del self._processes[pidfd]
-        self._unregister(pidfd)
-        os.close(pidfd)
+        self._unregister(watch)
+        os.close(watch)
 
     def _process_ended(self, pidfd: int) -> None:
         operation = self._processes.get(pidfd)
@@ -154,7 +151,7 @@ class EpollPort(EmulatedPort):
             operation.status = result.si_status if result.si_code == os.CLD_EXITED else -result.si_status
         except OSError as failure:  # it was waited for already, or is no child
             error = None if self._know_status(operation) else failure
-        self._unwatch_process(operation)
+        self._unwatch_process(pidfd)
         self._detached_ended(operation, error)
 
     def _close_kernel(self) -> None:
