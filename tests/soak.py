@@ -9,6 +9,8 @@ It goes in rounds. Each begins with new handles and ends with closing them all, 
 be told: descriptors, memory, objects. The first rounds are the warm-up, against which the last is compared.
 """
 
+# ruff: noqa: T201 - a script speaks to whoever runs it
+
 from __future__ import annotations
 
 import argparse
