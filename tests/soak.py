@@ -91,17 +91,15 @@ class Crowd:
         return stream
 
     def _accepted(self) -> Stream | None:
-        born = self.listener.take_born()
-        for stream in born[1:]:
+        accepted = self.world.take_accepted()
+        for stream in accepted[1:]:
             stream.close()
-        return born[0] if born else None
+        return accepted[0] if accepted else None
 
     def renew_listener(self) -> None:
         with self.lock:
             listener, self.listener = self.listener, Listener(self.world)
         listener.close()
-        for stream in listener.take_born():
-            stream.close()
 
     def renew_file(self, index: int) -> None:
         with self.lock:
@@ -152,6 +150,7 @@ class Driver:
             self.duplicate: 2,
             self.renew: 1,
             self.sweep: 4,
+            self.settle: 1,
         }
         self.actions = [action for action, weight in weights.items() for _ in range(weight)]
 
@@ -215,7 +214,7 @@ class Driver:
 
     def peer_closes(self) -> None:
         stream = self.stream()
-        stream.peer_closes(reset=self.random() < 0.5)
+        self.pick([stream.peer_closes, stream.peer_resets])()
         if self.random() < 0.5:
             stream.close()
 
@@ -226,7 +225,7 @@ class Driver:
         self.crowd.listener.peer_connects()
 
     def peer_leaves(self) -> None:
-        self.crowd.listener.peer_leaves(int(self.random() * 8), reset=self.random() < 0.5)
+        self.crowd.listener.peer_leaves(int(self.random() * 8), self.random() < 0.5)
 
     def receive_from(self) -> None:
         self.roomy(self.pick(self.crowd.datagrams)).receive((self.pick(DATAGRAM_SIZES),), self.timeout())
@@ -303,6 +302,11 @@ class Driver:
     def sweep(self) -> None:
         self.world.sweep()
 
+    def settle(self) -> None:
+        """Let all end that can; only a thread that is alone knows what that is."""
+        if self.world.ordered:
+            self.world.settle()
+
     def wait(self) -> None:
         timeout = 0 if self.world.ordered or self.random() < 0.5 else 0.001
         self.world.wait(timeout, self.pick([64, 64, 16, 1]))
@@ -329,6 +333,7 @@ def run_round(world: World, threads: int, seed: str, goal: int) -> None:
         drivers[0].run(goal)
     else:
         run_together(drivers, goal, crowd.failures)
+    world.settle()
     world.close_all()
 
 

@@ -21,7 +21,6 @@ class Listener(Subject):
 
     def __init__(self, world: World) -> None:
         self.waiting: dict[Any, socket.socket | None] = {}  # by address; None has left before it was accepted
-        self.born: list[Stream] = []
         listening = socket.create_server(("127.0.0.1", 0))
         super().__init__(world, listening)
         self.address = listening.getsockname()
@@ -40,7 +39,7 @@ class Listener(Subject):
             peer.setblocking(False)
             self.waiting[peer.getsockname()] = peer
 
-    def peer_leaves(self, index: int, *, reset: bool) -> None:
+    def peer_leaves(self, index: int, reset: bool) -> None:
         """A peer that nobody has accepted yet goes away."""
         with self.lock:
             present = [address for address, peer in self.waiting.items() if peer is not None]
@@ -66,16 +65,11 @@ class Listener(Subject):
         peer = self.waiting.pop(operation.address)
         stream = Stream(self.world, sock, peer, TCP)
         stream.ended = stream.reset = peer is None
-        self.born.append(stream)
+        self.world.accepted.append(stream)
 
     def owes(self) -> list[Submission]:
         with self.lock:
             return super().owes() + list(self.pending)[: len(self.waiting)]
-
-    def take_born(self) -> list[Stream]:
-        with self.lock:
-            born, self.born = self.born, []
-            return born
 
     def finish(self) -> None:
         for peer in self.waiting.values():

@@ -192,16 +192,19 @@ class Stream(Subject):
                 with contextlib.suppress(OSError):  # this end may have reset it
                     self.peer.shutdown(socket.SHUT_WR)
 
-    def peer_closes(self, *, reset: bool = False) -> None:
-        """Close the peer, and with *reset* abortively."""
+    def peer_closes(self) -> None:
         with self.lock:
-            if not self.connected:
-                return
-            if reset and self.kind == TCP:
+            if self.connected:
+                self.ended = True
+                self._drop_peer()
+
+    def peer_resets(self) -> None:
+        """Close the peer abortively, where there is such a thing."""
+        with self.lock:
+            if self.connected and self.kind == TCP:
                 self.peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self.ended = True
-            self.reset |= reset
-            self._drop_peer()
+                self.reset = True
+            self.peer_closes()
 
     def _drop_peer(self) -> None:
         if self.peer is not None:

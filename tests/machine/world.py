@@ -60,6 +60,7 @@ class World:
         self.lock = threading.RLock()
         self.counts: collections.Counter[str] = collections.Counter()
         self.subjects: list[Subject] = []
+        self.accepted: list[Stream] = []
         self._starts = itertools.count(1)
         self._packets = itertools.count(1)
         self._posted: dict[int, dict[Packet, None]] = collections.defaultdict(dict)  # by poster, in their order
@@ -152,6 +153,12 @@ class World:
             check(peer is not None, "connected, and nobody is there:", address)
             assert peer is not None
             return peer
+
+    def take_accepted(self) -> list[Stream]:
+        """The streams that listeners have accepted since this was called last."""
+        with self.lock:
+            accepted, self.accepted = self.accepted, []
+            return accepted
 
     # Posts and waits
 

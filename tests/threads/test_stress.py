@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
-from support import PATIENCE, Background, in_threads, inside_wait, no_more_descriptors_than, open_descriptors
+from support import PATIENCE, Background, in_threads, inside_wait, no_more_descriptors_than, open_descriptors, until
 
 import unio
 
@@ -237,6 +237,29 @@ def test_each_submit_completes_once_whatever_others_do_to_the_handle(port: unio.
     times = collections.Counter(map(id, taken))
     assert [operation for operation in submitted if times[id(operation)] != 1] == []
     assert len(taken) == len(submitted)
+
+
+@pytest.mark.clause("X1", "X2")
+@pytest.mark.parametrize("what", ["operation", "handle"])
+def test_a_cancel_in_the_middle_of_a_submit_is_not_lost(port: unio.Port, switching: None, what: str) -> None:
+    near, peer = socket.socketpair()
+    handle = port.associate(near)
+    receives = [unio.Recv(handle, bytearray(1)) for _ in range(2_000)]
+
+    def cancel_each() -> None:
+        for receive in receives:
+            until(lambda receive=receive: receive.in_flight)  # its submit may not be over
+            assert handle.cancel() == 1 if what == "handle" else port.cancel(receive)
+
+    canceller = Background(cancel_each)
+    for receive in receives:
+        port.submit(receive)
+        completion = wait_one(port)
+        assert completion.operation is receive
+        assert type(completion.error) is unio.Cancelled
+    canceller.result()
+    handle.close()
+    peer.close()
 
 
 @pytest.mark.clause("S3", "S6")
