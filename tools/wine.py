@@ -72,7 +72,8 @@ chroot "$1" wineserver --wait
 """
 
 # $1 the environment's folder, $2 the checkout, the rest the command. What is mounted is seen by this process and its
-# children alone. The last shell is the init of those processes: it stays, to reap the ones that Wine leaves to nobody.
+# children alone; /sys is where Wine counts the processors. The last shell is the init of those processes: it stays, to
+# reap the ones that Wine leaves to nobody.
 RUN = r"""
 cd "$1"
 mount -t tmpfs tmpfs layer
@@ -80,6 +81,7 @@ mkdir layer/new layer/work layer/whole
 mount -t overlay overlay -o lowerdir=system,upperdir=layer/new,workdir=layer/work layer/whole
 mount --bind "$2" layer/whole/unio
 mount -t proc proc layer/whole/proc
+mount --bind /sys layer/whole/sys
 cd layer/whole
 shift 2
 exec chroot . sh -c 'cd /unio; wine "$@"; exit "$?"' sh "$@"
