@@ -223,8 +223,8 @@ def run(folder: Path, command: list[str]) -> int:
     return code if code >= 0 else 128 - code
 
 
-def terminate(*_: object) -> NoReturn:
-    raise SystemExit(128 + signal.SIGTERM)
+def terminate(number: int, _: object) -> NoReturn:
+    raise SystemExit(128 + number)
 
 
 def environment(version: str | None, cache: Path) -> Path:
@@ -252,7 +252,8 @@ def main() -> int:
     running = commands.add_parser("run", help="build it unless it is there, and run a command in it")
     running.add_argument("command", nargs="+", help="after --, such as: python.exe -m pytest")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, terminate)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, terminate)
     try:
         folder = environment(arguments.wine, arguments.cache)
     except BuildError as error:
