@@ -19,12 +19,11 @@ myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 
-# Port and Handle are abstract for the backends only: a reader makes ports and gets handles.
-for base in (unio.Port, unio.Handle):
-    for member in vars(base).values():
-        function = getattr(member, "fget", member)
-        if getattr(function, "__isabstractmethod__", False):
-            function.__isabstractmethod__ = False
+# Handle is abstract for the backends only: a reader is given handles.
+for member in vars(unio.Handle).values():
+    function = getattr(member, "fget", member)
+    if getattr(function, "__isabstractmethod__", False):
+        function.__isabstractmethod__ = False
 
 # Every reference to a name of unio must resolve. Python's own are not looked up: the build needs no network.
 nitpicky = True

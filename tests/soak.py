@@ -9,6 +9,8 @@ It goes in rounds. Each begins with new handles and ends with closing them all, 
 be told: descriptors, memory, objects. The first rounds are the warm-up, against which the last is compared.
 """
 
+# ruff: noqa: T201 - a script speaks to whoever runs it
+
 from __future__ import annotations
 
 import argparse
@@ -18,23 +20,16 @@ import random
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from machine.model import (
-    LOCAL,
-    PIPE_IN,
-    PIPE_OUT,
-    TCP,
-    Datagrams,
-    File,
-    Listener,
-    Stream,
-    Violation,
-    World,
-    check,
-    descriptors_settle,
-    open_descriptors,
-)
+from machine.datagrams import Datagrams
+from machine.files import File
+from machine.listeners import Listener
+from machine.streams import LOCAL, PIPE_IN, PIPE_OUT, TCP, Stream
+from machine.subject import Violation, check
+from machine.world import World, descriptors_settle
+from support import PATIENCE, open_descriptors
 
 import unio
 
@@ -71,6 +66,7 @@ class Crowd:
         self.world = world
         self.choice = choice
         self.lock = threading.Lock()
+        self.failures: list[BaseException] = []
         self.streams = [self.new_stream() for _ in range(STREAMS)]
         self.listener = Listener(world)
         self.datagrams = [Datagrams(world), Datagrams(world)]
@@ -95,17 +91,15 @@ class Crowd:
         return stream
 
     def _accepted(self) -> Stream | None:
-        born = self.listener.take_born()
-        for stream in born[1:]:
+        accepted = self.world.take_accepted()
+        for stream in accepted[1:]:
             stream.close()
-        return born[0] if born else None
+        return accepted[0] if accepted else None
 
     def renew_listener(self) -> None:
         with self.lock:
             listener, self.listener = self.listener, Listener(self.world)
         listener.close()
-        for stream in listener.take_born():
-            stream.close()
 
     def renew_file(self, index: int) -> None:
         with self.lock:
@@ -156,13 +150,14 @@ class Driver:
             self.duplicate: 2,
             self.renew: 1,
             self.sweep: 4,
+            self.settle: 1,
         }
         self.actions = [action for action, weight in weights.items() for _ in range(weight)]
 
     def run(self, goal: int) -> None:
         """Go on until so many operations have been submitted by all threads."""
         counts, actions, chance = self.world.counts, self.actions, self.random
-        while counts["submitted"] < goal:
+        while counts["submitted"] < goal and not self.crowd.failures:
             actions[int(chance() * len(actions))]()
 
     def stream(self) -> Stream:
@@ -170,7 +165,9 @@ class Driver:
 
     def roomy(self, subject: Any) -> Any:
         """The subject, if there is room for one more operation in flight; else one that has room."""
+        deadline = time.monotonic() + PATIENCE
         while len(subject.pending) >= PENDING_MAX:
+            check(time.monotonic() < deadline, "nothing of this completes:", subject)
             self.peers_drain(subject)
             self.wait()
             subject = self.stream() if isinstance(subject, Stream) else subject
@@ -217,7 +214,7 @@ class Driver:
 
     def peer_closes(self) -> None:
         stream = self.stream()
-        stream.peer_closes(reset=self.random() < 0.5)
+        self.pick([stream.peer_closes, stream.peer_resets])()
         if self.random() < 0.5:
             stream.close()
 
@@ -228,7 +225,7 @@ class Driver:
         self.crowd.listener.peer_connects()
 
     def peer_leaves(self) -> None:
-        self.crowd.listener.peer_leaves(int(self.random() * 8), reset=self.random() < 0.5)
+        self.crowd.listener.peer_leaves(int(self.random() * 8), self.random() < 0.5)
 
     def receive_from(self) -> None:
         self.roomy(self.pick(self.crowd.datagrams)).receive((self.pick(DATAGRAM_SIZES),), self.timeout())
@@ -305,6 +302,11 @@ class Driver:
     def sweep(self) -> None:
         self.world.sweep()
 
+    def settle(self) -> None:
+        """Let all end that can; only a thread that is alone knows what that is."""
+        if self.world.ordered:
+            self.world.settle()
+
     def wait(self) -> None:
         timeout = 0 if self.world.ordered or self.random() < 0.5 else 0.001
         self.world.wait(timeout, self.pick([64, 64, 16, 1]))
@@ -319,8 +321,7 @@ class Footprint(NamedTuple):
     @classmethod
     def measure(cls) -> Footprint:
         gc.collect()
-        with open("/proc/self/statm") as statm:
-            pages = int(statm.read().split()[1])
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
         return cls(pages * os.sysconf("SC_PAGE_SIZE") // 1024, sys.getallocatedblocks())
 
 
@@ -331,22 +332,21 @@ def run_round(world: World, threads: int, seed: str, goal: int) -> None:
     if threads == 1:
         drivers[0].run(goal)
     else:
-        run_together([lambda driver=driver: driver.run(goal) for driver in drivers])
+        run_together(drivers, goal, crowd.failures)
     world.settle()
     world.close_all()
 
 
-def run_together(jobs: list[Callable[[], None]]) -> None:
-    """Run jobs in threads of their own; the first failure is raised once all have ended."""
-    failures: list[BaseException] = []
+def run_together(drivers: list[Driver], goal: int, failures: list[BaseException]) -> None:
+    """Run each driver in a thread of its own; the first failure ends all and is raised."""
 
-    def run(job: Callable[[], None]) -> None:
+    def run(driver: Driver) -> None:
         try:
-            job()
+            driver.run(goal)
         except BaseException as error:  # noqa: BLE001 - raised below
             failures.append(error)
 
-    threads = [threading.Thread(target=run, args=(job,)) for job in jobs]
+    threads = [threading.Thread(target=run, args=(driver,)) for driver in drivers]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -377,12 +377,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--operations", type=int, default=1_000_000, help="how many to submit (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="how many submit and wait (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=None, help="what the choices follow from (default: another each time)")
+    parser.add_argument(
+        "--seed", type=int, default=None, help="what the choices follow from (default: another each time)"
+    )
     parser.add_argument("--backend", default=None, help="the backend (default: the one that a port gets)")
     options = parser.parse_args()
+    if options.threads > 1:
+        sys.setswitchinterval(1e-4)  # let threads meet in the middle of things more often
     if options.seed is None:
         options.seed = random.SystemRandom().randrange(2**32)
-    before = open_descriptors()
+    before = len(open_descriptors())
     world = World(backend=options.backend, ordered=options.threads == 1)
     print(f"seed {options.seed}, {options.threads} threads, {world.port!r}")
     problem = ""
@@ -402,10 +406,10 @@ def main() -> int:
         print(f"VIOLATION: {problem}")
     print(
         f"{counts['submitted']} operations and {counts['posted']} posts, {counts['completed']} completed in waits and "
-        f"{counts['skipped']} within submit, {lost} lost, {counts['doubled']} doubled, {counts['cancelled']} cancelled, "
-        f"{counts['timed out']} timed out, {counts['failed']} failed as they must; descriptors {before} before and "
-        f"{after} after; {warm.rss_kib} KiB and {warm.blocks} blocks of memory after the warm-up, {last.rss_kib} KiB "
-        f"and {last.blocks} blocks at the end"
+        f"{counts['skipped']} within submit, {lost} lost, {counts['doubled']} doubled; "
+        f"{counts['cancelled']} were cancelled, {counts['timed out']} timed out, {counts['failed']} failed as they "
+        f"must; descriptors: {before} before, {after} after; memory: {warm.rss_kib} KiB and {warm.blocks} blocks after "
+        f"the warm-up, {last.rss_kib} KiB and {last.blocks} blocks at the end"
     )
     balanced = counts["submitted"] + counts["posted"] == counts["completed"] + counts["skipped"]
     return 0 if not problem and not lost and balanced and after == before else 1

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -22,6 +22,9 @@ Result = TypeVar("Result")
 
 PATIENCE = 30.0
 """Seconds after which what a test waits for has failed to happen; long enough for a machine under load."""
+
+LISTED = Path("/proc/self/fd")
+"""Where the system lists the descriptors of this process, if it is Linux."""
 
 BIG = 1 << 26
 """More bytes than a connection takes while its peer does not read."""
@@ -35,7 +38,7 @@ def completions(port: unio.Port, count: int) -> list[unio.Completion]:
     found: list[unio.Completion] = []
     while len(found) < count:
         batch = port.wait(PATIENCE, limit=count - len(found))
-        assert batch, f"{len(found)} of {count} completions came: {found}"
+        assert batch, f"{len(found)} of {count} completions came, the last of them {found[-3:]}"
         found += batch
     return found
 
@@ -111,6 +114,14 @@ def local_pair() -> tuple[socket.socket, socket.socket]:
     near.settimeout(PATIENCE)
     far.settimeout(PATIENCE)
     return near, far
+
+
+def datagram_socket() -> socket.socket:
+    """A UDP socket with an address on the loopback interface."""
+    sock = socket.socket(type=socket.SOCK_DGRAM)
+    sock.bind(("127.0.0.1", 0))
+    sock.settimeout(PATIENCE)
+    return sock
 
 
 def connect(listening: socket.socket) -> socket.socket:
@@ -198,35 +209,33 @@ PENDING = ("accept", "connect", "poll", "process_exit", "recv", "recv_from", "re
 
 def pending(kind: str, port: unio.Port, resources: contextlib.ExitStack, directory: Path) -> unio.Operation:
     """An operation that will not end by itself, not yet submitted."""
+    keep = resources.enter_context
     if kind == "timer":
         return unio.Timer(3600)
     if kind == "process_exit":
         command = [sys.executable, "-S", "-E", "-c", "import sys; sys.stdin.read()"]
-        return unio.ProcessExit(resources.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE)))
-    if kind == "accept":
-        return unio.Accept(port.associate(resources.enter_context(listener())))
-    if kind == "connect":
-        return unio.Connect(port.associate(resources.enter_context(socket.socket())), full_listener(resources))
-    if kind == "recv_from":
-        sock = resources.enter_context(socket.socket(type=socket.SOCK_DGRAM))
-        sock.bind(("127.0.0.1", 0))
-        return unio.RecvFrom(port.associate(sock), bytearray(8))
-    if kind == "recv_pipe":
-        reader, writer = unio.pipe()
-        resources.enter_context(writer)
-        return unio.Recv(port.associate(resources.enter_context(reader)), bytearray(8))
-    near, far = tcp_pair()
-    resources.enter_context(far)
-    handle = port.associate(resources.enter_context(near))
-    if kind == "recv":
-        return unio.Recv(handle, bytearray(8))
-    if kind == "poll":
-        return unio.Poll(handle, unio.Readiness.READABLE)
-    if kind == "send":
-        return unio.Send(handle, bytes(BIG))
-    file = resources.enter_context(open(directory / "file", "w+b"))
+        return unio.ProcessExit(keep(subprocess.Popen(command, stdin=subprocess.PIPE)))
+    made: dict[str, Callable[[], Iterable[Any]]] = {
+        "accept": lambda: [listener()],
+        "connect": lambda: [socket.socket()],
+        "recv_from": lambda: [datagram_socket()],
+        "recv_pipe": unio.pipe,
+    }
+    given, *_ = map(keep, made.get(kind, tcp_pair)())
+    handle = port.associate(given)
+    file = keep(unio.open(directory / "file", "w+b"))
     file.truncate(BIG)
-    return unio.SendFile(handle, file, 0, BIG)
+    makers: dict[str, Callable[[], unio.Operation]] = {
+        "accept": lambda: unio.Accept(handle),
+        "connect": lambda: unio.Connect(handle, full_listener(resources)),
+        "poll": lambda: unio.Poll(handle, unio.Readiness.READABLE),
+        "recv": lambda: unio.Recv(handle, bytearray(8)),
+        "recv_from": lambda: unio.RecvFrom(handle, bytearray(8)),
+        "recv_pipe": lambda: unio.Recv(handle, bytearray(8)),
+        "send": lambda: unio.Send(handle, bytes(BIG)),
+        "send_file": lambda: unio.SendFile(handle, file, 0, BIG),
+    }
+    return makers[kind]()
 
 
 # Threads
@@ -285,6 +294,26 @@ def inside_wait(thread: threading.Thread) -> None:
     until(waits)
 
 
+def asleep(thread: threading.Thread) -> None:
+    """Return when the thread has been within a Port.wait for a while, so that only a wake-up gets it out again.
+
+    A port may look after its handles at the beginning of a wait; what it finds then is no sign of a wake-up.
+    """
+    inside_wait(thread)
+    time.sleep(0.15)
+
+
+@contextlib.contextmanager
+def restless() -> Iterator[None]:
+    """Threads take turns as often as they can, so that they meet at every point of what they do together."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(interval)
+
+
 def until(condition: Callable[[], object]) -> None:
     """Return as soon as the condition holds."""
     deadline = time.monotonic() + PATIENCE
@@ -296,33 +325,19 @@ def until(condition: Callable[[], object]) -> None:
 # What a process holds
 
 
-def open_descriptors() -> list[int]:
-    """The descriptors that are open in this process; none where the system does not say."""
-    if not os.path.isdir("/dev/fd"):
-        return []
-    numbers = [int(name) for name in os.listdir("/dev/fd")]
-    return [number for number in numbers if _is_open(number)]  # without the one that listed them
+def open_descriptors() -> dict[int, str]:
+    """The descriptors that are open in this process and what they stand for; none where the system does not say."""
+    found = {}
+    if LISTED.is_dir():
+        for path in list(LISTED.iterdir()):
+            with contextlib.suppress(OSError):  # the one that listed them is closed by now
+                found[int(path.name)] = str(path.readlink())
+    return found
 
 
-def _is_open(number: int) -> bool:
-    try:
-        os.fstat(number)
-    except OSError:
-        return False
-    return True
-
-
-def no_more_descriptors_than(before: Iterable[int]) -> None:
+def no_more_descriptors_than(before: dict[int, str]) -> None:
     """Fail if there are descriptors that were not there before; those of garbage don't count."""
-    known = set(before)
-    if set(open_descriptors()) - known:
+    if open_descriptors().items() - before.items():
         gc.collect()
-    left = {number: _target(number) for number in set(open_descriptors()) - known}
+    left = open_descriptors().items() - before.items()
     assert not left, f"descriptors left open: {left}"
-
-
-def _target(number: int) -> str:
-    try:
-        return os.readlink(f"/dev/fd/{number}")
-    except OSError as error:
-        return str(error)

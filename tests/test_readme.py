@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 PATIENCE = 30.0
 """Seconds after which what a test waits for has failed to happen."""
 
@@ -36,7 +37,7 @@ def start() -> Iterator[Start]:
     with ExitStack() as stack:
 
         def run(arguments: list[str]) -> tuple[str, int]:
-            server = stack.enter_context(subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True))
+            server = stack.enter_context(subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, text=True))
             stack.callback(server.kill)
             assert server.stdout is not None
             assert select.select([server.stdout], [], [], PATIENCE)[0], "the server said nothing"

@@ -94,7 +94,7 @@ class Operation:
         "transferred",
     )
 
-    name: ClassVar[str]
+    name: ClassVar[str] = ""
     route: ClassVar[Route]
 
     handle: Handle | None
@@ -113,6 +113,10 @@ class Operation:
     """The error that the last completion reported, or None."""
 
     def __init__(self, handle: Handle | None, key: Any, state: Any) -> None:
+        if not self.name:
+            raise TypeError(
+                "Operation is what all operations have in common: make one of unio's, or of a subclass of it"
+            )
         self.handle = handle
         self.key = key
         self.state = state
@@ -167,24 +171,33 @@ def seconds(value: float, name: str) -> float:
     return value
 
 
-def _numeric_address(sock: socket.socket | None, address: Address) -> Address:
-    """Check that an address can be used without asking a name server, which would block the submitting thread."""
-    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
-        return address
-    family = sock.family
-    if not isinstance(address, tuple) or len(address) < 2 or not isinstance(address[0], str):  # noqa: PLR2004
-        raise TypeError(f"an address of {socket.AddressFamily(family).name} is a (host, port) tuple, not {address!r}")
-    host = address[0]
-    _whole_number(address[1], "the port number", 65535)
+def _checked_address(sock: socket.socket | None, address: Address) -> Address:
+    """Check the form of an address, and that no name server has to be asked, which would block the submitter."""
+    family = sock.family if sock is not None else None
+    if family == getattr(socket, "AF_UNIX", -1):
+        if not isinstance(address, (str, bytes, os.PathLike)):
+            raise TypeError(f"an address of AF_UNIX is a path, not {address!r}")
+    elif family in (socket.AF_INET, socket.AF_INET6):
+        _check_internet_address(socket.AddressFamily(family), address)
+    return address
+
+
+def _check_internet_address(family: socket.AddressFamily, address: Address) -> None:
+    parts = (str, int) if family == socket.AF_INET else (str, int, int, int)
+    form = "(host, port)" if family == socket.AF_INET else "(host, port[, flow information[, scope]])"
+    fits = isinstance(address, tuple) and 2 <= len(address) <= len(parts)  # noqa: PLR2004 - host and port at least
+    if not fits or not all(isinstance(part, kind) for part, kind in zip(address, parts, strict=False)):
+        raise TypeError(f"an address of {family.name} is a tuple {form}, not {address!r}")
+    host, port = address[:2]
+    _whole_number(port, "the port number", 65535)
     try:
         if "%" in host:  # an IPv6 zone, which inet_pton does not know
-            socket.getaddrinfo(host, address[1], family, flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV)
+            socket.getaddrinfo(host, port, family, flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV)
         else:
             socket.inet_pton(family, host)
-    except OSError:
-        message = f"{host!r} is not a numeric {socket.AddressFamily(family).name} address; resolve names first"
+    except (OSError, ValueError):
+        message = f"{host!r} is no numeric address of {family.name} that is known here; resolve names first"
         raise ValueError(message) from None
-    return address
 
 
 def _view(buffer: Buffer, operation: str, *, writable: bool) -> memoryview:
@@ -228,7 +241,8 @@ class _Buffered(Operation):
         self._must_be_idle()
         name, fills = type(self).__name__, self._fills
         if isinstance(buffer, (list, tuple)):
-            self._views = tuple([_view(each, name, writable=fills) for each in buffer])
+            views = [_view(each, name, writable=fills) for each in buffer]
+            self._views = tuple([view for view in views if len(view)])
         else:
             self._views = (_view(buffer, name, writable=fills),)  # type: ignore[arg-type]
         self._size = sum([len(view) for view in self._views])
@@ -328,7 +342,7 @@ class SendTo(_Buffered):
     def address(self, address: Address) -> None:
         self._must_be_idle()
         assert self.handle is not None
-        self._address = _numeric_address(self.handle.socket, address)
+        self._address = _checked_address(self.handle.socket, address)
 
 
 class Accept(Operation):
@@ -346,8 +360,8 @@ class Accept(Operation):
     name = "accept"
     route = Route.INCOMING
 
-    socket: socket.socket | None
-    """The socket that was accepted last; it is the caller's to close."""
+    socket: socket.socket
+    """The socket that was accepted last, the caller's to close; None before there was one."""
 
     address: Address
     """The address of its peer."""
@@ -355,7 +369,7 @@ class Accept(Operation):
     def __init__(self, handle: Handle, *, state: Any = None) -> None:
         _require(handle, SOCKET, "Accept")
         super().__init__(handle, handle.key, state)
-        self.socket = None
+        self.socket = None  # type: ignore[assignment]  # or else every program would have to assert that there is one
         self.address = None
 
 
@@ -384,7 +398,7 @@ class Connect(Operation):
     def address(self, address: Address) -> None:
         self._must_be_idle()
         assert self.handle is not None
-        self._address = _numeric_address(self.handle.socket, address)
+        self._address = _checked_address(self.handle.socket, address)
 
 
 class Shutdown(Operation):
@@ -607,9 +621,9 @@ class ProcessExit(Operation):
     *process* is a :class:`subprocess.Popen`, another object with a ``pid``, or the number itself. The process is
     only observed: it stays for its owner to wait for, who gets the same status at once.
 
-    Errors: ``ProcessLookupError`` when there is no such process; ``ChildProcessError`` when it is not a child of this
-    one, or was waited for by someone else before its status could be read (an object that knows its ``returncode``
-    answers then).
+    Errors: ``ProcessLookupError`` when there is no such process; once it has ended, ``ChildProcessError`` when it was
+    not a child of this one, or was waited for by someone else before its status could be read (an object that knows
+    its ``returncode`` answers then).
     """
 
     __slots__ = ("process", "status")

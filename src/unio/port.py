@@ -123,9 +123,9 @@ class Port:
         returns early with nothing.
 
         Raises :class:`unio.PortClosed` when the port is closed, also during the wait; :class:`ValueError` for a
-        negative time-out or a limit below 1. What a signal handler raises (``KeyboardInterrupt``) comes out of a wait
-        of the main thread; the port stays usable, but the result of an operation that was being tried at that very
-        moment may be lost. A program that wants to go on installs a handler that posts instead.
+        negative time-out or a limit below 1. What a signal handler raises (``KeyboardInterrupt``) comes out of the wait
+        of the main thread as well. It can strike between any two steps of the port's own, and completions may be lost
+        with it: close the port then. A program that wants to go on installs a handler that posts instead.
         """
         raise _left_to_the_backend()
 

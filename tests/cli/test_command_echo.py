@@ -65,7 +65,10 @@ def test_a_client_that_resets_the_connection_harms_nobody(served):
 def test_running_out_of_descriptors_is_survived():
     pytest.importorskip("resource")
     limit = 40
-    before = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({limit}, {limit}))"
+    before = (
+        f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({limit}, {limit}))\n"
+        "import unio.cli.server as server; server.ACCEPTS = 1"  # so that none may be lost
+    )
     with Served("echo", before=before) as served:
         clients = [served.connect() for _ in range(limit * 2)]  # those that can't be accepted wait in the backlog
         assert served.process.stderr is not None
@@ -83,3 +86,20 @@ def test_running_out_of_descriptors_is_survived():
         last.close()
         served.signal(signal.SIGTERM)
         assert served.exit_status() == 0
+
+
+def test_a_fault_in_serving_one_client_harms_no_other():
+    before = (
+        "import unio.cli.echo as e\n"
+        "sent = e.EchoConnection.sent\n"
+        "e.EchoConnection.sent = lambda self, send: sent(self, send) if send.transferred != 13 else 1 / 0"
+    )
+    with Served("echo", before=before) as served:
+        with served.connect() as other, served.connect() as client:
+            client.sendall(b"thirteen byte")
+            assert everything(client) == b"thirteen byte"
+            other.sendall(b"still here")
+            assert received(other, 10) == b"still here"
+        served.signal(signal.SIGTERM)
+        assert served.exit_status() == 0
+        assert "ZeroDivisionError" in served.stderr

@@ -495,7 +495,10 @@ def test_a_file_that_becomes_shorter_ends_the_connection(tmp_path):
 def test_running_out_of_descriptors_is_survived(directory):
     pytest.importorskip("resource")
     limit = 40
-    before = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({limit}, {limit}))"
+    before = (
+        f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({limit}, {limit}))\n"
+        "import unio.cli.server as server; server.ACCEPTS = 1"  # so that none may be lost
+    )
     with Served("files", str(directory), before=before) as served:
         clients = [served.connect() for _ in range(limit * 2)]
         assert served.process.stderr is not None

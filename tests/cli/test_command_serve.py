@@ -5,11 +5,13 @@ from __future__ import annotations
 import random
 import signal
 import socket
+from types import SimpleNamespace
 
 import pytest
 from command import PATIENCE, Served, everything, received, run
 
 import unio
+from unio.cli.echo import EchoConnection
 
 LARGE = 32 * 1024 * 1024
 """More bytes than the sockets between a server and a client that doesn't read will hold."""
@@ -55,7 +57,7 @@ def test_a_named_backend_is_used(server):
 @pytest.mark.parametrize("threads", ["1", "3"])
 @pytest.mark.parametrize("number", STOPS)
 def test_a_signal_ends_an_idle_server_in_order(server, number, threads):
-    with Served(*server, "--threads", threads) as served:
+    with Served(*server, "--threads", threads, "--grace", "1000") as served:
         with served.connect() as idle:
             idle.sendall(b"HEAD /large HTTP/1.1\r\nHost: here\r\n\r\n")
             assert received(idle, 1)  # so it was accepted, and now it is idle
@@ -77,6 +79,20 @@ def test_a_download_in_flight_is_finished(directory, number):
         assert len(body) == LARGE
         assert served.exit_status() == 0
         assert served.stderr == ""
+
+
+def test_a_client_that_comes_while_the_server_stops_is_let_go():
+    near, client = socket.socketpair()
+    with unio.Port() as port, near, client:
+        server = SimpleNamespace(port=port, stopping=True, remove=lambda connection: None)
+        connection = EchoConnection(server, near)
+        connection.start()
+        while not connection.handle.closed:
+            [completion] = port.wait(PATIENCE, limit=1)
+            completion.operation.state(completion.operation)
+            if isinstance(completion.operation, unio.Shutdown):
+                assert client.recv(1) == b""
+                client.shutdown(socket.SHUT_WR)
 
 
 def test_an_echo_in_flight_is_finished():
@@ -135,6 +151,10 @@ def test_a_port_in_use_is_refused(server):
 
 def test_an_address_of_another_machine_is_refused(server):
     assert "192.0.2.1" in refused(*server, "--host", "192.0.2.1")
+
+
+def test_what_is_no_host_name_is_refused(server):
+    assert "a..b" in refused(*server, "--host", "a..b")
 
 
 @pytest.mark.parametrize("port", ["-1", "65536", "http", "1.5", "²"])

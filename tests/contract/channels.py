@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
 
 import pytest
 import support
@@ -64,7 +64,7 @@ class Far:
             received += chunk
         return bytes(received)
 
-    def set_blocking(self, blocking: bool) -> None:
+    def set_blocking(self, *, blocking: bool) -> None:
         if isinstance(self.end, socket.socket):
             self.end.settimeout(support.PATIENCE if blocking else 0)
         else:
@@ -120,7 +120,7 @@ def client(resources: contextlib.ExitStack, transport: str) -> socket.socket:
 
 def path(resources: contextlib.ExitStack, name: str) -> str:
     """A path that is short enough for an AF_UNIX address."""
-    return os.path.join(resources.enter_context(tempfile.TemporaryDirectory(prefix="unio-")), name)
+    return str(Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="unio-"))) / name)
 
 
 def _sockets(resources: contextlib.ExitStack, transport: str) -> tuple[socket.socket, Far]:
@@ -172,7 +172,7 @@ def read(port: unio.Port, far: Far, count: int) -> int:
 
 def _drain(port: unio.Port, far: Far, done: Callable[[Drained], bool], most: int) -> Drained:
     drained = Drained()
-    far.set_blocking(False)
+    far.set_blocking(blocking=False)
     deadline = time.monotonic() + support.PATIENCE
     nothing = False
     while not done(drained):
@@ -183,8 +183,27 @@ def _drain(port: unio.Port, far: Far, done: Callable[[Drained], bool], most: int
         chunk = far.recv(most)
         nothing = not chunk
         drained.data += chunk or b""
-    far.set_blocking(True)
+    far.set_blocking(blocking=True)
     return drained
+
+
+def take(far: Far, count: int) -> bytes:
+    """That many bytes of the peer's end, which are there or on their way."""
+    taken = bytearray()
+    while len(taken) < count:
+        chunk = far.recv(count - len(taken))
+        assert chunk, f"the stream ended after {len(taken)} of {count} bytes"
+        taken += chunk
+    return bytes(taken)
+
+
+def fill_descriptor(end: End) -> int:
+    """Write zeros behind the port's back until nothing more is taken; returns how many."""
+    filled = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            filled += os.write(end.fileno(), bytes(4096))
+    return filled
 
 
 def pattern(size: int) -> bytes:
@@ -213,16 +232,16 @@ def receive_exactly(port: unio.Port, handle: unio.Handle, count: int) -> bytes:
     return bytes(received)
 
 
-def processor_time(function: Callable[[], Any]) -> float:
-    """The seconds of processor time that this thread spends in a call; one that sleeps spends next to none."""
+def assert_sleeps(port: unio.Port, seconds: float = 0.2) -> None:
+    """Nothing comes, and the wait for it uses next to no processor time: it sleeps, and does not spin."""
     before = time.thread_time()
-    function()
-    return time.thread_time() - before
+    assert port.wait(seconds) == []
+    assert time.thread_time() - before < seconds / 4
 
 
 def run_script(script: str, *arguments: str) -> str:
     """Run a program in a process of its own and return what it printed; it must end well."""
-    source = os.path.dirname(os.path.dirname(unio.__file__))
+    source = str(Path(unio.__file__).parent.parent)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))}
     command = [sys.executable, "-W", "error", "-c", script, *arguments]
     ended = subprocess.run(

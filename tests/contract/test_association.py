@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import select
 import socket
@@ -32,7 +33,7 @@ import unio
 posix_only = pytest.mark.skipif(sys.platform == "win32", reason="descriptors are POSIX's")
 
 
-# A1: one port, once
+# Clause A1: one port, once
 
 
 @pytest.mark.clause("A1")
@@ -65,7 +66,7 @@ def test_a_number_that_has_joined_has_joined_as_an_object_too(port: unio.Port, m
 @pytest.mark.clause("A1", "P7")
 def test_a_handle_that_has_joined_a_port_that_is_closed_now_joins_no_other(make_port: Any, make_pair: Any) -> None:
     port, other = make_port(), make_port()
-    near, far = make_pair()
+    near, _far = make_pair()
     handle = port.associate(near)
     port.close()
     for form in (near, near.fileno()):
@@ -85,7 +86,7 @@ def test_of_many_associations_at_once_one_wins(make_port: Any, make_pair: Any) -
             return None
 
     for _ in range(20):
-        near, far = make_pair(local=True)
+        near, _far = make_pair(local=True)
         handles = in_threads(8, associate)
         [handle] = [each for each in handles if each is not None]
         port = ports[handle.key % 4]
@@ -116,7 +117,7 @@ def test_the_key_and_the_object_are_on_the_handle(
     assert kind in repr(handle)
 
 
-# A2: fit for overlapped work, or refused
+# Clause A2: fit for overlapped work, or refused
 
 
 @posix_only
@@ -158,7 +159,7 @@ def a_directory(resources: contextlib.ExitStack) -> Any:
 
 
 def a_device(resources: contextlib.ExitStack) -> Any:
-    return resources.enter_context(open(os.devnull, "r+b", buffering=0))
+    return resources.enter_context(io.FileIO(os.devnull, "r+"))
 
 
 def a_closed_socket(resources: contextlib.ExitStack) -> Any:
@@ -174,7 +175,7 @@ def a_detached_socket(resources: contextlib.ExitStack) -> Any:
 
 
 def a_closed_file(resources: contextlib.ExitStack) -> Any:
-    with open(__file__, "rb") as file:
+    with io.FileIO(__file__) as file:
         return file
 
 
@@ -233,7 +234,9 @@ def test_what_can_do_no_overlapped_work_is_refused_and_nothing_has_changed(
 
 @pytest.mark.clause("A2")
 @pytest.mark.parametrize(
-    "given", ["text", b"bytes", None, 1.5, [], NoFile(), NoFile, WithWrongNumber(), True], ids=lambda given: str(given)[:8]
+    "given",
+    ["text", b"bytes", None, 1.5, [], NoFile(), NoFile, WithWrongNumber(), True],
+    ids=lambda given: str(given)[:8],
 )
 def test_what_is_no_handle_at_all_is_a_type_error(port: unio.Port, given: Any) -> None:
     before = open_descriptors()
@@ -253,7 +256,7 @@ def test_what_was_refused_once_is_not_taken_for_joined(make_port: Any, make_pair
     assert succeed(other, unio.Send(other.associate(near, "key"), b"x")).key == "key"
 
 
-# A3: a handle is its association, not its number
+# Clause A3: a handle is its association, not its number
 
 
 @posix_only
@@ -325,7 +328,7 @@ def test_a_handle_closed_and_its_number_reused_while_a_batch_is_handled(
 def test_a_number_reused_behind_the_port_gets_nothing_of_its_predecessor(
     port: unio.Port, make_pair: Any, resources: contextlib.ExitStack, form: str
 ) -> None:
-    near, far = make_pair()
+    near, _far = make_pair()
     number = near.fileno()
     handle = port.associate(near if form == "object" else near.detach(), "old")
     operation = unio.Recv(handle, bytearray(8))
@@ -353,7 +356,7 @@ def test_a_number_reused_behind_the_port_gets_nothing_of_its_predecessor(
 def test_a_number_overwritten_behind_the_port_joins_anew_at_once(
     port: unio.Port, make_pair: Any, resources: contextlib.ExitStack
 ) -> None:
-    near, far = make_pair()
+    near, _far = make_pair()
     number = near.detach()
     old = unio.Recv(port.associate(number, "old"), bytearray(8))
     port.submit(old)
@@ -470,12 +473,12 @@ def test_handles_come_and_go_without_leaving_anything_behind(port: unio.Port, ba
     assert_idle(port)
 
 
-# A4: closing an idle handle
+# Clause A4: closing an idle handle
 
 
 @pytest.mark.clause("A4")
 @pytest.mark.parametrize("used", [False, True])
-def test_closing_an_idle_socket_queues_nothing(port: unio.Port, make_pair: Any, used: bool) -> None:
+def test_closing_an_idle_socket_queues_nothing(port: unio.Port, make_pair: Any, *, used: bool) -> None:
     near, far = make_pair()
     handle = port.associate(near)
     if used:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,17 @@ def clauses() -> dict[str, bool]:
     return {found[1]: not found[2] for found in CLAUSE.finditer(CONTRACT.read_text(encoding="utf-8"))}
 
 
+def clauses_in(nodes: Iterable[ast.AST]) -> set[str]:
+    """The arguments of each pytest.mark.clause(...) in decorators, or in what is assigned to pytestmark."""
+    return {
+        ast.literal_eval(argument)
+        for node in nodes
+        for call in ast.walk(node)
+        if isinstance(call, ast.Call) and ast.unparse(call.func) == "pytest.mark.clause"
+        for argument in call.args
+    }
+
+
 @functools.cache
 def named() -> dict[str, set[str]]:
     """The tests and the clauses that each names: from the sources, so that selecting tests makes no difference."""
@@ -28,14 +40,15 @@ def named() -> dict[str, set[str]]:
     for path in sorted(HERE.glob("test_*.py")):
         if path == Path(__file__):
             continue
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        module = ast.parse(path.read_text(encoding="utf-8"))
+        of_all = clauses_in(
+            node.value
+            for node in module.body
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "pytestmark"
+        )
+        for node in ast.walk(module):
             if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
-                found[f"{path.name}::{node.name}"] = {
-                    ast.literal_eval(argument)
-                    for decorator in node.decorator_list
-                    if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) == "pytest.mark.clause"
-                    for argument in decorator.args
-                }
+                found[f"{path.name}::{node.name}"] = of_all | clauses_in(node.decorator_list)
     return found
 
 

@@ -27,7 +27,7 @@ from support import (
 
 import unio
 
-# C1: key, operation, transferred, error
+# Clause C1: key, operation, transferred, error
 
 
 @pytest.mark.clause("C1")
@@ -86,7 +86,7 @@ def test_one_failed_operation_among_others_fails_nothing_but_itself(port: unio.P
     assert [type(found[number].error) for number in range(3)] == [type(None), ConnectionResetError, type(None)]
 
 
-# C2: errors
+# Clause C2: errors
 
 
 @pytest.mark.clause("C2")
@@ -112,7 +112,7 @@ def test_a_reset_by_the_peer(port: unio.Port, make_pair: Any) -> None:
 
 @pytest.mark.clause("C2", "O4")
 @pytest.mark.parametrize("local", [False, True])
-def test_a_send_to_a_peer_that_has_gone(port: unio.Port, make_pair: Any, local: bool) -> None:
+def test_a_send_to_a_peer_that_has_gone(port: unio.Port, make_pair: Any, *, local: bool) -> None:
     near, far = make_pair(local=local)
     handle = port.associate(near)
     port.submit(unio.Send(handle, bytes(BIG)))
@@ -205,7 +205,7 @@ def test_an_error_belongs_to_its_completion_alone(port: unio.Port, make_pair: An
     assert all(error is not None and error.__traceback__ is None for error in errors)
 
 
-# C3: results that are no count
+# Clause C3: results that are no count
 
 
 @pytest.mark.clause("C3", "O1")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
+from typing import Any
 
 import channels
 import pytest
@@ -30,7 +32,9 @@ def datagram(resources, family):
 
 @pytest.mark.clause("O7", "C1", "C3")
 @every_family
-def test_a_datagram_arrives_with_the_address_of_its_sender(port, resources, family):
+def test_a_datagram_arrives_with_the_address_of_its_sender(
+    port: unio.Port, resources: contextlib.ExitStack, family: Any
+) -> None:
     near, far = datagram(resources, family), datagram(resources, family)
     key = object()
     buffer = bytearray(b"." * 10)
@@ -45,7 +49,9 @@ def test_a_datagram_arrives_with_the_address_of_its_sender(port, resources, fami
 
 @pytest.mark.clause("O7", "O5")
 @every_family
-def test_each_receive_takes_one_datagram_in_order(port, resources, family):
+def test_each_receive_takes_one_datagram_in_order(
+    port: unio.Port, resources: contextlib.ExitStack, family: Any
+) -> None:
     near = datagram(resources, family)
     peers = [datagram(resources, family) for _ in range(3)]
     handle = port.associate(near)
@@ -67,7 +73,9 @@ def test_each_receive_takes_one_datagram_in_order(port, resources, family):
 @pytest.mark.clause("O7")
 @pytest.mark.parametrize("make", [unio.RecvFrom, unio.Recv])
 @every_family
-def test_a_datagram_that_is_too_large_fills_the_buffer_and_completes_with_emsgsize(port, resources, family, make):
+def test_a_datagram_that_is_too_large_fills_the_buffer_and_completes_with_emsgsize(
+    port: unio.Port, resources: contextlib.ExitStack, family: Any, make: Any
+) -> None:
     near, far = datagram(resources, family), datagram(resources, family)
     recv = make(port.associate(near), bytearray(4))
     for data in (b"too large", b"fits", b"12345", b"end"):
@@ -90,7 +98,9 @@ def test_a_datagram_that_is_too_large_fills_the_buffer_and_completes_with_emsgsi
 
 @pytest.mark.clause("O7", "O6")
 @every_family
-def test_a_datagram_is_scattered_over_several_buffers(port, resources, family):
+def test_a_datagram_is_scattered_over_several_buffers(
+    port: unio.Port, resources: contextlib.ExitStack, family: Any
+) -> None:
     near, far = datagram(resources, family), datagram(resources, family)
     recv = unio.RecvFrom(port.associate(near), [bytearray(3), bytearray(), bytearray(4)])
     far.sendto(b"abcdef", near.getsockname())
@@ -105,7 +115,9 @@ def test_a_datagram_is_scattered_over_several_buffers(port, resources, family):
 @pytest.mark.clause("O7")
 @pytest.mark.parametrize("make", [unio.RecvFrom, unio.Recv])
 @every_family
-def test_an_empty_datagram_is_received_like_any_other(port, resources, family, make):
+def test_an_empty_datagram_is_received_like_any_other(
+    port: unio.Port, resources: contextlib.ExitStack, family: Any, make: Any
+) -> None:
     near, far = datagram(resources, family), datagram(resources, family)
     recv = make(port.associate(near), bytearray(4))
     port.submit(recv)
@@ -124,7 +136,9 @@ def test_an_empty_datagram_is_received_like_any_other(port, resources, family, m
 @pytest.mark.parametrize("make", [unio.RecvFrom, unio.Recv])
 @pytest.mark.parametrize("data", [b"data", b""], ids=["data", "empty"])
 @every_family
-def test_a_receive_without_room_waits_for_a_datagram_and_takes_none(port, resources, family, make, data):
+def test_a_receive_without_room_waits_for_a_datagram_and_takes_none(
+    port: unio.Port, resources: contextlib.ExitStack, family: Any, make: Any, data: Any
+) -> None:
     near, far = datagram(resources, family), datagram(resources, family)
     handle = port.associate(near)
     empty = make(handle, bytearray())
@@ -145,7 +159,7 @@ def test_a_receive_without_room_waits_for_a_datagram_and_takes_none(port, resour
 
 @pytest.mark.clause("O7", "C1")
 @every_family
-def test_a_datagram_is_sent_whole_to_its_address(port, resources, family):
+def test_a_datagram_is_sent_whole_to_its_address(port: unio.Port, resources: contextlib.ExitStack, family: Any) -> None:
     near, peers = datagram(resources, family), [datagram(resources, family) for _ in range(2)]
     key = object()
     handle = port.associate(near, key)
@@ -158,7 +172,9 @@ def test_a_datagram_is_sent_whole_to_its_address(port, resources, family):
 
 @pytest.mark.clause("O7", "S6")
 @every_family
-def test_a_send_goes_to_another_address_when_it_is_submitted_again(port, resources, family):
+def test_a_send_goes_to_another_address_when_it_is_submitted_again(
+    port: unio.Port, resources: contextlib.ExitStack, family: Any
+) -> None:
     near, peers = datagram(resources, family), [datagram(resources, family) for _ in range(3)]
     send = unio.SendTo(port.associate(near), b"hello", peers[0].getsockname())
     for peer in peers:
@@ -169,7 +185,7 @@ def test_a_send_goes_to_another_address_when_it_is_submitted_again(port, resourc
 
 @pytest.mark.clause("O7", "O6")
 @every_family
-def test_several_buffers_leave_as_one_datagram(port, resources, family):
+def test_several_buffers_leave_as_one_datagram(port: unio.Port, resources: contextlib.ExitStack, family: Any) -> None:
     near, far = datagram(resources, family), datagram(resources, family)
     handle = port.associate(near)
     support.succeed(port, unio.SendTo(handle, [b"one", b"", b" datagram"], far.getsockname()))
@@ -178,9 +194,30 @@ def test_several_buffers_leave_as_one_datagram(port, resources, family):
     assert [far.recv(100) for _ in range(3)] == [b"one datagram", b"", b""]
 
 
+@pytest.mark.clause("O7", "O6", "L4")
+@every_family
+def test_more_buffers_than_the_system_takes_at_once_are_one_datagram(
+    port: unio.Port, resources: contextlib.ExitStack, family: str
+) -> None:
+    near, far = datagram(resources, family), datagram(resources, family)
+    handle = port.associate(near)
+    data = channels.pattern(3000)
+    send = unio.SendTo(handle, [data[start : start + 1] for start in range(3000)], far.getsockname())
+    assert support.run(port, send) == (None, send, 3000, None)
+    assert far.recv(5000) == data
+    recv = unio.RecvFrom(handle, [bytearray(1) for _ in range(3000)])
+    far.sendto(data, near.getsockname())
+    assert support.run(port, recv) == (None, recv, 3000, None)
+    assert b"".join(recv.buffer) == data
+    assert recv.address == far.getsockname()
+    far.sendto(data + b"!", near.getsockname())
+    completion = support.run(port, recv)
+    assert (completion.transferred, completion.error.errno) == (3000, errno.EMSGSIZE)
+
+
 @pytest.mark.clause("O7")
 @every_family
-def test_an_empty_datagram_is_sent(port, resources, family):
+def test_an_empty_datagram_is_sent(port: unio.Port, resources: contextlib.ExitStack, family: Any) -> None:
     near, far = datagram(resources, family), datagram(resources, family)
     handle = port.associate(near)
     for data in (b"", b"x"):
@@ -190,7 +227,9 @@ def test_an_empty_datagram_is_sent(port, resources, family):
 
 @pytest.mark.clause("O7", "C2")
 @every_udp
-def test_a_datagram_that_is_too_large_for_the_protocol_is_not_sent(port, resources, family):
+def test_a_datagram_that_is_too_large_for_the_protocol_is_not_sent(
+    port: unio.Port, resources: contextlib.ExitStack, family: Any
+) -> None:
     near, far = datagram(resources, family), datagram(resources, family)
     handle = port.associate(near)
     completion = support.run(port, unio.SendTo(handle, bytes(70_000), far.getsockname()))
@@ -201,7 +240,9 @@ def test_a_datagram_that_is_too_large_for_the_protocol_is_not_sent(port, resourc
 
 
 @pytest.mark.clause("O7", "C2")
-def test_what_the_system_does_not_permit_is_an_error_of_the_completion(port, resources):
+def test_what_the_system_does_not_permit_is_an_error_of_the_completion(
+    port: unio.Port, resources: contextlib.ExitStack
+) -> None:
     handle = port.associate(datagram(resources, "udp"))
     completion = support.run(port, unio.SendTo(handle, b"data", ("255.255.255.255", 9)))
     assert isinstance(completion.error, OSError)
@@ -210,9 +251,11 @@ def test_what_the_system_does_not_permit_is_an_error_of_the_completion(port, res
 
 @pytest.mark.clause("O7")
 @pytest.mark.parametrize("address", [("localhost", 9), ("127.0.0.1", 70_000)])
-def test_an_address_that_is_not_numeric_is_refused_where_it_is_given(port, resources, address):
+def test_an_address_that_is_not_numeric_is_refused_where_it_is_given(
+    port: unio.Port, resources: contextlib.ExitStack, address: Any
+) -> None:
     handle = port.associate(datagram(resources, "udp"))
-    with pytest.raises(ValueError, match="numeric|port number"):
+    with pytest.raises(ValueError, match=r"numeric|port number"):
         unio.SendTo(handle, b"data", address)
 
 
@@ -227,7 +270,9 @@ def silent(resources, family, sock):
 
 @pytest.mark.clause("O7")
 @every_udp
-def test_an_unreachable_peer_never_breaks_a_socket_that_is_not_connected(port, resources, family):
+def test_an_unreachable_peer_never_breaks_a_socket_that_is_not_connected(
+    port: unio.Port, resources: contextlib.ExitStack, family: Any
+) -> None:
     near, far, gone = (datagram(resources, family) for _ in range(3))
     silent(resources, family, gone)
     handle = port.associate(near)
@@ -246,7 +291,9 @@ def test_an_unreachable_peer_never_breaks_a_socket_that_is_not_connected(port, r
 
 @pytest.mark.clause("O7", "O2", "C2")
 @every_udp
-def test_a_refusal_is_an_error_of_a_connected_socket_which_then_works_on(port, resources, family):
+def test_a_refusal_is_an_error_of_a_connected_socket_which_then_works_on(
+    port: unio.Port, resources: contextlib.ExitStack, family: Any
+) -> None:
     near, far = datagram(resources, family), datagram(resources, family)
     silent(resources, family, far)
     handle = port.associate(near)
@@ -271,7 +318,9 @@ def test_a_refusal_is_an_error_of_a_connected_socket_which_then_works_on(port, r
 
 @pytest.mark.clause("O7", "O2")
 @every_family
-def test_a_connected_socket_sends_and_receives_one_datagram_each(port, resources, family):
+def test_a_connected_socket_sends_and_receives_one_datagram_each(
+    port: unio.Port, resources: contextlib.ExitStack, family: Any
+) -> None:
     near, far = datagram(resources, family), datagram(resources, family)
     handle = port.associate(near)
     support.succeed(port, unio.Connect(handle, far.getsockname()))
@@ -287,7 +336,7 @@ def test_a_connected_socket_sends_and_receives_one_datagram_each(port, resources
 
 
 @pytest.mark.clause("O7", "C2")
-def test_sending_to_a_path_that_is_not_there_breaks_nothing(port, resources):
+def test_sending_to_a_path_that_is_not_there_breaks_nothing(port: unio.Port, resources: contextlib.ExitStack) -> None:
     near, far = datagram(resources, "local"), datagram(resources, "local")
     handle = port.associate(near)
     completion = support.run(port, unio.SendTo(handle, b"data", channels.path(resources, "missing")))
@@ -317,10 +366,13 @@ def fill(sock, address):
 
 
 @pytest.mark.clause("O7", "L4")
+@pytest.mark.parametrize("filled_by", ["itself", "another"])
 @pytest.mark.parametrize("connected", [False, True])
-def test_a_datagram_to_a_full_receiver_waits_until_there_is_room(port, resources, connected):
+def test_a_datagram_to_a_full_receiver_waits_until_there_is_room(
+    port: unio.Port, resources: contextlib.ExitStack, connected: bool, filled_by: str
+) -> None:
     near, far = datagram(resources, "local"), datagram(resources, "local")
-    filled = fill(near, far.getsockname())
+    filled = fill(near if filled_by == "itself" else datagram(resources, "local"), far.getsockname())
     handle = port.associate(near)
     if connected:
         support.succeed(port, unio.Connect(handle, far.getsockname()))
@@ -339,7 +391,9 @@ def test_a_datagram_to_a_full_receiver_waits_until_there_is_room(port, resources
 
 
 @pytest.mark.clause("O7", "S8", "X1")
-def test_a_datagram_that_waits_for_room_can_be_cancelled_or_time_out(port, resources):
+def test_a_datagram_that_waits_for_room_can_be_cancelled_or_time_out(
+    port: unio.Port, resources: contextlib.ExitStack
+) -> None:
     near, far = datagram(resources, "local"), datagram(resources, "local")
     filled = fill(near, far.getsockname())
     send = unio.SendTo(port.associate(near), b"never", far.getsockname())
@@ -356,9 +410,47 @@ def test_a_datagram_that_waits_for_room_can_be_cancelled_or_time_out(port, resou
         far.recv(100)
 
 
+@pytest.mark.clause("O7", "X1", "S8")
+@pytest.mark.parametrize("ended", ["cancelled", "timed out"])
+def test_a_datagram_behind_one_that_waits_for_another_receiver_leaves_when_that_one_has_ended(
+    port: unio.Port, resources: contextlib.ExitStack, ended: str
+) -> None:
+    near, full, empty = (datagram(resources, "local") for _ in range(3))
+    fill(datagram(resources, "local"), full.getsockname())
+    handle = port.associate(near)
+    waits = unio.SendTo(handle, b"waits", full.getsockname())
+    follows = unio.SendTo(handle, b"follows", empty.getsockname())
+    port.submit(waits, None if ended == "cancelled" else 0.02)
+    port.submit(follows)
+    if ended == "cancelled":
+        support.assert_idle(port)
+        assert port.cancel(waits)
+    found = support.completions(port, 2)
+    assert [completion.operation for completion in found] == [waits, follows]
+    assert type(found[0].error) is (unio.Cancelled if ended == "cancelled" else TimeoutError)
+    assert found[1].error is None
+    assert empty.recv(100) == b"follows"
+
+
+@pytest.mark.clause("O7", "L4", "L2")
+@pytest.mark.parametrize("connected", [False, True])
+def test_a_datagram_that_waits_for_room_lets_the_port_sleep(
+    port: unio.Port, resources: contextlib.ExitStack, connected: bool
+) -> None:
+    near, far = datagram(resources, "local"), datagram(resources, "local")
+    fill(datagram(resources, "local"), far.getsockname())
+    handle = port.associate(near)
+    if connected:
+        support.succeed(port, unio.Connect(handle, far.getsockname()))
+    port.submit(unio.Send(handle, b"x") if connected else unio.SendTo(handle, b"x", far.getsockname()))
+    channels.assert_sleeps(port)
+
+
 @pytest.mark.clause("O7", "L4")
 @every_udp
-def test_many_datagrams_sent_at_once_are_all_taken(port, resources, family):
+def test_many_datagrams_sent_at_once_are_all_taken(
+    port: unio.Port, resources: contextlib.ExitStack, family: Any
+) -> None:
     near, far = datagram(resources, family), datagram(resources, family)
     handle = port.associate(near)
     for _ in range(500):
@@ -372,7 +464,9 @@ def test_many_datagrams_sent_at_once_are_all_taken(port, resources, family):
 
 @pytest.mark.clause("O7", "O3")
 @pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_SEQPACKET], ids=["datagrams", "packets"])
-def test_a_local_pair_keeps_the_boundaries_of_messages(port, resources, kind):
+def test_a_local_pair_keeps_the_boundaries_of_messages(
+    port: unio.Port, resources: contextlib.ExitStack, kind: str
+) -> None:
     near, far = socket.socketpair(socket.AF_UNIX, kind)
     resources.enter_context(near)
     resources.enter_context(far)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import array
+import contextlib
 import errno
 import json
 import os
 import threading
+from pathlib import Path
+from typing import Any
 
 import channels
 import pytest
 import support
 
 import unio
-
-pytestmark = pytest.mark.clause("O8")
 
 MIB = 1 << 20
 
@@ -33,15 +34,14 @@ def open_file(port, resources, tmp_path):
 
 def content(handle):
     """What is in a file, read behind the port's back."""
-    with open(handle.object.name, "rb") as file:
-        return file.read()
+    return Path(handle.object.name).read_bytes()
 
 
 # Reading
 
 
-@pytest.mark.clause("C1")
-def test_a_read_delivers_the_bytes_at_its_offset(port, open_file):
+@pytest.mark.clause("O8", "C1")
+def test_a_read_delivers_the_bytes_at_its_offset(port: unio.Port, open_file: Any) -> None:
     key = object()
     handle = open_file(key=key)
     buffer = bytearray(4)
@@ -51,7 +51,8 @@ def test_a_read_delivers_the_bytes_at_its_offset(port, open_file):
     assert (read.transferred, read.error) == (4, None)
 
 
-def test_a_read_neither_uses_nor_moves_the_position_of_the_file(port, open_file):
+@pytest.mark.clause("O8")
+def test_a_read_neither_uses_nor_moves_the_position_of_the_file(port: unio.Port, open_file: Any) -> None:
     handle = open_file()
     handle.object.seek(5)
     read = unio.Read(handle, bytearray(3), 0)
@@ -62,10 +63,14 @@ def test_a_read_neither_uses_nor_moves_the_position_of_the_file(port, open_file)
     assert handle.object.tell() == 5
 
 
+@pytest.mark.clause("O8")
 @pytest.mark.parametrize(
-    ("offset", "size", "expected"), [(6, 100, b"6789"), (9, 1, b"9"), (10, 5, b""), (11, 5, b""), (2**62, 5, b"")]
+    ("offset", "size", "expected"),
+    [(6, 100, b"6789"), (9, 1, b"9"), (10, 5, b""), (11, 5, b""), (2**62, 5, b""), (2**63 - 1, 5, b"")],
 )
-def test_the_end_of_the_file_is_a_success_with_fewer_bytes_or_none(port, open_file, offset, size, expected):
+def test_the_end_of_the_file_is_a_success_with_fewer_bytes_or_none(
+    port: unio.Port, open_file: Any, offset: Any, size: Any, expected: Any
+) -> None:
     handle = open_file()
     read = unio.Read(handle, bytearray(size), offset)
     for _ in range(3):
@@ -73,28 +78,32 @@ def test_the_end_of_the_file_is_a_success_with_fewer_bytes_or_none(port, open_fi
         assert read.buffer[: len(expected)] == expected
 
 
-def test_reading_an_empty_file_delivers_nothing(port, open_file):
+@pytest.mark.clause("O8")
+def test_reading_an_empty_file_delivers_nothing(port: unio.Port, open_file: Any) -> None:
     read = unio.Read(open_file(b""), bytearray(10), 0)
     assert support.run(port, read) == (None, read, 0, None)
 
 
-def test_a_read_without_room_succeeds_with_no_bytes(port, open_file):
+@pytest.mark.clause("O8")
+def test_a_read_without_room_succeeds_with_no_bytes(port: unio.Port, open_file: Any) -> None:
     handle = open_file()
     for buffer in (bytearray(), [], [bytearray(), bytearray()]):
         read = unio.Read(handle, buffer, 5)
         assert support.run(port, read) == (None, read, 0, None)
 
 
-@pytest.mark.clause("O6")
-def test_a_vectored_read_fills_its_buffers_one_after_the_other(port, open_file):
+@pytest.mark.clause("O8", "O6")
+def test_a_vectored_read_fills_its_buffers_one_after_the_other(port: unio.Port, open_file: Any) -> None:
     buffers = [bytearray(2), bytearray(), bytearray(3), bytearray(b"........")]
     read = unio.Read(open_file(), buffers, 1)
     assert support.run(port, read) == (None, read, 9, None)
     assert buffers == [b"12", b"", b"345", b"6789...."]
 
 
-@pytest.mark.clause("O6", "L4")
-def test_a_vectored_read_of_more_buffers_than_the_system_takes_at_once_fills_them_all(port, open_file):
+@pytest.mark.clause("O8", "O6", "L4")
+def test_a_vectored_read_of_more_buffers_than_the_system_takes_at_once_fills_them_all(
+    port: unio.Port, open_file: Any
+) -> None:
     data = channels.pattern(21_000)
     buffers = [bytearray(7) for _ in range(3000)]
     read = unio.Read(open_file(data), buffers, 0)
@@ -102,22 +111,24 @@ def test_a_vectored_read_of_more_buffers_than_the_system_takes_at_once_fills_the
     assert b"".join(buffers) == data
 
 
-def test_a_large_read_fills_its_buffer(port, open_file):
+@pytest.mark.clause("O8")
+def test_a_large_read_fills_its_buffer(port: unio.Port, open_file: Any) -> None:
     data = channels.pattern(32 * MIB)
     read = unio.Read(open_file(data), bytearray(32 * MIB + 1), 0)
     assert support.run(port, read) == (None, read, 32 * MIB, None)
     assert memoryview(read.buffer)[:-1] == data
 
 
-def test_a_read_fills_any_writable_buffer(port, open_file):
+@pytest.mark.clause("O8")
+def test_a_read_fills_any_writable_buffer(port: unio.Port, open_file: Any) -> None:
     numbers = array.array("q", range(50))
     read = unio.Read(open_file(numbers.tobytes()), array.array("q", bytes(400)), 0)
     assert support.run(port, read).transferred == 400
     assert read.buffer == numbers
 
 
-@pytest.mark.clause("S6")
-def test_a_read_is_submitted_again_at_another_offset(port, open_file):
+@pytest.mark.clause("O8", "S6")
+def test_a_read_is_submitted_again_at_another_offset(port: unio.Port, open_file: Any) -> None:
     read = unio.Read(open_file(), bytearray(1), 0)
     found = []
     for offset in range(10):
@@ -130,8 +141,8 @@ def test_a_read_is_submitted_again_at_another_offset(port, open_file):
 # Writing
 
 
-@pytest.mark.clause("C1")
-def test_a_write_puts_its_bytes_at_its_offset(port, open_file):
+@pytest.mark.clause("O8", "C1")
+def test_a_write_puts_its_bytes_at_its_offset(port: unio.Port, open_file: Any) -> None:
     key = object()
     handle = open_file(key=key)
     write = unio.Write(handle, b"abc", 4)
@@ -139,7 +150,8 @@ def test_a_write_puts_its_bytes_at_its_offset(port, open_file):
     assert content(handle) == b"0123abc789"
 
 
-def test_a_write_at_or_past_the_end_makes_the_file_longer(port, open_file):
+@pytest.mark.clause("O8")
+def test_a_write_at_or_past_the_end_makes_the_file_longer(port: unio.Port, open_file: Any) -> None:
     handle = open_file()
     assert support.run(port, unio.Write(handle, b"abc", 9)).transferred == 3
     assert content(handle) == b"012345678abc"
@@ -150,17 +162,19 @@ def test_a_write_at_or_past_the_end_makes_the_file_longer(port, open_file):
     assert read.buffer == b"c\0\0\0\0"
 
 
-def test_offsets_beyond_32_bits_are_exact(port, open_file):
+@pytest.mark.clause("O8")
+def test_offsets_beyond_32_bits_are_exact(port: unio.Port, open_file: Any) -> None:
     handle = open_file(b"")
     offset = 5 * 2**30 + 1
     support.succeed(port, unio.Write(handle, b"far out", offset))
-    assert os.stat(handle.object.name).st_size == offset + 7
+    assert Path(handle.object.name).stat().st_size == offset + 7
     read = unio.Read(handle, bytearray(100), offset - 2)
     assert support.run(port, read).transferred == 9
     assert read.buffer[:9] == b"\0\0far out"
 
 
-def test_a_write_of_nothing_succeeds_and_writes_nothing(port, open_file):
+@pytest.mark.clause("O8")
+def test_a_write_of_nothing_succeeds_and_writes_nothing(port: unio.Port, open_file: Any) -> None:
     handle = open_file()
     for empty in (b"", [], [b"", b""]):
         write = unio.Write(handle, empty, 100)
@@ -168,16 +182,18 @@ def test_a_write_of_nothing_succeeds_and_writes_nothing(port, open_file):
     assert content(handle) == b"0123456789"
 
 
-@pytest.mark.clause("O6")
-def test_a_vectored_write_puts_its_buffers_one_after_the_other(port, open_file):
+@pytest.mark.clause("O8", "O6")
+def test_a_vectored_write_puts_its_buffers_one_after_the_other(port: unio.Port, open_file: Any) -> None:
     handle = open_file()
     write = unio.Write(handle, [b"ab", b"", bytearray(b"c"), memoryview(b"-def-")[1:4]], 2)
     assert support.run(port, write) == (None, write, 6, None)
     assert content(handle) == b"01abcdef89"
 
 
-@pytest.mark.clause("O6", "L4")
-def test_a_vectored_write_of_more_buffers_than_the_system_takes_at_once_writes_them_all(port, open_file):
+@pytest.mark.clause("O8", "O6", "L4")
+def test_a_vectored_write_of_more_buffers_than_the_system_takes_at_once_writes_them_all(
+    port: unio.Port, open_file: Any
+) -> None:
     data = channels.pattern(21_000)
     handle = open_file(b"")
     write = unio.Write(handle, [data[start : start + 7] for start in range(0, len(data), 7)], 0)
@@ -185,7 +201,8 @@ def test_a_vectored_write_of_more_buffers_than_the_system_takes_at_once_writes_t
     assert content(handle) == data
 
 
-def test_a_large_write_is_written_whole(port, open_file):
+@pytest.mark.clause("O8")
+def test_a_large_write_is_written_whole(port: unio.Port, open_file: Any) -> None:
     data = channels.pattern(32 * MIB)
     handle = open_file(b"")
     write = unio.Write(handle, data, 0)
@@ -193,14 +210,16 @@ def test_a_large_write_is_written_whole(port, open_file):
     assert content(handle) == data
 
 
-def test_a_file_opened_for_appending_is_written_at_its_end_whatever_the_offset(port, open_file):
+@pytest.mark.clause("O8")
+def test_a_file_opened_for_appending_is_written_at_its_end_whatever_the_offset(port: unio.Port, open_file: Any) -> None:
     handle = open_file(mode="ab")
     for offset, data in ((0, b"first"), (3, b" second"), (2**40, b" third")):
         assert support.run(port, unio.Write(handle, data, offset)).transferred == len(data)
     assert content(handle) == b"0123456789first second third"
 
 
-def test_writes_in_flight_on_one_handle_are_independent_and_all_done(port, open_file):
+@pytest.mark.clause("O8")
+def test_writes_in_flight_on_one_handle_are_independent_and_all_done(port: unio.Port, open_file: Any) -> None:
     handle = open_file(b"")
     blocks = [channels.pattern(5000 + number) for number in range(200)]
     offsets = [sum(map(len, blocks[:number])) for number in range(200)]
@@ -212,7 +231,10 @@ def test_writes_in_flight_on_one_handle_are_independent_and_all_done(port, open_
     assert content(handle) == b"".join(blocks)
 
 
-def test_files_of_every_mode_do_what_their_mode_says(port, resources, tmp_path):
+@pytest.mark.clause("O8")
+def test_files_of_every_mode_do_what_their_mode_says(
+    port: unio.Port, resources: contextlib.ExitStack, tmp_path: Path
+) -> None:
     path = tmp_path / "new"
     handle = port.associate(resources.enter_context(unio.open(path, "xb+")))
     support.succeed(port, unio.Write(handle, b"written", 0))
@@ -226,7 +248,10 @@ def test_files_of_every_mode_do_what_their_mode_says(port, resources, tmp_path):
         unio.open(path, "r")
 
 
-def test_a_file_joins_by_its_number_and_by_any_object_that_has_one(port, resources, tmp_path):
+@pytest.mark.clause("O8")
+def test_a_file_joins_by_its_number_and_by_any_object_that_has_one(
+    port: unio.Port, resources: contextlib.ExitStack, tmp_path: Path
+) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"content")
     number = os.open(path, os.O_RDONLY)
@@ -239,9 +264,11 @@ def test_a_file_joins_by_its_number_and_by_any_object_that_has_one(port, resourc
 # Errors
 
 
-@pytest.mark.clause("C2", "S3")
+@pytest.mark.clause("O8", "C2", "S3")
 @pytest.mark.parametrize(("mode", "make"), [("rb", unio.Write), ("wb", unio.Read), ("ab", unio.Read)])
-def test_what_the_mode_does_not_permit_is_an_error_of_the_completion(port, open_file, mode, make):
+def test_what_the_mode_does_not_permit_is_an_error_of_the_completion(
+    port: unio.Port, open_file: Any, mode: Any, make: Any
+) -> None:
     handle = open_file(mode=mode)
     for operation in (make(handle, bytearray(5), 0), make(handle, [bytearray(5), bytearray(5)], 0)):
         completion = support.run(port, operation)
@@ -249,8 +276,10 @@ def test_what_the_mode_does_not_permit_is_an_error_of_the_completion(port, open_
         assert completion.transferred == 0
 
 
-@pytest.mark.clause("C2")
-def test_a_write_that_the_file_system_has_no_offset_for_is_an_error_of_the_completion(port, open_file):
+@pytest.mark.clause("O8", "C2")
+def test_a_write_that_the_file_system_has_no_offset_for_is_an_error_of_the_completion(
+    port: unio.Port, open_file: Any
+) -> None:
     handle = open_file()
     completion = support.run(port, unio.Write(handle, b"data", 2**63 - 10))
     assert completion.error.errno in (errno.EFBIG, errno.EINVAL)
@@ -258,8 +287,9 @@ def test_a_write_that_the_file_system_has_no_offset_for_is_an_error_of_the_compl
     assert content(handle) == b"0123456789"
 
 
+@pytest.mark.clause("O8")
 @pytest.mark.parametrize("offset", [-1, 2**63])
-def test_an_impossible_offset_is_refused_where_it_is_given(port, open_file, offset):
+def test_an_impossible_offset_is_refused_where_it_is_given(port: unio.Port, open_file: Any, offset: Any) -> None:
     handle = open_file()
     with pytest.raises(ValueError, match="offset"):
         unio.Read(handle, bytearray(1), offset)
@@ -285,8 +315,8 @@ print(json.dumps(results))
 """
 
 
-@pytest.mark.clause("C2")
-def test_a_write_that_the_system_stops_is_an_error_with_the_count_so_far(backend):
+@pytest.mark.clause("O8", "C2")
+def test_a_write_that_the_system_stops_is_an_error_with_the_count_so_far(backend: str) -> None:
     pytest.importorskip("resource")
     results = json.loads(channels.run_script(LIMITED, backend))
     assert results == [[10_000, errno.EFBIG], [8_000, errno.EFBIG], [0, errno.EFBIG], [1, None]]
@@ -295,7 +325,8 @@ def test_a_write_that_the_system_stops_is_an_error_with_the_count_so_far(backend
 # Flushing
 
 
-def test_a_flush_completes_with_no_bytes_and_changes_nothing(port, open_file):
+@pytest.mark.clause("O8")
+def test_a_flush_completes_with_no_bytes_and_changes_nothing(port: unio.Port, open_file: Any) -> None:
     handle = open_file(key="file")
     flush = unio.Flush(handle)
     assert support.run(port, flush) == ("file", flush, 0, None)
@@ -304,7 +335,8 @@ def test_a_flush_completes_with_no_bytes_and_changes_nothing(port, open_file):
     assert content(handle) == b"abc3456789"
 
 
-def test_flushes_go_on_among_reads_and_writes(port, open_file):
+@pytest.mark.clause("O8")
+def test_flushes_go_on_among_reads_and_writes(port: unio.Port, open_file: Any) -> None:
     handle = open_file(b"")
     operations = []
     for number in range(30):
@@ -323,21 +355,23 @@ def test_flushes_go_on_among_reads_and_writes(port, open_file):
 
 # Whose thread does the work
 
-THREAD_IO = "/proc/thread-self/io"
-accounted = pytest.mark.skipif(not os.path.exists(THREAD_IO), reason="the system does not count each thread's I/O")
+THREAD_IO = Path("/proc/thread-self/io")
+accounted = pytest.mark.skipif(not THREAD_IO.exists(), reason="the system does not count each thread's I/O")
 
 
 def moved_by_this_thread():
     """How many bytes this thread has read and written itself so far, as the system counts them."""
-    with open(THREAD_IO) as lines:
-        counts = dict(line.split(": ") for line in lines)
+    counts = dict(line.split(": ") for line in THREAD_IO.read_text().splitlines())
     return int(counts["rchar"]) + int(counts["wchar"])
 
 
+@pytest.mark.clause("O8")
 @accounted
 @pytest.mark.parametrize("make", [unio.Read, unio.Write])
 @pytest.mark.parametrize("vectored", [False, True])
-def test_file_operations_are_never_done_by_the_submitting_thread(port, open_file, make, vectored):
+def test_file_operations_are_never_done_by_the_submitting_thread(
+    port: unio.Port, open_file: Any, make: Any, vectored: Any
+) -> None:
     handle = open_file(bytes(4 * MIB))
     buffer = [bytearray(2 * MIB), bytearray(2 * MIB)] if vectored else bytearray(4 * MIB)
     operations = [make(handle, buffer, 0) for _ in range(4)]
@@ -349,7 +383,8 @@ def test_file_operations_are_never_done_by_the_submitting_thread(port, open_file
     assert moved_by_this_thread() - before < MIB
 
 
-def test_many_file_operations_need_few_threads(port, open_file):
+@pytest.mark.clause("O8")
+def test_many_file_operations_need_few_threads(port: unio.Port, open_file: Any) -> None:
     handle = open_file(bytes(MIB))
     threads = threading.active_count()
     reads = [unio.Read(handle, bytearray(100_000), number * 1000) for number in range(900)]
@@ -362,8 +397,8 @@ def test_many_file_operations_need_few_threads(port, open_file):
     assert most - threads <= 64
 
 
-@pytest.mark.clause("P7")
-def test_closed_ports_leave_no_threads_behind(make_port, resources, tmp_path):
+@pytest.mark.clause("O8", "P7")
+def test_closed_ports_leave_no_threads_behind(make_port: Any, resources: contextlib.ExitStack, tmp_path: Path) -> None:
     threads = threading.active_count()
     (tmp_path / "file").write_bytes(bytes(1000))
     for _ in range(20):
@@ -378,8 +413,8 @@ def test_closed_ports_leave_no_threads_behind(make_port, resources, tmp_path):
 # Along with other work
 
 
-@pytest.mark.clause("L1")
-def test_sockets_and_files_share_a_port(port, resources, open_file):
+@pytest.mark.clause("O8", "L1")
+def test_sockets_and_files_share_a_port(port: unio.Port, resources: contextlib.ExitStack, open_file: Any) -> None:
     near, far = channels.incoming(resources, "tcp")
     stream, file = port.associate(near, "socket"), open_file(bytes(MIB), key="file")
     recv, read = unio.Recv(stream, bytearray(10)), unio.Read(file, bytearray(MIB), 0)

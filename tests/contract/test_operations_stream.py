@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import array
+import contextlib
 import errno
+import itertools
 import mmap
 import socket
+from typing import Any
 
 import channels
 import pytest
@@ -21,7 +24,9 @@ MIB = 1 << 20
 
 @pytest.mark.clause("O3", "C1")
 @channels.every_stream
-def test_a_receive_completes_with_what_there_is(port, resources, transport):
+def test_a_receive_completes_with_what_there_is(
+    port: unio.Port, resources: contextlib.ExitStack, transport: str
+) -> None:
     near, far = channels.incoming(resources, transport)
     key = object()
     buffer = bytearray(b"." * 10)
@@ -36,7 +41,9 @@ def test_a_receive_completes_with_what_there_is(port, resources, transport):
 
 @pytest.mark.clause("O3")
 @channels.every_stream
-def test_a_receive_takes_no_more_than_the_size_of_its_buffer(port, resources, transport):
+def test_a_receive_takes_no_more_than_the_size_of_its_buffer(
+    port: unio.Port, resources: contextlib.ExitStack, transport: str
+) -> None:
     near, far = channels.incoming(resources, transport)
     handle = port.associate(near)
     far.send(b"abcdefgh")
@@ -53,7 +60,9 @@ def test_a_receive_takes_no_more_than_the_size_of_its_buffer(port, resources, tr
 
 @pytest.mark.clause("O3")
 @channels.every_stream
-def test_what_came_before_the_handle_joined_is_received(port, resources, transport):
+def test_what_came_before_the_handle_joined_is_received(
+    port: unio.Port, resources: contextlib.ExitStack, transport: str
+) -> None:
     near, far = channels.incoming(resources, transport)
     far.send(b"early")
     far.close()
@@ -62,7 +71,9 @@ def test_what_came_before_the_handle_joined_is_received(port, resources, transpo
 
 @pytest.mark.clause("O3")
 @channels.every_stream
-def test_the_end_of_the_stream_is_a_success_with_no_bytes_however_often_it_is_asked_for(port, resources, transport):
+def test_the_end_of_the_stream_is_a_success_with_no_bytes_however_often_it_is_asked_for(
+    port: unio.Port, resources: contextlib.ExitStack, transport: str
+) -> None:
     near, far = channels.incoming(resources, transport)
     recv = unio.Recv(port.associate(near), bytearray(10))
     port.submit(recv)
@@ -75,7 +86,9 @@ def test_the_end_of_the_stream_is_a_success_with_no_bytes_however_often_it_is_as
 
 @pytest.mark.clause("O3", "O5")
 @channels.every_stream
-def test_the_end_of_the_stream_completes_every_receive_that_is_pending(port, resources, transport):
+def test_the_end_of_the_stream_completes_every_receive_that_is_pending(
+    port: unio.Port, resources: contextlib.ExitStack, transport: str
+) -> None:
     near, far = channels.incoming(resources, transport)
     handle = port.associate(near)
     receives = [unio.Recv(handle, bytearray(4)) for _ in range(5)]
@@ -95,7 +108,9 @@ def test_the_end_of_the_stream_completes_every_receive_that_is_pending(port, res
 @pytest.mark.clause("O3")
 @pytest.mark.parametrize("size", [1, 3, 5, 100])
 @channels.every_stream
-def test_data_that_comes_together_with_the_end_is_received_whole_before_it(port, resources, transport, size):
+def test_data_that_comes_together_with_the_end_is_received_whole_before_it(
+    port: unio.Port, resources: contextlib.ExitStack, transport: str, size: Any
+) -> None:
     near, far = channels.incoming(resources, transport)
     handle = port.associate(near)
     buffer = bytearray(size)
@@ -145,7 +160,9 @@ def assert_short_read_and_end(port, handle, count):
 
 @pytest.mark.clause("O3")
 @channels.every_socket
-def test_an_end_that_follows_a_short_read_is_never_lost_on_an_accepted_socket(port, resources, transport):
+def test_an_end_that_follows_a_short_read_is_never_lost_on_an_accepted_socket(
+    port: unio.Port, resources: contextlib.ExitStack, transport: str
+) -> None:
     listening = channels.listener(resources, transport, ROUNDS)
     accept = unio.Accept(port.associate(listening))
     peer = support.Background(come_send_and_leave, listening, ROUNDS)
@@ -157,7 +174,9 @@ def test_an_end_that_follows_a_short_read_is_never_lost_on_an_accepted_socket(po
 
 @pytest.mark.clause("O3")
 @channels.every_socket
-def test_an_end_that_follows_a_short_read_is_never_lost_on_a_connected_socket(port, resources, transport):
+def test_an_end_that_follows_a_short_read_is_never_lost_on_a_connected_socket(
+    port: unio.Port, resources: contextlib.ExitStack, transport: str
+) -> None:
     listening = channels.listener(resources, transport)
     listening.settimeout(support.PATIENCE)
     peer = support.Background(send_and_leave, listening, ROUNDS)
@@ -171,7 +190,9 @@ def test_an_end_that_follows_a_short_read_is_never_lost_on_a_connected_socket(po
 
 @pytest.mark.clause("O3", "O12")
 @pytest.mark.parametrize("transport", ["local", "pipe"])
-def test_an_end_that_follows_a_short_read_is_never_lost_on_a_pair(port, resources, transport):
+def test_an_end_that_follows_a_short_read_is_never_lost_on_a_pair(
+    port: unio.Port, resources: contextlib.ExitStack, transport: str
+) -> None:
     for number in range(ROUNDS):
         near, far = channels.incoming(resources, transport)
         handle = port.associate(near)
@@ -187,7 +208,9 @@ def test_an_end_that_follows_a_short_read_is_never_lost_on_a_pair(port, resource
 
 @pytest.mark.clause("O3")
 @channels.every_socket
-def test_a_half_close_of_the_peer_ends_the_stream_and_only_that(port, resources, transport):
+def test_a_half_close_of_the_peer_ends_the_stream_and_only_that(
+    port: unio.Port, resources: contextlib.ExitStack, transport: str
+) -> None:
     near, far = channels.incoming(resources, transport)
     handle = port.associate(near)
     far.send(b"request")
@@ -203,7 +226,9 @@ def test_a_half_close_of_the_peer_ends_the_stream_and_only_that(port, resources,
 @pytest.mark.clause("O3")
 @pytest.mark.parametrize("buffer", [bytearray(), [], [bytearray(), bytearray()]], ids=["one", "none", "several"])
 @channels.every_stream
-def test_a_receive_without_room_waits_for_data_and_takes_none(port, resources, transport, buffer):
+def test_a_receive_without_room_waits_for_data_and_takes_none(
+    port: unio.Port, resources: contextlib.ExitStack, transport: str, buffer: Any
+) -> None:
     near, far = channels.incoming(resources, transport)
     handle = port.associate(near, "key")
     recv = unio.Recv(handle, buffer)
@@ -224,7 +249,9 @@ def test_a_receive_without_room_waits_for_data_and_takes_none(port, resources, t
 @pytest.mark.clause("O3")
 @pytest.mark.parametrize("when", ["before", "after"])
 @channels.every_stream
-def test_a_receive_without_room_completes_at_the_end_of_the_stream(port, resources, transport, when):
+def test_a_receive_without_room_completes_at_the_end_of_the_stream(
+    port: unio.Port, resources: contextlib.ExitStack, transport: str, when: Any
+) -> None:
     near, far = channels.incoming(resources, transport)
     handle = port.associate(near)
     recv = unio.Recv(handle, bytearray())
@@ -242,7 +269,9 @@ def test_a_receive_without_room_completes_at_the_end_of_the_stream(port, resourc
 
 @pytest.mark.clause("O3")
 @channels.every_stream
-def test_a_receive_without_room_before_the_last_data_leaves_both_data_and_end(port, resources, transport):
+def test_a_receive_without_room_before_the_last_data_leaves_both_data_and_end(
+    port: unio.Port, resources: contextlib.ExitStack, transport: str
+) -> None:
     near, far = channels.incoming(resources, transport)
     handle = port.associate(near)
     recv = unio.Recv(handle, bytearray())
@@ -255,7 +284,9 @@ def test_a_receive_without_room_before_the_last_data_leaves_both_data_and_end(po
 
 @pytest.mark.clause("O3", "O5")
 @channels.every_stream
-def test_receives_with_and_without_room_keep_their_order(port, resources, transport):
+def test_receives_with_and_without_room_keep_their_order(
+    port: unio.Port, resources: contextlib.ExitStack, transport: str
+) -> None:
     near, far = channels.incoming(resources, transport)
     handle = port.associate(near)
     receives = [unio.Recv(handle, bytearray(size)) for size in (2, 0, 0, 3, 0)]
@@ -271,7 +302,7 @@ def test_receives_with_and_without_room_keep_their_order(port, resources, transp
 
 
 @pytest.mark.clause("O3", "C2")
-def test_a_receive_without_room_does_not_hide_a_reset(port, resources):
+def test_a_receive_without_room_does_not_hide_a_reset(port: unio.Port, resources: contextlib.ExitStack) -> None:
     near, far = channels.incoming(resources, "tcp")
     handle = port.associate(near)
     empty = unio.Recv(handle, bytearray())
@@ -283,12 +314,57 @@ def test_a_receive_without_room_does_not_hide_a_reset(port, resources):
     assert ConnectionResetError in (type(first.error), type(second.error))
 
 
+@pytest.mark.clause("O3")
+@pytest.mark.parametrize("size", [2, 100])
+@pytest.mark.parametrize("transport", ["tcp", "tcp6"])
+def test_urgent_data_in_the_middle_holds_nothing_up(
+    port: unio.Port, resources: contextlib.ExitStack, transport: str, size: int
+) -> None:
+    near, far = channels.incoming(resources, transport)
+    recv = unio.Recv(port.associate(near), bytearray(size))
+    for round_ in range(3):
+        if round_:
+            port.submit(recv)
+            support.assert_idle(port)
+        far.send(b"before")
+        far.end.send(b"!", socket.MSG_OOB)
+        far.send(b"after")
+        received = b""
+        while len(received) < 11:
+            if not recv.in_flight:
+                port.submit(recv)
+            received += recv.buffer[: support.completion(port).transferred]
+        assert received == b"beforeafter"  # the urgent byte goes its own way
+
+
+@pytest.mark.clause("O3")
+def test_a_receive_that_a_passed_descriptor_cuts_short_leaves_the_rest_to_the_next(
+    port: unio.Port, resources: contextlib.ExitStack
+) -> None:
+    near, far = channels.incoming(resources, "local")
+    handle = port.associate(near)
+    recv = unio.Recv(handle, bytearray(100))
+    for _ in range(3):
+        port.submit(recv)
+        support.assert_idle(port)
+        socket.send_fds(far.end, [b"with one, "], [far.end.fileno()])
+        far.send(b"without")
+        received = b""
+        while len(received) < 17:
+            if not recv.in_flight:
+                port.submit(recv)
+            received += recv.buffer[: support.completion(port).transferred]
+        assert received == b"with one, without"
+
+
 # Resets
 
 
 @pytest.mark.clause("O3", "C2")
 @pytest.mark.parametrize("transport", ["tcp", "tcp6"])
-def test_a_reset_is_a_connection_reset_error_and_not_an_end(port, resources, transport):
+def test_a_reset_is_a_connection_reset_error_and_not_an_end(
+    port: unio.Port, resources: contextlib.ExitStack, transport: str
+) -> None:
     near, far = channels.incoming(resources, transport)
     recv = unio.Recv(port.associate(near), bytearray(10))
     port.submit(recv)
@@ -303,7 +379,9 @@ def test_a_reset_is_a_connection_reset_error_and_not_an_end(port, resources, tra
 @pytest.mark.clause("O3")
 @pytest.mark.parametrize("when", ["pending", "submitted after"])
 @pytest.mark.parametrize("transport", ["tcp", "tcp6"])
-def test_data_that_came_before_a_reset_is_delivered_first(port, resources, transport, when):
+def test_data_that_came_before_a_reset_is_delivered_first(
+    port: unio.Port, resources: contextlib.ExitStack, transport: str, when: Any
+) -> None:
     near, far = channels.incoming(resources, transport)
     handle = port.associate(near)
     buffers = [bytearray(4) for _ in range(4)]
@@ -326,7 +404,9 @@ def test_data_that_came_before_a_reset_is_delivered_first(port, resources, trans
 
 
 @pytest.mark.clause("O3", "C2")
-def test_a_reset_that_came_while_nothing_was_pending_is_told_to_the_next_receive(port, resources):
+def test_a_reset_that_came_while_nothing_was_pending_is_told_to_the_next_receive(
+    port: unio.Port, resources: contextlib.ExitStack
+) -> None:
     for _ in range(20):
         near, far = channels.incoming(resources, "tcp")
         handle = port.associate(near)
@@ -338,7 +418,7 @@ def test_a_reset_that_came_while_nothing_was_pending_is_told_to_the_next_receive
 
 
 @pytest.mark.clause("O3", "O4", "C2")
-def test_a_reset_completes_both_receives_and_sends(port, resources):
+def test_a_reset_completes_both_receives_and_sends(port: unio.Port, resources: contextlib.ExitStack) -> None:
     near, far = channels.incoming(resources, "tcp")
     handle = port.associate(near)
     recv, send = unio.Recv(handle, bytearray(10)), unio.Send(handle, bytes(16 * MIB))
@@ -355,14 +435,18 @@ def test_a_reset_completes_both_receives_and_sends(port, resources):
 
 
 @pytest.mark.clause("C2")
-def test_receiving_on_a_socket_that_is_not_connected_is_an_error_of_the_completion(port, resources):
+def test_receiving_on_a_socket_that_is_not_connected_is_an_error_of_the_completion(
+    port: unio.Port, resources: contextlib.ExitStack
+) -> None:
     handle = port.associate(channels.client(resources, "tcp"))
     assert support.run(port, unio.Recv(handle, bytearray(10))).error.errno == errno.ENOTCONN
 
 
 @pytest.mark.clause("C2", "O4")
 @channels.every_socket
-def test_sending_on_a_socket_that_is_not_connected_is_an_error_of_the_completion(port, resources, transport):
+def test_sending_on_a_socket_that_is_not_connected_is_an_error_of_the_completion(
+    port: unio.Port, resources: contextlib.ExitStack, transport: str
+) -> None:
     handle = port.associate(channels.client(resources, transport))
     completion = support.run(port, unio.Send(handle, b"data"))
     assert completion.error.errno == errno.ENOTCONN
@@ -374,7 +458,9 @@ def test_sending_on_a_socket_that_is_not_connected_is_an_error_of_the_completion
 
 @pytest.mark.clause("O4", "C1")
 @channels.every_stream
-def test_a_send_says_how_many_bytes_were_taken(port, resources, transport):
+def test_a_send_says_how_many_bytes_were_taken(
+    port: unio.Port, resources: contextlib.ExitStack, transport: str
+) -> None:
     near, far = channels.outgoing(resources, transport)
     key = object()
     send = unio.Send(port.associate(near, key), b"hello")
@@ -385,7 +471,9 @@ def test_a_send_says_how_many_bytes_were_taken(port, resources, transport):
 
 @pytest.mark.clause("O4", "L4")
 @channels.every_stream
-def test_a_large_send_to_a_slow_reader_completes_only_when_all_of_it_was_taken(port, resources, transport):
+def test_a_large_send_to_a_slow_reader_completes_only_when_all_of_it_was_taken(
+    port: unio.Port, resources: contextlib.ExitStack, transport: str
+) -> None:
     near, far = channels.outgoing(resources, transport)
     if isinstance(near, socket.socket):
         near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
@@ -404,7 +492,9 @@ def test_a_large_send_to_a_slow_reader_completes_only_when_all_of_it_was_taken(p
 
 @pytest.mark.clause("O4", "C2")
 @pytest.mark.parametrize("transport", ["tcp", "tcp6"])
-def test_a_peer_that_resets_in_the_middle_of_a_send_is_an_error_with_the_count_so_far(port, resources, transport):
+def test_a_peer_that_resets_in_the_middle_of_a_send_is_an_error_with_the_count_so_far(
+    port: unio.Port, resources: contextlib.ExitStack, transport: str
+) -> None:
     near, far = channels.outgoing(resources, transport)
     send = unio.Send(port.associate(near), bytes(16 * MIB))
     port.submit(send)
@@ -420,7 +510,9 @@ def test_a_peer_that_resets_in_the_middle_of_a_send_is_an_error_with_the_count_s
 
 @pytest.mark.clause("O4", "C2")
 @channels.every_stream
-def test_a_peer_that_is_gone_is_the_same_error_for_every_send(port, resources, transport):
+def test_a_peer_that_is_gone_is_the_same_error_for_every_send(
+    port: unio.Port, resources: contextlib.ExitStack, transport: str
+) -> None:
     near, far = channels.outgoing(resources, transport)
     send = unio.Send(port.associate(near), bytes(4 * MIB))
     port.submit(send)
@@ -436,9 +528,26 @@ def test_a_peer_that_is_gone_is_the_same_error_for_every_send(port, resources, t
         assert completion.transferred == 0
 
 
+@pytest.mark.clause("O4", "C2")
+@channels.every_stream
+def test_a_peer_that_leaves_without_reading_ends_the_send_that_waits_for_it(
+    port: unio.Port, resources: contextlib.ExitStack, transport: str
+) -> None:
+    near, far = channels.outgoing(resources, transport)
+    send = unio.Send(port.associate(near), bytes(16 * MIB))
+    port.submit(send)
+    assert port.wait(0.02) == []  # nothing moves any more: there is no room, and nobody makes any
+    far.close()
+    completion = support.completion(port)
+    assert type(completion.error) is (ConnectionResetError if transport in channels.SOCKETS else BrokenPipeError)
+    assert 0 < completion.transferred < 16 * MIB
+
+
 @pytest.mark.clause("O4", "O5")
 @channels.every_stream
-def test_a_peer_that_is_gone_ends_every_send_that_is_pending_in_their_order(port, resources, transport):
+def test_a_peer_that_is_gone_ends_every_send_that_is_pending_in_their_order(
+    port: unio.Port, resources: contextlib.ExitStack, transport: str
+) -> None:
     near, far = channels.outgoing(resources, transport)
     handle = port.associate(near)
     sends = [unio.Send(handle, bytes(MIB)) for _ in range(10)]
@@ -468,7 +577,9 @@ def test_a_peer_that_is_gone_ends_every_send_that_is_pending_in_their_order(port
     ],
     ids=["bytes", "bytearray", "slice", "ints", "doubles", "matrix"],
 )
-def test_any_buffer_of_contiguous_bytes_is_sent_whole(port, resources, data):
+def test_any_buffer_of_contiguous_bytes_is_sent_whole(
+    port: unio.Port, resources: contextlib.ExitStack, data: Any
+) -> None:
     near, far = channels.outgoing(resources, "tcp")
     expected = memoryview(data).tobytes()
     completion = support.run(port, unio.Send(port.associate(near), data))
@@ -478,7 +589,7 @@ def test_any_buffer_of_contiguous_bytes_is_sent_whole(port, resources, data):
 
 
 @pytest.mark.clause("O3")
-def test_any_writable_buffer_of_contiguous_bytes_is_filled(port, resources):
+def test_any_writable_buffer_of_contiguous_bytes_is_filled(port: unio.Port, resources: contextlib.ExitStack) -> None:
     near, far = channels.incoming(resources, "tcp")
     handle = port.associate(near)
     numbers = array.array("i", range(100))
@@ -503,7 +614,9 @@ def test_any_writable_buffer_of_contiguous_bytes_is_filled(port, resources):
 @pytest.mark.clause("O4")
 @pytest.mark.parametrize("empty", [b"", [], [b"", b""]], ids=["one", "none", "several"])
 @channels.every_stream
-def test_a_send_of_nothing_succeeds_and_sends_nothing(port, resources, transport, empty):
+def test_a_send_of_nothing_succeeds_and_sends_nothing(
+    port: unio.Port, resources: contextlib.ExitStack, transport: str, empty: Any
+) -> None:
     near, far = channels.outgoing(resources, transport)
     handle = port.associate(near)
     send = unio.Send(handle, empty)
@@ -514,7 +627,9 @@ def test_a_send_of_nothing_succeeds_and_sends_nothing(port, resources, transport
 
 @pytest.mark.clause("O4", "O5")
 @channels.every_stream
-def test_a_send_of_nothing_keeps_its_place_behind_a_large_one(port, resources, transport):
+def test_a_send_of_nothing_keeps_its_place_behind_a_large_one(
+    port: unio.Port, resources: contextlib.ExitStack, transport: str
+) -> None:
     near, far = channels.outgoing(resources, transport)
     handle = port.associate(near)
     sends = [unio.Send(handle, bytes(8 * MIB)), unio.Send(handle, b""), unio.Send(handle, b"end")]
@@ -529,7 +644,9 @@ def test_a_send_of_nothing_keeps_its_place_behind_a_large_one(port, resources, t
 
 @pytest.mark.clause("O4", "S6")
 @channels.every_stream
-def test_a_send_that_was_taken_in_pieces_is_sent_whole_again(port, resources, transport):
+def test_a_send_that_was_taken_in_pieces_is_sent_whole_again(
+    port: unio.Port, resources: contextlib.ExitStack, transport: str
+) -> None:
     near, far = channels.outgoing(resources, transport)
     data = channels.pattern(2 * MIB)
     send = unio.Send(port.associate(near), data)
@@ -545,7 +662,7 @@ def test_a_send_that_was_taken_in_pieces_is_sent_whole_again(port, resources, tr
 
 @pytest.mark.clause("O4", "O3")
 @channels.every_socket
-def test_both_directions_go_on_at_once(port, resources, transport):
+def test_both_directions_go_on_at_once(port: unio.Port, resources: contextlib.ExitStack, transport: str) -> None:
     near, far = channels.incoming(resources, transport)
     handle = port.associate(near)
     data = channels.pattern(4 * MIB)
@@ -575,7 +692,9 @@ def test_both_directions_go_on_at_once(port, resources, transport):
 
 @pytest.mark.clause("O5")
 @channels.every_stream
-def test_pending_receives_fill_in_the_order_of_their_submission(port, resources, transport):
+def test_pending_receives_fill_in_the_order_of_their_submission(
+    port: unio.Port, resources: contextlib.ExitStack, transport: str
+) -> None:
     near, far = channels.incoming(resources, transport)
     handle = port.associate(near)
     receives = [unio.Recv(handle, bytearray(10)) for _ in range(50)]
@@ -592,7 +711,9 @@ def test_pending_receives_fill_in_the_order_of_their_submission(port, resources,
 
 @pytest.mark.clause("O5")
 @channels.every_stream
-def test_each_piece_that_arrives_goes_to_the_oldest_receive(port, resources, transport):
+def test_each_piece_that_arrives_goes_to_the_oldest_receive(
+    port: unio.Port, resources: contextlib.ExitStack, transport: str
+) -> None:
     near, far = channels.incoming(resources, transport)
     handle = port.associate(near)
     receives = [unio.Recv(handle, bytearray(10)) for _ in range(50)]
@@ -607,7 +728,9 @@ def test_each_piece_that_arrives_goes_to_the_oldest_receive(port, resources, tra
 
 @pytest.mark.clause("O5")
 @channels.every_stream
-def test_a_receive_never_overtakes_an_older_one_when_data_is_there_at_its_submission(port, resources, transport):
+def test_a_receive_never_overtakes_an_older_one_when_data_is_there_at_its_submission(
+    port: unio.Port, resources: contextlib.ExitStack, transport: str
+) -> None:
     near, far = channels.incoming(resources, transport)
     handle = port.associate(near)
     first, second = unio.Recv(handle, bytearray(4)), unio.Recv(handle, bytearray(4))
@@ -621,7 +744,9 @@ def test_a_receive_never_overtakes_an_older_one_when_data_is_there_at_its_submis
 
 @pytest.mark.clause("O5", "O4")
 @channels.every_stream
-def test_pending_sends_leave_whole_in_the_order_of_their_submission(port, resources, transport):
+def test_pending_sends_leave_whole_in_the_order_of_their_submission(
+    port: unio.Port, resources: contextlib.ExitStack, transport: str
+) -> None:
     near, far = channels.outgoing(resources, transport)
     handle = port.associate(near)
     pieces = [bytes([number]) * (100_000 + number) for number in range(50)]
@@ -637,7 +762,9 @@ def test_pending_sends_leave_whole_in_the_order_of_their_submission(port, resour
 
 @pytest.mark.clause("O5", "P2")
 @pytest.mark.parametrize("transport", ["tcp", "local", "pipe"])
-def test_large_sends_of_several_threads_never_interleave(port, resources, transport):
+def test_large_sends_of_several_threads_never_interleave(
+    port: unio.Port, resources: contextlib.ExitStack, transport: str
+) -> None:
     near, far = channels.outgoing(resources, transport)
     handle = port.associate(near)
     size, each, threads = 200_000, 10, 4
@@ -664,7 +791,9 @@ def test_large_sends_of_several_threads_never_interleave(port, resources, transp
 
 @pytest.mark.clause("O6")
 @channels.every_stream
-def test_a_vectored_receive_fills_its_buffers_one_after_the_other(port, resources, transport):
+def test_a_vectored_receive_fills_its_buffers_one_after_the_other(
+    port: unio.Port, resources: contextlib.ExitStack, transport: str
+) -> None:
     near, far = channels.incoming(resources, transport)
     handle = port.associate(near)
     buffers = [bytearray(b"..."), bytearray(), bytearray(b"....."), bytearray(b"....")]
@@ -681,7 +810,9 @@ def test_a_vectored_receive_fills_its_buffers_one_after_the_other(port, resource
 
 @pytest.mark.clause("O6")
 @channels.every_stream
-def test_a_vectored_receive_takes_no_more_than_its_buffers_hold(port, resources, transport):
+def test_a_vectored_receive_takes_no_more_than_its_buffers_hold(
+    port: unio.Port, resources: contextlib.ExitStack, transport: str
+) -> None:
     near, far = channels.incoming(resources, transport)
     handle = port.associate(near)
     far.send(b"abcdef")
@@ -693,7 +824,7 @@ def test_a_vectored_receive_takes_no_more_than_its_buffers_hold(port, resources,
 
 @pytest.mark.clause("O6")
 @channels.every_stream
-def test_a_vectored_send_leaves_as_one(port, resources, transport):
+def test_a_vectored_send_leaves_as_one(port: unio.Port, resources: contextlib.ExitStack, transport: str) -> None:
     near, far = channels.outgoing(resources, transport)
     handle = port.associate(near)
     pieces = [b"head", b"", bytearray(b" body"), memoryview(b" and tail")[:5], array.array("B", b"!")]
@@ -704,7 +835,9 @@ def test_a_vectored_send_leaves_as_one(port, resources, transport):
 @pytest.mark.clause("O6", "L4")
 @pytest.mark.parametrize("size", [1, 7, 5000])
 @channels.every_stream
-def test_a_vectored_send_of_more_buffers_than_the_system_takes_at_once_is_sent_whole(port, resources, transport, size):
+def test_a_vectored_send_of_more_buffers_than_the_system_takes_at_once_is_sent_whole(
+    port: unio.Port, resources: contextlib.ExitStack, transport: str, size: Any
+) -> None:
     near, far = channels.outgoing(resources, transport)
     data = channels.pattern(3000 * size)
     pieces = []
@@ -722,7 +855,9 @@ def test_a_vectored_send_of_more_buffers_than_the_system_takes_at_once_is_sent_w
 
 @pytest.mark.clause("O6", "L4")
 @channels.every_stream
-def test_a_vectored_receive_of_more_buffers_than_the_system_takes_at_once_is_no_error(port, resources, transport):
+def test_a_vectored_receive_of_more_buffers_than_the_system_takes_at_once_is_no_error(
+    port: unio.Port, resources: contextlib.ExitStack, transport: str
+) -> None:
     near, far = channels.incoming(resources, transport)
     handle = port.associate(near)
     data = channels.pattern(3000)
@@ -736,13 +871,29 @@ def test_a_vectored_receive_of_more_buffers_than_the_system_takes_at_once_is_no_
     assert received == data
 
 
+@pytest.mark.clause("O6", "O3")
+@channels.every_stream
+def test_a_vectored_receive_that_begins_with_many_empty_buffers_waits_for_data(
+    port: unio.Port, resources: contextlib.ExitStack, transport: str
+) -> None:
+    near, far = channels.incoming(resources, transport)
+    recv = unio.Recv(port.associate(near), [bytearray() for _ in range(3000)] + [bytearray(5)])
+    port.submit(recv)
+    support.assert_idle(port)
+    far.send(b"hello")
+    assert support.completion(port) == (None, recv, 5, None)
+    assert recv.buffer[-1] == b"hello"
+
+
 @pytest.mark.clause("O6", "O4")
 @channels.every_stream
-def test_a_vectored_send_resumes_in_the_middle_of_a_buffer(port, resources, transport):
+def test_a_vectored_send_resumes_in_the_middle_of_a_buffer(
+    port: unio.Port, resources: contextlib.ExitStack, transport: str
+) -> None:
     near, far = channels.outgoing(resources, transport)
     data = channels.pattern(8 * MIB)
     cuts = [0, 1, 100, 70_001, MIB, MIB + 3, 5 * MIB - 1, 8 * MIB]
-    send = unio.Send(port.associate(near), [data[start:end] for start, end in zip(cuts, cuts[1:], strict=False)])
+    send = unio.Send(port.associate(near), [data[start:end] for start, end in itertools.pairwise(cuts)])
     for _ in range(2):
         port.submit(send)
         drained = channels.drain(port, far, 1, most=10_007)
@@ -759,7 +910,9 @@ def test_a_vectored_send_resumes_in_the_middle_of_a_buffer(port, resources, tran
 
 @pytest.mark.clause("O10")
 @channels.every_socket
-def test_a_half_close_ends_the_stream_after_the_sends_before_it(port, resources, transport):
+def test_a_half_close_ends_the_stream_after_the_sends_before_it(
+    port: unio.Port, resources: contextlib.ExitStack, transport: str
+) -> None:
     near, far = channels.outgoing(resources, transport)
     handle = port.associate(near)
     data = channels.pattern(4 * MIB)
@@ -776,7 +929,7 @@ def test_a_half_close_ends_the_stream_after_the_sends_before_it(port, resources,
 
 @pytest.mark.clause("O10", "O3")
 @channels.every_socket
-def test_receiving_goes_on_after_a_half_close(port, resources, transport):
+def test_receiving_goes_on_after_a_half_close(port: unio.Port, resources: contextlib.ExitStack, transport: str) -> None:
     near, far = channels.incoming(resources, transport)
     handle = port.associate(near)
     recv = unio.Recv(handle, bytearray(20))
@@ -793,7 +946,9 @@ def test_receiving_goes_on_after_a_half_close(port, resources, transport):
 
 @pytest.mark.clause("O10", "O4")
 @channels.every_socket
-def test_a_send_after_a_half_close_is_a_broken_pipe(port, resources, transport):
+def test_a_send_after_a_half_close_is_a_broken_pipe(
+    port: unio.Port, resources: contextlib.ExitStack, transport: str
+) -> None:
     near, far = channels.outgoing(resources, transport)
     handle = port.associate(near)
     shutdown, send = unio.Shutdown(handle), unio.Send(handle, b"too late")
@@ -808,7 +963,9 @@ def test_a_send_after_a_half_close_is_a_broken_pipe(port, resources, transport):
 
 @pytest.mark.clause("O10")
 @channels.every_socket
-def test_a_disconnect_ends_both_directions_after_the_sends_before_it(port, resources, transport):
+def test_a_disconnect_ends_both_directions_after_the_sends_before_it(
+    port: unio.Port, resources: contextlib.ExitStack, transport: str
+) -> None:
     near, far = channels.outgoing(resources, transport)
     handle = port.associate(near)
     data = channels.pattern(4 * MIB)
@@ -828,7 +985,9 @@ def test_a_disconnect_ends_both_directions_after_the_sends_before_it(port, resou
 
 @pytest.mark.clause("O10", "S1")
 @channels.every_socket
-def test_a_disconnect_completes_a_pending_receive(port, resources, transport):
+def test_a_disconnect_completes_a_pending_receive(
+    port: unio.Port, resources: contextlib.ExitStack, transport: str
+) -> None:
     near, far = channels.incoming(resources, transport)
     handle = port.associate(near)
     recv, disconnect = unio.Recv(handle, bytearray(10)), unio.Disconnect(handle)
@@ -844,13 +1003,17 @@ def test_a_disconnect_completes_a_pending_receive(port, resources, transport):
 @pytest.mark.clause("O10", "C2")
 @pytest.mark.parametrize("make", [unio.Shutdown, unio.Disconnect])
 @pytest.mark.parametrize("transport", ["tcp", "tcp6"])  # Linux lets a local socket be shut down at any time
-def test_ending_what_is_not_connected_is_an_error_of_the_completion(port, resources, transport, make):
+def test_ending_what_is_not_connected_is_an_error_of_the_completion(
+    port: unio.Port, resources: contextlib.ExitStack, transport: str, make: Any
+) -> None:
     completion = support.run(port, make(port.associate(channels.client(resources, transport))))
     assert completion.error.errno == errno.ENOTCONN
 
 
 @pytest.mark.clause("O10", "O4")
-def test_a_peer_that_resets_before_a_half_close_fails_the_sends_and_not_the_wait(port, resources):
+def test_a_peer_that_resets_before_a_half_close_fails_the_sends_and_not_the_wait(
+    port: unio.Port, resources: contextlib.ExitStack
+) -> None:
     near, far = channels.outgoing(resources, "tcp")
     handle = port.associate(near)
     operations = [unio.Send(handle, bytes(8 * MIB)), unio.Shutdown(handle), unio.Disconnect(handle)]

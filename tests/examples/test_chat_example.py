@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -82,16 +83,37 @@ def test_one_that_never_reads_is_dropped_and_the_others_get_everything(serve: Se
     silent = join(server)
     talker = join(server, silent)
     listener = join(server, silent, talker)
-    at_first = server.peak_memory() if support.ON_LINUX else 0
+    at_first = server.peak_memory() if sys.platform == "linux" else 0
     block = (b"x" * 1023 + b"\n") * 64
     blocks = 512  # 32 MiB: far more than the backlog and the connection can hold
     for _ in range(blocks):  # each one only when the one before has arrived, so that the listener never lags
         talker.sendall(block)
         assert support.recv_exactly(listener, len(block)) == block
-    if support.ON_LINUX:
+    if sys.platform == "linux":
         assert server.peak_memory() - at_first < 8 << 20
     missed = blocks * len(block)
     with contextlib.suppress(ConnectionResetError):
         while data := silent.recv(1 << 20):
             missed -= len(data)
     assert missed > 0
+
+
+def test_one_that_is_dropped_while_it_talks_takes_nobody_along(serve: Serve, join: Join) -> None:
+    server = serve("chat")
+    deaf = join(server)
+    talker = join(server, deaf)
+    listener = join(server, deaf, talker)
+    heard = support.Background(support.recv_to_end, talker)
+    block = (b"x" * 1023 + b"\n") * 64
+    for number in range(256):
+        with contextlib.suppress(ConnectionError):
+            deaf.sendall(block)
+        end = b"end of block %d\n" % number
+        talker.sendall(block + end)
+        received = b""
+        while end not in received[-2 * len(block) :]:
+            data = listener.recv(1 << 20)
+            assert data
+            received += data
+    talker.shutdown(socket.SHUT_WR)
+    heard.result()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -91,6 +92,34 @@ def test_a_reset_of_one_side_ends_the_other(linked: tuple[socket.socket, socket.
         assert support.recv_to_end(served) == b""
 
 
+def test_resets_amid_traffic_end_those_clients_only(serve: Serve, target: socket.socket) -> None:
+    server = serve("forward", *target.getsockname())
+
+    def echo() -> None:
+        connection, _ = target.accept()
+        with connection, contextlib.suppress(ConnectionError):
+            connection.settimeout(support.PATIENCE)
+            while data := connection.recv(1 << 16):
+                connection.sendall(data)
+
+    for _ in range(50):
+        echoing = support.Background(echo)
+        client = server.connect()
+        client.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while client.send(bytes(1 << 16)):
+                pass
+        client.settimeout(support.PATIENCE)
+        support.recv_exactly(client, 1 << 16)
+        support.reset(client)
+        echoing.result()
+    echoing = support.Background(echo)
+    with server.connect() as client:
+        client.sendall(b"last")
+        assert support.recv_exactly(client, 4) == b"last"
+    echoing.result()
+
+
 def test_a_target_that_refuses_ends_that_client_only(serve: Serve, target: socket.socket) -> None:
     server = serve("forward", *target.getsockname())
     name = target.getsockname()
@@ -104,3 +133,35 @@ def test_a_target_that_refuses_ends_that_client_only(serve: Serve, target: socke
             with served:
                 served.sendall(b"back")
             assert support.recv_to_end(client) == b"back"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there can the limit of a running process be lowered")
+@pytest.mark.parametrize("limit", [24, 25])  # in one case it is the client's that is lacking, in the other the target's
+def test_descriptors_that_run_out_are_survived(serve: Serve, target: socket.socket, limit: int) -> None:
+    resource = pytest.importorskip("resource")
+
+    def answer_the_first_that_asks() -> None:
+        asked = b""
+        while not asked:
+            connection, _ = target.accept()
+            with connection, contextlib.suppress(ConnectionError):
+                connection.settimeout(support.PATIENCE)
+                asked = support.recv_to_end(connection)
+                connection.sendall(asked)
+
+    server = serve("forward", *target.getsockname())
+    resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (limit, limit))
+    answering = support.Background(answer_the_first_that_asks)
+    with contextlib.ExitStack() as stack:
+        for _ in range(24):
+            stack.enter_context(server.connect())
+
+    def ask() -> bool:
+        with server.connect() as client, contextlib.suppress(ConnectionError):
+            client.sendall(b"still there?")
+            client.shutdown(socket.SHUT_WR)
+            return support.recv_to_end(client) == b"still there?"
+        return False
+
+    support.until(ask)
+    answering.result()

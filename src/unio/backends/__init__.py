@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 from unio.errors import BackendUnavailable
@@ -20,28 +21,29 @@ __all__ = ["VARIABLE", "Candidate", "candidates", "choose"]
 VARIABLE = "UNIO_BACKEND"
 """The environment variable that names a backend."""
 
-# In the order of preference. Each module has `unavailable()`, a reason or None, and PORT, the class of its ports.
-_MODULES = {"epoll": "unio.backends.epoll"}
-
 
 class Candidate(NamedTuple):
     """A backend and whether it can run here."""
 
     name: str
-    """What the argument of a port and the environment variable call it."""
-
     available: bool
-    """Whether a port can be made with it here."""
-
     reason: str
     """Why it is available or is not, in words."""
+
+
+# In the order of preference, with the systems (as sys.platform has them) that a backend is for; elsewhere its module is
+# not even imported. The module has `unavailable()`, which gives a reason or None, and PORT, the class of its ports.
+_SYSTEMS = {"epoll": ("linux",)}
 
 
 def candidates() -> list[Candidate]:
     """All backends in the order of preference, each with the reason why it can or can't run here."""
     found = []
-    for name, module in _MODULES.items():
-        problem = importlib.import_module(module).unavailable()
+    for name, systems in _SYSTEMS.items():
+        if sys.platform in systems:
+            problem = importlib.import_module(f"unio.backends.{name}").unavailable()
+        else:
+            problem = f"it is for {' and '.join(systems)}, and this is {sys.platform}"
         found.append(Candidate(name, problem is None, problem or "available"))
     return found
 
@@ -62,12 +64,11 @@ def choose(name: str | None = None) -> str:
     listed = "; ".join(f"{each.name}: {each.reason}" for each in known)
     if name is None:
         raise BackendUnavailable(f"no backend can run here ({listed})")
-    what = "can't run here" if name in _MODULES else "is unknown"
+    what = "can't run here" if name in _SYSTEMS else "is unknown"
     raise BackendUnavailable(f"the backend {name!r}, {source}, {what}; the candidates are: {listed}")
 
 
 def load(name: str | None) -> type[Port]:
     """The class of the ports of the chosen backend."""
-    module = importlib.import_module(_MODULES[choose(name)])
-    port_type: type[Port] = module.PORT
+    port_type: type[Port] = importlib.import_module(f"unio.backends.{choose(name)}").PORT
     return port_type

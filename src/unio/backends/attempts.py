@@ -19,6 +19,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Any, cast
 
 from unio.operations import (
+    OFFSET_MAX,
     Accept,
     Connect,
     Read,
@@ -71,22 +72,14 @@ VECTOR_MAX = os.sysconf("SC_IOV_MAX") if os.sysconf("SC_IOV_MAX") > 0 else 1024
 NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)  # SIGPIPE kills a program that has not turned it off, as Python does
 
 # What accept(2) says of a connection that was lost before it could be accepted, or of the network below it; the
-# manual page of Linux asks programs to treat these like EAGAIN.
-CONNECTION_LOST = {
+# manual page of Linux asks programs to treat these like EAGAIN. (It lists EOPNOTSUPP as well, which is rather what a
+# socket says that can't accept at all.)
+CONNECTION_LOST = (errno.ECONNABORTED, errno.EPROTO)
+NETWORK_LOST = tuple(
     getattr(errno, name)
-    for name in (
-        "ECONNABORTED",
-        "EPROTO",
-        "ENETDOWN",
-        "ENOPROTOOPT",
-        "EHOSTDOWN",
-        "ENONET",
-        "EHOSTUNREACH",
-        "EOPNOTSUPP",
-        "ENETUNREACH",
-    )
+    for name in ("ENETDOWN", "ENOPROTOOPT", "EHOSTDOWN", "ENONET", "EHOSTUNREACH", "ENETUNREACH")
     if hasattr(errno, name)
-}
+)
 
 NOT_FROM_KERNEL = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EOVERFLOW)
 
@@ -113,7 +106,7 @@ def _failed(number: int) -> OSError:
 
 def as_oserror(error: Exception) -> OSError:
     """The error of a completion, for whatever an attempt raised."""
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and error.errno is not None:
         return error
     # An argument that only the call itself could find wrong: a malformed address, an offset beyond what off_t holds.
     failure = OSError(errno.EINVAL, f"{type(error).__name__}: {error}")
@@ -155,13 +148,26 @@ def recv_from(handle: EmulatedHandle, operation: Operation) -> Outcome:
 
 
 def _recv_message(handle: EmulatedHandle, operation: Recv | RecvFrom) -> Outcome:
-    count, _, flags, address = _recvmsg_into(_socket(handle), operation._views[:VECTOR_MAX])
+    views = operation._views
+    if len(views) <= VECTOR_MAX:
+        count, _, flags, address = _recvmsg_into(_socket(handle), views)
+    else:  # a datagram comes with one call or not at all
+        whole = bytearray(operation._size)
+        count, _, flags, address = _recvmsg_into(_socket(handle), [whole])
+        _scatter(memoryview(whole)[:count], views)
     operation.transferred = count
     if isinstance(operation, RecvFrom):
         operation.address = address
     if flags & socket.MSG_TRUNC:
         raise OSError(errno.EMSGSIZE, "the datagram is larger than the buffer; the rest of it is lost")
     return DONE
+
+
+def _scatter(data: memoryview, views: Sequence[memoryview]) -> None:
+    for view in views:
+        part = data[: len(view)]
+        view[: len(part)] = part
+        data = data[len(part) :]
 
 
 def _await_data(handle: EmulatedHandle) -> Outcome:
@@ -186,6 +192,8 @@ def accept(handle: EmulatedHandle, operation: Operation) -> Outcome:
     except OSError as error:
         if error.errno in CONNECTION_LOST:
             return PROGRESS
+        if error.errno in NETWORK_LOST:
+            raise RetryLater(RETRY_SECONDS) from None
         raise
     connection.setblocking(False)
     operation.socket = connection
@@ -238,6 +246,8 @@ def _send_views(handle: EmulatedHandle, operation: Send | SendTo, address: Any) 
             left = _remaining(views, done)
             if handle.stream:
                 left = left[:VECTOR_MAX]
+            elif len(left) > VECTOR_MAX:  # a datagram leaves with one call
+                left = [memoryview(b"".join(left))]
             count = _sendmsg(handle.socket, left, (), NO_SIGNAL, address)
     except BrokenPipeError as error:
         raise (error if handle.socket is None else _peer_gone(handle, error)) from None
@@ -288,10 +298,13 @@ def disconnect(handle: EmulatedHandle, operation: Operation) -> Outcome:
 def send_file(handle: EmulatedHandle, operation: Operation) -> Outcome:
     operation = cast("SendFile", operation)
     done, whole = operation.transferred, operation._count
-    chunk = SENDFILE_CHUNK if whole is None else min(SENDFILE_CHUNK, whole - done)
+    offset = operation._offset + done
+    chunk = min(SENDFILE_CHUNK, OFFSET_MAX - offset)
+    if whole is not None:
+        chunk = min(chunk, whole - done)
     if chunk == 0:
         return DONE
-    file, offset = file_number(operation._file), operation._offset + done
+    file = file_number(operation._file)
     try:
         if operation._native is None:
             count = os.sendfile(handle.checked_number(), file, offset, chunk)
@@ -317,8 +330,11 @@ def send_file(handle: EmulatedHandle, operation: Operation) -> Outcome:
 def read(handle: EmulatedHandle, operation: Operation) -> Outcome:
     operation = cast("Read", operation)
     while operation.transferred < operation._size:
+        offset = operation._offset + operation.transferred
         left = _remaining(operation._views, operation.transferred)[:VECTOR_MAX]
-        count = os.preadv(handle.private_number(), left, operation._offset + operation.transferred)
+        if offset > OFFSET_MAX - operation._size:  # no file reaches so far, and the call would be refused
+            left = [left[0][: OFFSET_MAX - offset]]
+        count = os.preadv(handle.private_number(), left, offset)
         operation.transferred += count
         if count == 0:
             break

@@ -99,7 +99,9 @@ def _book(made: EmulatedHandle) -> EmulatedHandle | None:
         reference, handle_reference = _joined.get(made.number, (lambda: None, lambda: None))
         previous, known = handle_reference(), reference()
         if previous.is_open() if previous is not None else known is not None and stands_for(known, made.number):
-            raise AssociationError(f"{given!r} has joined a port already; a handle does so once")
+            raise AssociationError(
+                f"{given!r} has joined a port already; a handle does so once, even if that port is closed"
+            )
         weak = type(given).__weakrefoffset__ != 0
         _joined[made.number] = (weakref.ref(given) if weak else lambda: None, weakref.ref(made))
     return previous
@@ -147,11 +149,15 @@ class EmulatedPort(Port, ABC):
 
     @abstractmethod
     def _watch_process(self, operation: ProcessExit) -> None:
-        """Have :meth:`_detached_ended` called when the process ends, or raise OSError."""
+        """Have :meth:`_detached_ended` called when the process ends, or raise OSError.
+
+        What :meth:`_unwatch_process` needs to end that is in ``operation._native``, if the operation is still in
+        flight then.
+        """
 
     @abstractmethod
-    def _unwatch_process(self, operation: ProcessExit) -> None:
-        """End that."""
+    def _unwatch_process(self, watch: Any) -> None:
+        """End it."""
 
     @abstractmethod
     def _close_kernel(self) -> None:
@@ -284,6 +290,8 @@ class EmulatedPort(Port, ABC):
                 self._watch_process(operation)
                 return
             error = None
+        except OverflowError:  # a number that no process can have
+            error = OSError(errno.ESRCH, os.strerror(errno.ESRCH))
         except OSError as failure:
             error = failure
         self._detached_ended(operation, error)
@@ -299,7 +307,10 @@ class EmulatedPort(Port, ABC):
             if operation not in self._detached or (expiry is not None and operation._expiry is not expiry):
                 return False
             self._detached.discard(operation)
+            watch, operation._native = operation._native, None
             self._queue.complete(operation, error)
+        if watch is not None:
+            self._unwatch_process(watch)
         self._queue.wake()
         return True
 
@@ -393,7 +404,8 @@ class EmulatedPort(Port, ABC):
         except Exception as error:  # noqa: BLE001 - whatever went wrong, the operation ends once
             failure = as_oserror(error)
             if failure.errno == errno.EBADF and not handle.is_open():
-                failure = cancelled("the object behind the handle was closed")
+                handle.leave(Life.CLOSING)  # which ends this one in its turn, once this thread has given the lane up
+                return Outcome.BLOCKED, None, 0.0
             # The caller hears of exhaustion, and the operations behind this one rest: one that is submitted again at
             # once would fail at once, for as long as the descriptors or the memory are lacking.
             if failure.errno in EXHAUSTED:
@@ -407,14 +419,18 @@ class EmulatedPort(Port, ABC):
             lane.ready = False
             with handle.lock:
                 polls = [(poll, poll._sequence) for poll in lane if isinstance(poll, Poll)]
-            results = [(poll, sequence, *_try_poll(handle, poll)) for poll, sequence in polls]
+            try:
+                results = [(poll, sequence, found_ready(handle, poll.readiness)) for poll, sequence in polls]
+            except OSError:
+                handle.leave(Life.CLOSING)  # the object was closed; that ends them, once this thread has left
+                results = []
             with handle.lock:
-                for poll, sequence, found, error in results:
+                for poll, sequence, found in results:
                     current = poll._status is PENDING and poll._sequence == sequence  # not cancelled meanwhile
-                    if current and (found or error is not None):
+                    if current and found:
                         poll.found = found
                         lane.remove(poll)
-                        self._queue.complete(poll, error)
+                        self._queue.complete(poll, None)
                 if handle.life is not Life.OPEN or not lane.ready or lane.first is None:
                     handle.disown(lane)
                     break
@@ -441,8 +457,6 @@ class EmulatedPort(Port, ABC):
         """
         handle = operation.handle
         if handle is None:
-            if isinstance(operation, ProcessExit):
-                self._unwatch_process(operation)
             return self._detached_ended(operation, verdict, expiry)
         assert isinstance(handle, EmulatedHandle)
         lane = handle.lane(operation)
@@ -480,43 +494,55 @@ class EmulatedPort(Port, ABC):
     def wait(self, timeout: float | None = None, limit: int = LIMIT_DEFAULT) -> list[Completion]:
         check_limit(limit)
         until = None if timeout is None else time.monotonic() + seconds(timeout, "the time-out")
+        try:
+            return self._wait(until, limit)
+        finally:  # also for what a signal handler raises, such as KeyboardInterrupt
+            self._queue.pass_on()
+
+    def _wait(self, until: float | None, limit: int) -> list[Completion]:
         queue = self._queue
         while True:
             if self._unusable is not None:
                 raise self._unusable
-            if self._takes < TAKES_MAX:
-                batch = queue.take(limit)
-                if batch:
-                    self._takes += len(batch)
-                    queue.pass_on()
-                    return batch
+            if self._takes < TAKES_MAX and (batch := queue.take(limit)):
+                self._takes += len(batch)
+                return batch
             left = None if until is None else until - time.monotonic()
-            if queue.leader.acquire(blocking=False):
-                self._lead(left)
-            elif queue.packets:
-                self._takes = 0  # somebody else is asking the kernel
-            elif left is None or left > 0:
-                self._sweep(idle=True)
-                queue.park(left)
+            if not self._lead(left):
+                self._follow(left)
             if left is not None and left <= 0 and not queue.packets and self._unusable is None:
-                queue.pass_on()
                 return []
 
-    def _lead(self, timeout: float | None) -> None:
-        """Ask the kernel as its only asker, until there is something to return or the time is over."""
+    def _lead(self, timeout: float | None) -> bool:
+        """Ask the kernel until there is something to return or the time is over. Returns False if another leads."""
         queue = self._queue
         try:
-            self._takes = 0
+            del queue.seat[0]
+        except IndexError:
+            return False
+        try:
             if self._unusable is None:
+                self._takes = 0
                 self._turn(timeout)
         except BaseException:
-            queue.sleeping = False
-            queue.leader.release()
-            queue.pass_on()
+            # Events may have been fetched and not acted on; they don't come again.
+            for handle in list(self._table.values()):
+                self._backlog.extend((handle, lane) for lane in (handle.incoming, handle.outgoing, handle.readiness))
             raise
-        queue.leader.release()
-        if self._unusable is not None:
-            self._close_kernel_once()
+        finally:
+            queue.sleeping = False
+            queue.seat.append(None)
+            if self._unusable is not None:
+                self._close_kernel_once()
+        return True
+
+    def _follow(self, timeout: float | None) -> None:
+        """Sleep while another thread leads, unless there is something to return."""
+        if self._queue.packets:
+            self._takes = 0  # the leader asks the kernel often enough
+        elif timeout is None or timeout > 0:
+            self._sweep(idle=True)
+            self._queue.park(timeout)
 
     def _turn(self, timeout: float | None) -> None:
         """Wait for events for up to *timeout* seconds and act on them; then on deadlines; then on leftovers."""
@@ -542,14 +568,14 @@ class EmulatedPort(Port, ABC):
             timeout = 0
         happened = self._harvest(timeout)
         queue.sleeping = False
-        expired = queue.timers.expired()
-        for deadline, (what, detail) in expired:
+        for deadline, (what, detail) in queue.timers.expired():
             self._expire(deadline, what, detail)
+            happened = True
         for _ in range(len(self._backlog)):
             self._resume(*self._backlog.popleft())
         if happened and time.monotonic() >= self._next_sweep:
             self._sweep(idle=False)
-        return happened or bool(expired)
+        return happened
 
     def _sleep_time(self, until: float | None, *, swept: bool) -> float | None:
         """How long the kernel may hold the leader: to the caller's time-out, the next deadline or the next sweep."""
@@ -605,8 +631,11 @@ class EmulatedPort(Port, ABC):
 
     def _close_kernel_once(self) -> None:
         """Close the kernel's side, unless another thread is in there: that one does it when it comes out."""
-        if self._queue.leader.acquire(blocking=False):
-            self._close_kernel()
+        try:
+            del self._queue.seat[0]
+        except IndexError:
+            return
+        self._close_kernel()
 
     def _in_flight(self) -> int:
         count = len(self._detached) + sum([isinstance(packet, Operation) for packet in self._queue.packets])
@@ -614,13 +643,6 @@ class EmulatedPort(Port, ABC):
             with handle.lock:
                 count += len(handle.in_flight())
         return count
-
-
-def _try_poll(handle: EmulatedHandle, poll: Poll) -> tuple[Any, OSError | None]:
-    try:
-        return found_ready(handle, poll.readiness), None
-    except OSError:
-        return poll.found, cancelled("the object behind the handle was closed")
 
 
 def _do_on_pool(handle: EmulatedHandle, operation: Operation, sequence: int) -> None:

@@ -21,10 +21,11 @@ What epoll(7) is, what that means here, and what was chosen:
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
-import sys
 import threading
+from select import EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP
 from typing import TYPE_CHECKING
 
 from unio.backends.emulation import EmulatedPort
@@ -38,23 +39,20 @@ if TYPE_CHECKING:
 EVENTS_MAX = 256
 """How many events one call fetches at most; more of them wait in the kernel for the next."""
 
+MASK = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLPRI | EPOLLET
+READABLE = EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLHUP | EPOLLERR
+WRITABLE = EPOLLOUT | EPOLLHUP | EPOLLERR
+ENDED = EPOLLRDHUP | EPOLLPRI
+
 
 def unavailable() -> str | None:
     """Why this backend can't run here, or None."""
-    if sys.platform != "linux":
-        return f"epoll is Linux's, and this is {sys.platform}"
-    if not hasattr(select, "epoll") or not hasattr(os, "eventfd"):
-        return "this Python was built without select.epoll or os.eventfd"
+    try:
+        select.epoll().close()
+    except OSError as error:
+        if error.errno not in (errno.EMFILE, errno.ENFILE):  # those pass; the rest is a sandbox that forbids it
+            return f"epoll_create1 fails: {error}"
     return None
-
-
-if sys.platform == "linux":
-    from select import EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP
-
-    MASK = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLPRI | EPOLLET
-    READABLE = EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLHUP | EPOLLERR
-    WRITABLE = EPOLLOUT | EPOLLHUP | EPOLLERR
-    ENDED = EPOLLRDHUP | EPOLLPRI
 
 
 class EpollPort(EmulatedPort):
@@ -127,22 +125,19 @@ class EpollPort(EmulatedPort):
     def _watch_process(self, operation: ProcessExit) -> None:
         pidfd = os.pidfd_open(operation.pid)
         with self._lock:
+            if operation not in self._detached:  # it was cancelled meanwhile
+                os.close(pidfd)
+                return
             operation._native = pidfd
             self._processes[pidfd] = operation
-        try:
-            self._epoll.register(pidfd, EPOLLIN)
-        except BaseException:
-            self._unwatch_process(operation)
-            raise
+        self._epoll.register(pidfd, EPOLLIN)
 
-    def _unwatch_process(self, operation: ProcessExit) -> None:
-        pidfd = operation._native
+    def _unwatch_process(self, watch: int) -> None:
         with self._lock:
-            if pidfd is None or self._processes.get(pidfd) is not operation:
+            if self._processes.pop(watch, None) is None:
                 return
-            del self._processes[pidfd]
-        self._unregister(pidfd)
-        os.close(pidfd)
+        self._unregister(watch)
+        os.close(watch)
 
     def _process_ended(self, pidfd: int) -> None:
         operation = self._processes.get(pidfd)
@@ -156,7 +151,7 @@ class EpollPort(EmulatedPort):
             operation.status = result.si_status if result.si_code == os.CLD_EXITED else -result.si_status
         except OSError as failure:  # it was waited for already, or is no child
             error = None if self._know_status(operation) else failure
-        self._unwatch_process(operation)
+        self._unwatch_process(pidfd)
         self._detached_ended(operation, error)
 
     def _close_kernel(self) -> None:
@@ -174,6 +169,7 @@ class _Interrupt:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
+        self._process = os.getpid()
         self.eventfd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
     def __call__(self) -> None:
@@ -186,7 +182,8 @@ class _Interrupt:
             os.eventfd_read(self.eventfd)
 
     def close(self) -> None:
-        with self._lock:
+        # In a forked child the lock may be held for ever, by a thread that only the parent has; nobody else is there.
+        with self._lock if self._process == os.getpid() else contextlib.nullcontext():
             eventfd, self.eventfd = self.eventfd, -1
         if eventfd >= 0:
             os.close(eventfd)

@@ -138,11 +138,11 @@ class EmulatedHandle(Handle):
             self.misses_writable = not inet and not self.stream
 
     def fileno(self) -> int:
-        return self.number if self.life in (Life.OPEN, Life.ORPHANED) else -1
+        return self.number if self.life in (Life.OPEN, Life.ORPHANED) and self.is_open() else -1
 
     @property
     def closed(self) -> bool:
-        return self.life is not Life.OPEN
+        return self.life is not Life.OPEN or not self.is_open()
 
     def is_open(self) -> bool:
         """Whether the number still stands for what was associated."""
@@ -296,6 +296,8 @@ def number_of(given: HasFileno | int) -> int:
         raise AssociationError(f"{given!r} has joined a port already")
     try:
         number = given if isinstance(given, int) else given.fileno()
+        if not isinstance(number, int):
+            raise TypeError(f"the fileno() of {given!r} is no number, but {number!r}")
         if number >= 0:
             os.fstat(number)
             return number

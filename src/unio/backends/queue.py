@@ -43,8 +43,12 @@ class CompletionQueue:
         self.packets: deque[Operation | Completion] = deque()
         self.timers = Timers()
         self.closed = False
-        self.leader = threading.Lock()
-        """Held by the one thread that waits in the kernel or works on what it found there."""
+        self.seat: list[None] = [None]
+        """Empty while a thread leads: waits in the kernel or works on what it found there.
+
+        A thread takes the lead with ``del seat[0]``. That is one step of the interpreter, which a signal handler that
+        raises can't come behind, as it can behind a call, whose result would then be lost and the lead with it.
+        """
         self.sleeping = False
         """Whether the leader is in the kernel, or about to be, and has to be interrupted to see a packet."""
         self._interrupt = interrupt
@@ -121,24 +125,20 @@ class CompletionQueue:
         """
         lock = threading.Lock()
         lock.acquire()  # the waker releases it
-        self._parked.append(lock)
         try:
+            self._parked.append(lock)
             # Now that it shows: was there a packet, or has the leader gone, before anybody could see it parked?
-            if not self.packets and not self.closed and self.leader.locked():
+            if not self.packets and not self.closed and not self.seat:
                 lock.acquire(timeout=-1 if timeout is None else min(timeout, threading.TIMEOUT_MAX))
-        except BaseException:  # KeyboardInterrupt and whatever else a signal handler raises
-            self._leave(lock)
-            self.pass_on()
-            raise
-        self._leave(lock)
-
-    def _leave(self, lock: threading.Lock) -> None:
-        with contextlib.suppress(ValueError):  # whoever woke this thread has removed it
-            self._parked.remove(lock)
+        finally:
+            with contextlib.suppress(ValueError):  # whoever woke this thread has removed it
+                self._parked.remove(lock)
 
     def pass_on(self) -> None:
         """See to it that somebody works on what this thread leaves behind: packets, or a kernel that nobody asks."""
-        if self._parked and (self.packets or not self.leader.locked()):
+        if self.packets:
+            self.wake()
+        elif self.seat and self._parked:
             self.wake_parked()
 
     def close(self) -> None:

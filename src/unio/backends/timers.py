@@ -6,7 +6,10 @@ import heapq
 import itertools
 import threading
 from time import monotonic
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 Deadline: TypeAlias = list[Any]
 """An entry of the heap: [time, a number that keeps equal times in order, what is due]; the last is None once spent."""
@@ -57,21 +60,19 @@ class Timers:
             self._drop_spent()
             return self._heap[0][0] if self._heap else None
 
-    def expired(self) -> list[tuple[Deadline, Any]]:
-        """Take out the entries that are due by now, each with what is due, in the order of their time."""
+    def expired(self) -> Iterator[tuple[Deadline, Any]]:
+        """Take out the entries that are due by now, one by one, each with what is due, in the order of their time."""
         if not self._heap:
-            return []
+            return
         now = monotonic()
-        due = []
-        with self._lock:
-            while self._heap and self._heap[0][0] <= now:
+        while True:
+            with self._lock:
+                self._drop_spent()
+                if not self._heap or self._heap[0][0] > now:
+                    return
                 entry = heapq.heappop(self._heap)
-                if entry[2] is None:
-                    self._spent -= 1
-                else:
-                    due.append((entry, entry[2]))
-                    entry[2] = None
-        return due
+                due, entry[2] = entry[2], None
+            yield entry, due
 
     def clear(self) -> None:
         """Discard everything."""

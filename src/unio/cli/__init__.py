@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import math
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -105,18 +106,26 @@ def serve_files(options: argparse.Namespace) -> int:
         if error.name != "h11":
             raise
         raise Problem("serve files speaks HTTP through h11, which is not here: pip install unio[http]") from error
-    directory = Path(options.directory)
-    if not directory.is_dir():
-        raise Problem(f"{options.directory!r} is not a directory")
-    return serve(options, functools.partial(FilesConnection, directory.resolve()))
+    return serve(options, functools.partial(FilesConnection, real_directory(options.directory)))
+
+
+def real_directory(path: str) -> Path:
+    try:
+        directory = Path(os.path.realpath(path, strict=True))
+        if not directory.is_dir():
+            raise Problem(f"{path!r} is not a directory")
+    except OSError as error:
+        raise Problem(f"can't serve {path!r}: {error.strerror}") from error
+    return directory
 
 
 def serve(options: argparse.Namespace, connect: Connect) -> int:
     """Listen, say where, and serve until a signal ends it."""
     try:
         listener = listen(options.host, options.port)
-    except OSError as error:
-        raise Problem(f"can't listen on {options.host} port {options.port}: {error.strerror}") from error
+    except (OSError, UnicodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "that can't be the name of a host"
+        raise Problem(f"can't listen on {options.host} port {options.port}: {why}") from error
     with listener, unio.Port(backend=options.backend) as port:
         server = Server(port, listener, connect, options.grace)
         stop_on_signals(port)

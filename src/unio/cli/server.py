@@ -98,7 +98,7 @@ class Server:
             # moment. So submitting again is all there is to do.
             self._say_once(f"can't accept: {error.strerror}")
         try:
-            accept.socket = None
+            accept.socket = None  # type: ignore[assignment]  # it is this server's now
             self.port.submit(accept)
         except unio.NotAssociated:  # the listener was closed meanwhile: the server is stopping
             pass

@@ -1,0 +1,86 @@
+"""What `import unio` shows and what it costs."""
+
+from __future__ import annotations
+
+import importlib.resources
+import inspect
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import unio
+
+# What a program that moves bytes may never need: another way to run things, protocols, and what is for certain
+# operations or commands only.
+NOT_NEEDED = {
+    "argparse",
+    "asyncio",
+    "cffi",
+    "concurrent.futures",
+    "ctypes",
+    "dataclasses",
+    "h11",
+    "http",
+    "inspect",
+    "json",
+    "logging",
+    "multiprocessing",
+    "queue",
+    "signal",
+    "ssl",
+    "subprocess",
+    "tempfile",
+    "typing_extensions",
+    "unio.__main__",
+    "unio.backends.epoll",
+    "urllib",
+}
+
+
+def test_only_public_names_are_shown() -> None:
+    assert dir(unio) == sorted([*unio.__all__, "__version__"])
+    assert unio.__all__ == sorted(unio.__all__)
+    assert not [name for name in unio.__all__ if name.startswith("_")]
+
+
+def test_a_star_import_brings_the_public_names() -> None:
+    names: dict[str, object] = {}
+    exec("from unio import *", names)
+    del names["__builtins__"]
+    assert set(names) == set(unio.__all__)
+
+
+@pytest.mark.parametrize("name", unio.__all__)
+def test_a_public_name_is_there_and_says_what_it_is(name: str) -> None:
+    thing = getattr(unio, name)
+    assert inspect.getdoc(thing)
+    if inspect.isclass(thing) and thing.__module__.startswith("unio"):
+        for attribute, value in vars(thing).items():
+            if not attribute.startswith("_") and inspect.isfunction(value):
+                assert inspect.getdoc(value), f"{name}.{attribute} has no documentation"
+
+
+def modules_after(statement: str) -> set[str]:
+    """The modules of a fresh interpreter after a statement."""
+    program = f"{statement}; import sys; print(*sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": str(Path(unio.__file__).parent.parent)}
+    command = [sys.executable, "-S", "-c", program]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=True)
+    return set(done.stdout.split())
+
+
+def test_the_import_costs_no_more_than_it_must() -> None:
+    brought = modules_after("import unio") - modules_after("pass")
+    assert "unio" in brought
+    assert brought & NOT_NEEDED == set()
+
+
+def test_the_types_are_announced() -> None:
+    assert (importlib.resources.files("unio") / "py.typed").is_file()
+
+
+def test_the_version_is_one() -> None:
+    assert [int(part) >= 0 for part in unio.__version__.split(".")] == [True] * 3

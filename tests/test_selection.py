@@ -1,0 +1,135 @@
+"""Which backend a port gets: the argument, else the environment variable, else the first that is available."""
+
+from __future__ import annotations
+
+import re
+import sys
+import types
+from typing import Any
+
+import pytest
+
+import unio
+from unio import backends
+
+AVAILABLE = [candidate.name for candidate in backends.candidates() if candidate.available]
+
+
+@pytest.fixture(autouse=True)
+def without_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("UNIO_BACKEND", raising=False)
+
+
+@pytest.fixture
+def three(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three candidates: one that can't run here, and two that can."""
+
+    for name, reason in {"broken": "this kernel is too old", "first": None, "second": None}.items():
+        made: Any = types.ModuleType(f"unio.backends.{name}")
+        made.unavailable = lambda reason=reason: reason
+        made.PORT = type(name, (), {"backend": name})
+        monkeypatch.setitem(sys.modules, made.__name__, made)
+    here = (sys.platform,)
+    monkeypatch.setattr(backends, "_SYSTEMS", {"broken": here, "first": here, "second": here})
+
+
+def test_there_is_a_backend_here() -> None:
+    assert AVAILABLE
+    with unio.Port() as port:
+        assert port.backend == AVAILABLE[0] == backends.choose()
+        assert port.backend in repr(port)
+
+
+@pytest.mark.parametrize("name", AVAILABLE)
+def test_each_available_backend_can_be_asked_for(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with unio.Port(backend=name) as port:
+        assert port.backend == name
+        assert isinstance(port, unio.Port)
+    monkeypatch.setenv("UNIO_BACKEND", name)
+    with unio.Port() as port:
+        assert port.backend == name
+
+
+def test_the_argument_is_stronger_than_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNIO_BACKEND", "no such backend")
+    with unio.Port(backend=AVAILABLE[0]) as port:
+        assert port.backend == AVAILABLE[0]
+    with pytest.raises(unio.BackendUnavailable):
+        unio.Port()
+
+
+def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNIO_BACKEND", "")
+    with unio.Port() as port:
+        assert port.backend == AVAILABLE[0]
+
+
+def test_the_variable_is_read_for_each_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNIO_BACKEND", AVAILABLE[0])
+    unio.Port().close()
+    monkeypatch.setenv("UNIO_BACKEND", "no such backend")
+    with pytest.raises(unio.BackendUnavailable):
+        unio.Port()
+
+
+def test_the_error_lists_every_candidate_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = [f"{each.name}: {each.reason}" for each in backends.candidates()]
+    with pytest.raises(unio.BackendUnavailable, match=r"'no such'.*unknown") as by_argument:
+        unio.Port(backend="no such")
+    monkeypatch.setenv("UNIO_BACKEND", "no such")
+    with pytest.raises(unio.BackendUnavailable, match=r"'no such'.*UNIO_BACKEND.*unknown") as by_variable:
+        unio.Port()
+    for caught in (by_argument, by_variable):
+        assert isinstance(caught.value, RuntimeError)
+        for each in listed:
+            assert each in str(caught.value)
+
+
+def test_candidates_say_what_exists_and_why_not() -> None:
+    found = backends.candidates()
+    assert len({each.name for each in found}) == len(found)
+    for each in found:
+        assert each._fields == ("name", "available", "reason")
+        assert isinstance(each.available, bool)
+        assert each.reason
+
+
+@pytest.mark.usefixtures("three")
+def test_the_first_that_is_available_is_the_default() -> None:
+    assert backends.candidates() == [
+        ("broken", False, "this kernel is too old"),
+        ("first", True, "available"),
+        ("second", True, "available"),
+    ]
+    assert backends.choose() == "first"
+
+
+@pytest.mark.usefixtures("three")
+def test_argument_variable_and_default_in_this_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNIO_BACKEND", "second")
+    assert backends.choose() == "second"
+    assert backends.choose("first") == "first"
+    monkeypatch.delenv("UNIO_BACKEND")
+    assert backends.choose() == "first"
+
+
+@pytest.mark.usefixtures("three")
+def test_one_that_can_not_run_here_is_refused_and_never_replaced_by_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = re.escape("broken: this kernel is too old; first: available; second: available")
+    with pytest.raises(unio.BackendUnavailable, match=f"'broken'.*can't run here.*{listed}"):
+        unio.Port(backend="broken")
+    monkeypatch.setenv("UNIO_BACKEND", "broken")
+    with pytest.raises(unio.BackendUnavailable, match=f"UNIO_BACKEND.*{listed}"):
+        unio.Port()
+
+
+def test_where_nothing_can_run_the_error_says_why(three: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "_SYSTEMS", {"broken": (sys.platform,)})
+    with pytest.raises(unio.BackendUnavailable, match="broken: this kernel is too old"):
+        unio.Port()
+
+
+@pytest.mark.parametrize("name", ["", "EPOLL", " epoll", "unio.backends.epoll", "../epoll"])
+def test_a_name_is_taken_as_it_is(name: str) -> None:
+    with pytest.raises(unio.BackendUnavailable):
+        unio.Port(backend=name)

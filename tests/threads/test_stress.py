@@ -1,0 +1,468 @@
+"""Many threads on one port: no packet is lost or doubled, and no wake-up is lost, which would show as a stall."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import itertools
+import queue
+import random
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import pytest
+from support import PATIENCE, Background, in_threads, inside_wait, no_more_descriptors_than, open_descriptors, until
+
+import unio
+
+THREADS = 16
+STOP = object()
+
+
+@pytest.fixture
+def switching() -> Iterator[None]:
+    """Let threads take turns so often that they meet in the middle of things."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(interval)
+
+
+def joined(lists: Iterable[list[Any]]) -> list[Any]:
+    return list(itertools.chain.from_iterable(lists))
+
+
+def wait_one(port: unio.Port) -> unio.Completion:
+    batch = port.wait(PATIENCE, limit=1)
+    assert batch, "a packet was lost, or nobody was woken for it"
+    return batch[0]
+
+
+# Posts
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.clause("P2", "P8")
+@pytest.mark.parametrize("tokens", [1, 3, THREADS])
+def test_tokens_that_threads_of_one_port_hand_on_never_stop(port: unio.Port, switching: None, tokens: int) -> None:
+    # With fewer tokens than threads most of these wait, and one wake-up that is lost stops a token.
+    laps = 36_000 // tokens
+    arrived: list[int] = []
+
+    def hand_on(_: int) -> int:
+        taken = 0
+        while True:
+            token, _, lap, _ = wait_one(port)
+            if token is STOP:
+                return taken
+            taken += 1
+            if lap < laps:
+                port.post(token, None, lap + 1)
+                continue
+            arrived.append(token)
+            if len(arrived) == tokens:
+                for _ in range(THREADS):
+                    port.post(STOP)
+
+    for token in range(tokens):
+        port.post(token, None, 1)
+    assert sum(in_threads(THREADS, hand_on)) == tokens * laps
+    assert port.wait(0) == []
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.clause("P2", "P8")
+@pytest.mark.parametrize("tokens", [1, 5])
+def test_tokens_that_go_round_from_port_to_port_never_stop(backend: str, tokens: int) -> None:
+    # Each hop wakes another thread, so that all of them depend on a wake-up.
+    rounds = 3_200 // tokens
+    with contextlib.ExitStack() as stack:
+        ports = [stack.enter_context(unio.Port(backend=backend)) for _ in range(THREADS)]
+
+        def hand_on(number: int) -> int:
+            mine, following = ports[number], ports[(number + 1) % THREADS]
+            taken = 0
+            while taken < tokens * rounds:
+                token, _, hops, _ = wait_one(mine)
+                taken += 1
+                if hops < THREADS * rounds:
+                    following.post(token, None, hops + 1)
+            return taken
+
+        for token in range(tokens):
+            ports[0].post(token, None, 1)
+        assert in_threads(THREADS, hand_on) == [tokens * rounds] * THREADS
+
+
+@pytest.mark.clause("P1", "P2", "P8")
+def test_each_packet_comes_once_and_those_of_one_thread_in_order(port: unio.Port, switching: None) -> None:
+    each, half = 4_000, THREADS // 2
+    done = threading.Barrier(half)
+
+    def post_all(poster: int) -> None:
+        for count in range(each):
+            port.post(poster, None, count)
+        if done.wait(PATIENCE) == 0:
+            for _ in range(half):
+                port.post(STOP)
+
+    def take_all() -> list[tuple[int, int]]:
+        taken: list[tuple[int, int]] = []
+        while True:
+            batch = port.wait(PATIENCE, limit=7)
+            assert batch, "a packet was lost, or nobody was woken for it"
+            taken += [(packet.key, packet.transferred) for packet in batch if packet.key is not STOP]
+            stops = sum(packet.key is STOP for packet in batch)
+            for _ in range(stops - 1):
+                port.post(STOP)  # those of other threads
+            if stops:
+                return taken
+
+    takers = [Background(take_all) for _ in range(half)]
+    in_threads(half, post_all)
+    results = [taker.result() for taker in takers]
+    for taken in results:
+        assert in_order(taken)
+    assert collections.Counter(joined(results)) == {(who, count): 1 for who in range(half) for count in range(each)}
+
+
+def in_order(taken: list[tuple[int, int]]) -> bool:
+    """Whether the packets of each poster came in the order of their counts."""
+    return sorted(taken) == sorted(taken, key=lambda packet: packet[0])
+
+
+# Operations
+
+
+class Slot:
+    """A handle that threads submit to, and that some of them close and replace."""
+
+    def __init__(self, port: unio.Port) -> None:
+        self.port = port
+        self.lock = threading.Lock()
+        self.replace()
+
+    def replace_closed(self) -> None:
+        """Put another handle in the place of one that somebody has closed."""
+        with self.lock:
+            if self.handle.closed:
+                self.peer.close()
+                self.replace()
+
+    def replace(self) -> None:
+        near, self.peer = socket.socketpair()
+        self.peer.setblocking(False)
+        self.handle = self.port.associate(near, self)
+
+    def close(self) -> None:
+        self.handle.close()
+        self.peer.close()
+
+
+def operation_for(slot: Slot, choice: random.Random) -> unio.Operation:
+    handle = slot.handle
+    make = choice.choice(
+        [
+            lambda: unio.Recv(handle, bytearray(100)),
+            lambda: unio.Recv(handle, bytearray(100)),
+            lambda: unio.Recv(handle, bytearray(0)),
+            lambda: unio.Send(handle, b"x" * 300),
+            lambda: unio.Send(handle, b"x" * 300_000),
+            lambda: unio.Poll(handle, unio.Readiness.READABLE),
+            lambda: unio.Timer(choice.choice([0, 0.001, 60]), slot),
+        ]
+    )
+    return make()
+
+
+def disturb(slot: Slot, operation: unio.Operation, choice: random.Random) -> None:
+    """Something that another thread's operations on the handle have to live with."""
+    chance = choice.random()
+    if chance < 0.3:
+        slot.port.cancel(operation)
+    elif chance < 0.4:
+        slot.handle.cancel()
+    elif chance < 0.45:
+        slot.handle.close()
+    else:
+        with contextlib.suppress(OSError):
+            slot.peer.send(b"y" * 50) if chance < 0.8 else slot.peer.recv(1 << 20)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.clause("P2", "S1", "X1", "X2", "X3")
+def test_each_submit_completes_once_whatever_others_do_to_the_handle(port: unio.Port, switching: None) -> None:
+    slots = [Slot(port) for _ in range(6)]
+
+    def submit(number: int) -> list[unio.Operation]:
+        choice = random.Random(number)
+        submitted: list[unio.Operation] = []
+        for _ in range(1_500):
+            slot = choice.choice(slots)
+            operation = operation_for(slot, choice)
+            timeout = choice.choice([None, None, 0, 0.001, 60])
+            try:
+                port.submit(operation, timeout)
+                submitted.append(operation)
+            except unio.NotAssociated:
+                slot.replace_closed()
+                continue
+            disturb(slot, choice.choice(submitted[-20:]), choice)
+        return submitted
+
+    def collect(_: int) -> list[Any]:
+        taken: list[Any] = []
+        while True:
+            completion = wait_one(port)
+            if completion.key is STOP:
+                return taken
+            assert completion.error is None or isinstance(completion.error, OSError)
+            assert not completion.operation.in_flight
+            taken.append(completion.operation)
+
+    collectors = [Background(collect, number) for number in range(4)]
+    submitted = joined(in_threads(8, submit))
+    for slot in slots:
+        slot.close()
+    for operation in submitted:
+        port.cancel(operation)  # the timers that would take long
+    for _ in collectors:
+        port.post(STOP)  # behind all completions: whatever was cancelled has been queued before
+    taken = joined(collector.result() for collector in collectors)
+    taken += [completion.operation for completion in port.wait(0, limit=100_000)]
+    times = collections.Counter(map(id, taken))
+    assert [operation for operation in submitted if times[id(operation)] != 1] == []
+    assert len(taken) == len(submitted)
+
+
+@pytest.mark.clause("X1", "X2")
+@pytest.mark.parametrize("what", ["operation", "handle"])
+def test_a_cancel_in_the_middle_of_a_submit_is_not_lost(port: unio.Port, switching: None, what: str) -> None:
+    near, peer = socket.socketpair()
+    handle = port.associate(near)
+    receives = [unio.Recv(handle, bytearray(1)) for _ in range(2_000)]
+
+    def cancel_each() -> None:
+        for receive in receives:
+            until(lambda receive=receive: receive.in_flight)  # its submit may not be over
+            assert handle.cancel() == 1 if what == "handle" else port.cancel(receive)
+
+    canceller = Background(cancel_each)
+    for receive in receives:
+        port.submit(receive)
+        completion = wait_one(port)
+        assert completion.operation is receive
+        assert type(completion.error) is unio.Cancelled
+    canceller.result()
+    handle.close()
+    peer.close()
+
+
+@pytest.mark.clause("S3", "S6")
+def test_of_threads_that_submit_one_operation_one_succeeds(port: unio.Port, switching: None) -> None:
+    rounds = 200
+    operations = [unio.Timer(0) for _ in range(rounds)]
+    together = threading.Barrier(4)
+
+    def submit(_: int) -> int:
+        accepted = 0
+        for operation in operations:
+            together.wait(PATIENCE)
+            with contextlib.suppress(unio.InFlight):
+                port.submit(operation)
+                accepted += 1
+        return accepted
+
+    # Nobody waits meanwhile, so that each stays in flight.
+    assert sum(in_threads(4, submit)) == rounds
+    assert [wait_one(port).operation in operations for _ in range(rounds)] == [True] * rounds
+    assert port.wait(0) == []
+
+
+@pytest.mark.clause("A1")
+def test_of_threads_that_associate_one_socket_one_succeeds(port: unio.Port, switching: None) -> None:
+    rounds = 100
+    pairs = [socket.socketpair() for _ in range(rounds)]
+    together = threading.Barrier(4)
+
+    def associate(_: int) -> list[unio.Handle]:
+        handles = []
+        for near, _peer in pairs:
+            together.wait(PATIENCE)
+            with contextlib.suppress(unio.AssociationError):
+                handles.append(port.associate(near))
+        return handles
+
+    handles = joined(in_threads(4, associate))
+    assert len(handles) == rounds
+    for handle, (_, peer) in zip(handles, pairs, strict=True):
+        handle.close()
+        peer.close()
+
+
+# Who waits
+
+
+class Takers:
+    """Threads that wait on a port and report what they took."""
+
+    def __init__(self, port: unio.Port) -> None:
+        self.port = port
+        self.took: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.going = threading.Event()
+
+    def stay(self) -> None:
+        """Wait for ever."""
+        with contextlib.suppress(unio.PortClosed):
+            while True:
+                self._report(self.port.wait())
+
+    def come_and_go(self, number: int) -> None:
+        """Wait with time-outs that pass soon."""
+        choice = random.Random(number)
+        while not self.going.is_set():
+            self._report(self.port.wait(choice.choice([0, 0.0001, 0.0005, 0.002])))
+
+    def _report(self, batch: list[unio.Completion]) -> None:
+        for completion in batch:
+            self.took.put(completion.operation)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.clause("P2", "P6")
+def test_threads_that_come_and_go_leave_nobody_asleep(port: unio.Port) -> None:
+    """The thread that waits in the kernel may be any of them; when its time-out passes, another must take its place."""
+    near, peer = socket.socketpair()
+    handle = port.associate(near)
+    receive = unio.Recv(handle, bytearray(1))
+    timer = unio.Timer(0.0005)
+    takers = Takers(port)
+    staying = [Background(takers.stay) for _ in range(3)]
+    passing = [Background(takers.come_and_go, number) for number in range(3)]
+
+    def cause(number: int) -> Any:
+        """Bring about one packet and say which."""
+        match number % 3:
+            case 0:
+                port.submit(receive)
+                peer.send(b"x")
+                return receive
+            case 1:
+                port.submit(timer)
+                return timer
+            case _:
+                port.post(None, number)
+                return number
+
+    for number in range(1_500):
+        expected = cause(number)
+        assert takers.took.get(timeout=PATIENCE) == expected
+    takers.going.set()
+    for thread in passing:
+        thread.result()
+    port.close()
+    for thread in staying:
+        thread.result()
+    handle.close()
+    peer.close()
+
+
+class Interrupted(BaseException):
+    """What the signal handler raises, as KeyboardInterrupt is raised."""
+
+
+@pytest.fixture
+def interruptible() -> Iterator[signal.Signals]:
+    def interrupt(*_: object) -> None:
+        raise Interrupted
+
+    previous = signal.signal(signal.SIGUSR1, interrupt)
+    yield signal.SIGUSR1
+    signal.signal(signal.SIGUSR1, previous)
+
+
+@pytest.fixture(params=["post", "receive"])
+def cause(
+    request: pytest.FixtureRequest, port: unio.Port
+) -> Iterator[tuple[Callable[[], object], Callable[[], object]]]:
+    """How a packet comes to be: what is done beforehand, and what then causes it."""
+    if request.param == "post":
+        yield lambda: None, lambda: port.post("packet")
+        return
+    near, peer = socket.socketpair()
+    receive = unio.Recv(port.associate(near, "packet"), bytearray(1))
+    yield lambda: port.submit(receive), lambda: peer.send(b"x")
+    near.close()
+    peer.close()
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="signals are not sent to threads here")
+@pytest.mark.clause("P2", "L4")
+@pytest.mark.parametrize("leads", ["the interrupted thread", "the other thread"])
+def test_a_waiter_that_an_exception_ends_takes_nobodys_wake_up_along(
+    port: unio.Port, interruptible: signal.Signals, leads: str, cause: tuple[Callable[[], object], Callable[[], object]]
+) -> None:
+    """The signal and the packet come at once; the thread that the signal ends had no time to take the packet."""
+    prepare, bring_about = cause
+    main = threading.main_thread()
+
+    def wait_in_background() -> Background[unio.Completion]:
+        other = Background(wait_one, port)
+        inside_wait(other)
+        return other
+
+    def interrupt(other: Background[unio.Completion] | None) -> unio.Completion:
+        inside_wait(main)
+        other = other or wait_in_background()
+        assert main.ident is not None
+        signal.pthread_kill(main.ident, interruptible)
+        bring_about()
+        return other.result()
+
+    for _ in range(100):
+        prepare()
+        other = wait_in_background() if leads == "the other thread" else None
+        interrupting = Background(interrupt, other)
+        with pytest.raises(Interrupted):
+            port.wait()
+        assert interrupting.result().key == "packet"
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.clause("P7")
+def test_closing_a_port_in_the_middle_of_everything_wakes_everybody(backend: str, switching: None) -> None:
+    before = open_descriptors()
+    for _ in range(60):
+        port = unio.Port(backend=backend)
+        pairs = [socket.socketpair() for _ in range(3)]
+        handles = [port.associate(near) for near, _ in pairs]
+        begun = threading.Barrier(7)
+
+        def keep_waiting(begun: threading.Barrier = begun, port: unio.Port = port) -> None:
+            begun.wait(PATIENCE)
+            while True:
+                port.wait()
+
+        def keep_working(handle: unio.Handle, begun: threading.Barrier = begun, port: unio.Port = port) -> None:
+            begun.wait(PATIENCE)
+            while True:
+                port.submit(unio.Recv(handle, bytearray(1)), 0.001)
+                port.submit(unio.Timer(0))
+                port.post(None)
+
+        threads = [Background(keep_waiting) for _ in range(3)]
+        threads += [Background(keep_working, handle) for handle in handles]
+        begun.wait(PATIENCE)
+        port.post(None)
+        port.close()
+        for thread in threads:
+            with pytest.raises(unio.PortClosed):
+                thread.result()
+        for near, peer in pairs:
+            near.close()
+            peer.close()
+    no_more_descriptors_than(before)
