@@ -72,7 +72,8 @@ chroot "$1" wineserver --wait
 """
 
 # $1 the environment's folder, $2 the checkout, the rest the command. What is mounted is seen by this process and its
-# children alone. The last shell is the init of those processes: it stays, to reap the ones that Wine leaves to nobody.
+# children alone; /sys is where Wine counts the processors. The last shell is the init of those processes: it stays, to
+# reap the ones that Wine leaves to nobody.
 RUN = r"""
 cd "$1"
 mount -t tmpfs tmpfs layer
@@ -80,6 +81,7 @@ mkdir layer/new layer/work layer/whole
 mount -t overlay overlay -o lowerdir=system,upperdir=layer/new,workdir=layer/work layer/whole
 mount --bind "$2" layer/whole/unio
 mount -t proc proc layer/whole/proc
+mount --bind /sys layer/whole/sys
 cd layer/whole
 shift 2
 exec chroot . sh -c 'cd /unio; wine "$@"; exit "$?"' sh "$@"
@@ -221,8 +223,8 @@ def run(folder: Path, command: list[str]) -> int:
     return code if code >= 0 else 128 - code
 
 
-def terminate(*_: object) -> NoReturn:
-    raise SystemExit(128 + signal.SIGTERM)
+def terminate(number: int, _: object) -> NoReturn:
+    raise SystemExit(128 + number)
 
 
 def environment(version: str | None, cache: Path) -> Path:
@@ -250,7 +252,8 @@ def main() -> int:
     running = commands.add_parser("run", help="build it unless it is there, and run a command in it")
     running.add_argument("command", nargs="+", help="after --, such as: python.exe -m pytest")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, terminate)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, terminate)
     try:
         folder = environment(arguments.wine, arguments.cache)
     except BuildError as error:
