@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 CHUNK_MAX = 0x7FFFF000
 """The most bytes that one call is asked for: a length is a DWORD, and TransmitFile's must stay below 2^31 - 1."""
 
+VECTOR_MAX = 1024
+"""The most buffers that one call is given. Windows names no limit; Wine has this one, and takes part of the rest."""
+
 ADDRESS_SIZE = 28
 """The size of a sockaddr_in6; a sockaddr_in is smaller."""
 
@@ -91,6 +94,11 @@ class Flight:
         self.given = False  # whether Windows was given it, and its direction counts it
         self.started = False  # whether the call that starts it has returned, so that it can be cancelled
 
+    def let_go(self) -> None:
+        """Release the buffers, so that the caller can resize them."""
+        self.views = self.kept = None
+        self.buffers = NULL
+
     def begin(self) -> None:
         """Start another flight."""
         self.failure = None
@@ -107,13 +115,13 @@ class Flight:
     def wsabufs(self, views: tuple[memoryview, ...]) -> tuple[Any, int]:
         """The buffers as an array of WSABUF, made once for as long as the operation names the same ones."""
         if self.views is not views:
-            self.kept = [ffi.from_buffer(view) for view in views]
-            self.buffers = ffi.new("WSABUF[]", max(1, len(views)))
-            for index, (view, pointer) in enumerate(zip(views, self.kept, strict=True)):
+            self.kept = [ffi.from_buffer(view) for view in views[:VECTOR_MAX]]
+            self.buffers = ffi.new("WSABUF[]", max(1, len(self.kept)))
+            for index, (view, pointer) in enumerate(zip(views, self.kept, strict=False)):
                 self.buffers[index].len = len(view)
                 self.buffers[index].buf = ffi.cast("char *", pointer)
             self.views = views
-        return self.buffers, max(1, len(views))  # one of no length, where there is nothing
+        return self.buffers, max(1, len(self.kept))  # one of no length, where there is nothing
 
 
 def _flight(operation: Operation) -> Flight:
@@ -148,6 +156,7 @@ def finish_recv(handle: IocpHandle, operation: Operation, code: int, count: int)
     if code == win32.ERROR_BROKEN_PIPE and handle.kind is Kind.PIPE:
         return 0  # nobody has the other end any more: the end of the stream
     if code in (win32.ERROR_MORE_DATA, win32.WSAEMSGSIZE) and operation._size == 0:
+        operation.transferred = 0
         return 0
     if handle.disconnected and code:
         return 0  # this side has ended the connection, and nothing more comes
@@ -220,15 +229,17 @@ def finish_accept(handle: IocpHandle, operation: Operation, code: int, count: in
     )
     del failed  # without it the socket works, but for getpeername and shutdown: a peer that has left makes it fail
     accepted.setblocking(False)
-    raw = bytes(ffi.buffer(flight.extra))
     operation.socket = accepted
-    # AcceptEx puts the local address first and the remote one behind it (GetAcceptExSockaddrs), each 16 bytes longer
-    # than the longest address.
-    operation.address = win32.unpack_address(raw[ADDRESS_SIZE + 16 :])
+    operation.address = win32.accepted_address(flight.extra, ADDRESS_SIZE + 16)
     return 0
 
 
 # Sending
+
+
+def _joined(views: tuple[memoryview, ...]) -> tuple[memoryview, ...]:
+    """The buffers as few enough for one call: what is sent with one call is never interleaved."""
+    return views if len(views) <= VECTOR_MAX else (memoryview(b"".join(views)),)
 
 
 def start_send(handle: IocpHandle, operation: Operation) -> int:
@@ -236,7 +247,7 @@ def start_send(handle: IocpHandle, operation: Operation) -> int:
     flight.reset()
     if handle.kind is Kind.PIPE:
         return _start_chunk(handle, operation, kernel32.WriteFile)
-    buffers, count = flight.wsabufs(operation._views)
+    buffers, count = flight.wsabufs(_joined(operation._views))
     return _code(not ws2_32.WSASend(handle.number, buffers, count, NULL, 0, flight.overlapped, NULL))
 
 
@@ -254,7 +265,7 @@ def start_send_to(handle: IocpHandle, operation: Operation) -> int:
     sock = cast("socket.socket", handle.socket)
     address = win32.pack_address(sock.family, operation._address)
     flight.extra = ffi.new("char[]", address)
-    buffers, count = flight.wsabufs(operation._views)
+    buffers, count = flight.wsabufs(_joined(operation._views))
     failed = ws2_32.WSASendTo(
         handle.number, buffers, count, NULL, 0, flight.extra, len(address), flight.overlapped, NULL
     )

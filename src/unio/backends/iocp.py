@@ -158,11 +158,13 @@ class IocpHandle(Handle):
                 self.connected = True
 
     def fileno(self) -> int:
-        return self.number if self.life is Life.OPEN else -1
+        if self.life is not Life.OPEN or not self.is_open():
+            return -1
+        return self.object if isinstance(self.object, int) else self.object.fileno()
 
     @property
     def closed(self) -> bool:
-        return self.life is not Life.OPEN
+        return self.life is not Life.OPEN or not self.is_open()
 
     def is_open(self) -> bool:
         """Whether the number still stands for what was associated."""
@@ -292,7 +294,10 @@ class IocpPort(Port):
                 hint = "; open files with unio.open and make pipes with unio.pipe" if made.socket is None else ""
                 raise AssociationError(f"{handle!r} can't join the port: {why}{hint}")
             raise win32.os_error(code)
-        if skip_on_success:
+        # A datagram that is too large is neither a success nor a failure to Windows: whether its packet is skipped can't
+        # be told. So datagram sockets queue all their packets.
+        made.skip_on_success = skip_on_success and made.stream
+        if made.skip_on_success:
             flags = win32.FILE_SKIP_COMPLETION_PORT_ON_SUCCESS
             win32.check(kernel32.SetFileCompletionNotificationModes(made.pointer, flags))
         if made.socket is not None:

@@ -20,6 +20,7 @@ from unio.backends.win32_api import ffi  # type: ignore[import-untyped]
 kernel32: Any = ffi.dlopen("kernel32.dll")
 ws2_32: Any = ffi.dlopen("ws2_32.dll")
 ntdll: Any = ffi.dlopen("ntdll.dll")
+mswsock: Any = ffi.dlopen("mswsock.dll")
 
 NULL: Any = ffi.NULL
 INVALID_HANDLE_VALUE: Any = ffi.cast("HANDLE", -1)
@@ -234,6 +235,14 @@ def pack_address(family: int, address: Any) -> bytes:
     flow, scope = (*address[2:], flow, scope)[:2] if len(address) > 2 else (flow, scope)  # noqa: PLR2004
     packed = socket.inet_pton(family, str(host).partition("%")[0])
     return struct.pack("<H", family) + struct.pack(">HI", port, int(flow)) + packed + struct.pack("<I", int(scope))
+
+
+def accepted_address(output: Any, size: int) -> Any:
+    """The peer's address in what AcceptEx has written; only Windows knows its layout (GetAcceptExSockaddrs)."""
+    local, remote = ffi.new("void **"), ffi.new("void **")
+    local_length, remote_length = ffi.new("int *"), ffi.new("int *")
+    mswsock.GetAcceptExSockaddrs(output, 0, size, size, local, local_length, remote, remote_length)
+    return unpack_address(bytes(ffi.buffer(remote[0], remote_length[0])))
 
 
 def unpack_address(raw: bytes) -> Any:

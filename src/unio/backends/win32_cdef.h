@@ -130,6 +130,11 @@ int WSAIoctl(SOCKET s, DWORD dwIoControlCode, void *lpvInBuffer, DWORD cbInBuffe
              DWORD cbOutBuffer, DWORD *lpcbBytesReturned, OVERLAPPED *lpOverlapped, void *lpCompletionRoutine);
 int setsockopt(SOCKET s, int level, int optname, const char *optval, int optlen);
 
+/* mswsock.h */
+void GetAcceptExSockaddrs(void *lpOutputBuffer, DWORD dwReceiveDataLength, DWORD dwLocalAddressLength,
+                          DWORD dwRemoteAddressLength, void **LocalSockaddr, int *LocalSockaddrLength,
+                          void **RemoteSockaddr, int *RemoteSockaddrLength);
+
 /* mswsock.h: reached through WSAIoctl with SIO_GET_EXTENSION_FUNCTION_POINTER */
 typedef BOOL (*LPFN_ACCEPTEX)(SOCKET sListenSocket, SOCKET sAcceptSocket, void *lpOutputBuffer,
                               DWORD dwReceiveDataLength, DWORD dwLocalAddressLength, DWORD dwRemoteAddressLength,
