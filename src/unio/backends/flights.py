@@ -230,7 +230,10 @@ def finish_accept(handle: IocpHandle, operation: Operation, code: int, count: in
     del failed  # without it the socket works, but for getpeername and shutdown: a peer that has left makes it fail
     accepted.setblocking(False)
     operation.socket = accepted
-    operation.address = win32.accepted_address(flight.extra, ADDRESS_SIZE + 16)
+    try:
+        operation.address = accepted.getpeername()
+    except OSError:  # the peer has left already; Windows has written down who it was
+        operation.address = win32.accepted_address(flight.extra, ADDRESS_SIZE + 16)
     return 0
 
 

@@ -242,7 +242,7 @@ def accepted_address(output: Any, size: int) -> Any:
     local, remote = ffi.new("void **"), ffi.new("void **")
     local_length, remote_length = ffi.new("int *"), ffi.new("int *")
     mswsock.GetAcceptExSockaddrs(output, 0, size, size, local, local_length, remote, remote_length)
-    return unpack_address(bytes(ffi.buffer(remote[0], remote_length[0])))
+    return unpack_address(bytes(ffi.buffer(remote[0], remote_length[0]))) if remote_length[0] else None
 
 
 def unpack_address(raw: bytes) -> Any:
