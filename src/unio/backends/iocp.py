@@ -378,7 +378,7 @@ class IocpPort(Port):
         with handle.lock:
             if direction.starting or not direction.waiting or handle.life is not Life.OPEN:
                 return None
-            alone = direction.waiting[0].name in EXCLUSIVE
+            alone = direction.waiting[0].name in EXCLUSIVE or handle.kind is Kind.PIPE  # which sends piece by piece
             if direction.exclusive or (alone and direction.busy):
                 return None
             operation = direction.waiting.popleft()
@@ -459,7 +459,7 @@ class IocpPort(Port):
             self._detached_ended(operation, None)
             return
         access = win32.SYNCHRONIZE | win32.PROCESS_QUERY_LIMITED_INFORMATION
-        process = kernel32.OpenProcess(access, 0, operation.pid)
+        process = kernel32.OpenProcess(access, 0, min(operation.pid, 0xFFFFFFFF))  # which no process has
         if not process:
             if last_error() == win32.ERROR_INVALID_PARAMETER:
                 raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))

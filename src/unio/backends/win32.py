@@ -279,7 +279,7 @@ def open_file(path: str, mode: str) -> io.FileIO:
         error = os_error(last_error())
         error.filename = path
         raise error
-    return _as_file(handle, mode)
+    return _as_file(handle, mode, path)
 
 
 def make_pipe() -> tuple[io.FileIO, io.FileIO]:
@@ -297,9 +297,11 @@ def make_pipe() -> tuple[io.FileIO, io.FileIO]:
     return _as_file(reader, "rb"), _as_file(writer, "wb")
 
 
-def _as_file(handle: Any, mode: str) -> io.FileIO:
+def _as_file(handle: Any, mode: str, path: str | None = None) -> io.FileIO:
     import msvcrt  # noqa: PLC0415 - Windows only, as this module is
 
     flags = os.O_RDONLY if mode == "rb" else os.O_WRONLY if "+" not in mode else os.O_RDWR
     number = msvcrt.open_osfhandle(int(ffi.cast("intptr_t", handle)), flags | os.O_BINARY | os.O_NOINHERIT)  # type: ignore[attr-defined]
-    return io.FileIO(number, mode.replace("b", "").replace("x", "w"))
+    if path is None:
+        return io.FileIO(number, mode)
+    return io.FileIO(path, mode, opener=lambda _path, _flags: number)  # its name is the path, as everywhere
