@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -292,6 +292,26 @@ def inside_wait(thread: threading.Thread) -> None:
         return not thread.is_alive()
 
     until(waits)
+
+
+def asleep(thread: threading.Thread) -> None:
+    """Return when the thread has been within a Port.wait for a while, so that only a wake-up gets it out again.
+
+    A port may look after its handles at the beginning of a wait; what it finds then is no sign of a wake-up.
+    """
+    inside_wait(thread)
+    time.sleep(0.15)
+
+
+@contextlib.contextmanager
+def restless() -> Iterator[None]:
+    """Threads take turns as often as they can, so that they meet at every point of what they do together."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def until(condition: Callable[[], object]) -> None:

@@ -17,7 +17,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import support
@@ -233,11 +232,11 @@ def receive_exactly(port: unio.Port, handle: unio.Handle, count: int) -> bytes:
     return bytes(received)
 
 
-def processor_time(function: Callable[[], Any]) -> float:
-    """The seconds of processor time that this thread spends in a call; one that sleeps spends next to none."""
+def assert_sleeps(port: unio.Port, seconds: float = 0.2) -> None:
+    """Nothing comes, and the wait for it uses next to no processor time: it sleeps, and does not spin."""
     before = time.thread_time()
-    function()
-    return time.thread_time() - before
+    assert port.wait(seconds) == []
+    assert time.thread_time() - before < seconds / 4
 
 
 def run_script(script: str, *arguments: str) -> str:

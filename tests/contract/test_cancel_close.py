@@ -29,6 +29,7 @@ from support import (
     listener,
     pending,
     recv_exactly,
+    restless,
     reuse,
     run,
     succeed,
@@ -234,8 +235,54 @@ def test_a_cancel_that_races_a_send_leaves_a_count_that_is_true(port: unio.Port,
     assert received == sent
 
 
+@pytest.mark.clause("X1", "P2")
+@pytest.mark.parametrize("kind", ["send", "send_file"])
+@pytest.mark.parametrize("end", ["cancel", "cancel all", "close", "time-out"])
+def test_a_send_without_an_end_is_ended_while_another_thread_is_at_it(
+    port: unio.Port, make_pair: Any, resources: contextlib.ExitStack, tmp_path: Path, kind: str, end: str
+) -> None:
+    near, far = make_pair()
+    handle = port.associate(near)
+    size = 1 << 36
+    operation: unio.Operation
+    if kind == "send":
+        operation = unio.Send(handle, [bytes(1 << 24)] * (size >> 24))
+    else:
+        file = resources.enter_context(unio.open(tmp_path / "file", "w+b"))
+        file.truncate(size)
+        operation = unio.SendFile(handle, file)
+    received = 0
+
+    def read() -> None:
+        nonlocal received
+        buffer = bytearray(1 << 20)
+        while count := far.recv_into(buffer):
+            received += count
+
+    reader = Background(read)
+    port.submit(operation, 0.05 if end == "time-out" else None)
+    waiter = Background(completion, port)
+    if end != "time-out":
+        until(lambda: received > 1 << 24)
+    if end == "cancel":
+        port.cancel(operation)
+    elif end == "cancel all":
+        handle.cancel()
+    elif end == "close":
+        handle.close()
+    found = waiter.result()
+    assert found.operation is operation
+    assert type(found.error) is (TimeoutError if end == "time-out" else unio.Cancelled)
+    handle.close()
+    reader.result()
+    assert received == found.transferred < size
+    assert_idle(port)
+
+
 @pytest.mark.clause("X1", "S1", "S8", "P2")
-def test_cancels_that_race_deadlines_leave_one_completion_each(port: unio.Port, make_pair: Any) -> None:
+def test_cancels_that_race_deadlines_leave_one_completion_each(
+    port: unio.Port, make_pair: Any, resources: contextlib.ExitStack
+) -> None:
     near, _ = make_pair(local=True)
     handle = port.associate(near)
     count = 400
@@ -255,6 +302,7 @@ def test_cancels_that_race_deadlines_leave_one_completion_each(port: unio.Port, 
                 port.post("end")  # for the other one
                 return
 
+    resources.enter_context(restless())
     waiters = [Background(wait, number) for number in range(2)]
     operations: list[unio.Operation] = []
     for number in range(count):

@@ -93,6 +93,22 @@ def test_a_long_queue_of_receives_on_one_handle_does_not_starve_another(port: un
 
 
 @pytest.mark.clause("L1")
+@pytest.mark.parametrize("skip", [False, True])
+def test_what_is_left_when_a_handle_has_had_its_turn_is_done_later(
+    port: unio.Port, make_pair: Any, *, skip: bool
+) -> None:
+    # All the data comes with one event: nothing but the port itself remembers that there is more to do.
+    near, far = make_pair()
+    handle = port.associate(near, skip_on_success=skip)
+    for _ in range(1000):
+        port.submit(unio.Recv(handle, bytearray(1)))
+    far.send(bytes(1000))
+    for found in completions(port, 1000):
+        assert found[2:] == (1, None)
+    assert_idle(port)
+
+
+@pytest.mark.clause("L1")
 @pytest.mark.parametrize("kind", ["send", "send_file"])
 def test_a_big_send_to_a_fast_reader_does_not_starve_another(
     port: unio.Port, make_pair: Any, resources: contextlib.ExitStack, tmp_path: Path, kind: str

@@ -469,7 +469,7 @@ def test_a_local_connect_waits_until_a_full_backlog_has_room(port: unio.Port, re
     handle = port.associate(channels.client(resources, "local"), "late")
     port.submit(unio.Connect(handle, listening.getsockname()))
     port.submit(unio.Send(handle, b"at last"))
-    support.assert_idle(port)
+    channels.assert_sleeps(port)
     listening.settimeout(0)
     resources.enter_context(listening.accept()[0])
     assert [completion.error for completion in support.completions(port, 2)] == [None, None]

@@ -366,12 +366,13 @@ def fill(sock, address):
 
 
 @pytest.mark.clause("O7", "L4")
+@pytest.mark.parametrize("filled_by", ["itself", "another"])
 @pytest.mark.parametrize("connected", [False, True])
 def test_a_datagram_to_a_full_receiver_waits_until_there_is_room(
-    port: unio.Port, resources: contextlib.ExitStack, connected: Any
+    port: unio.Port, resources: contextlib.ExitStack, connected: bool, filled_by: str
 ) -> None:
     near, far = datagram(resources, "local"), datagram(resources, "local")
-    filled = fill(near, far.getsockname())
+    filled = fill(near if filled_by == "itself" else datagram(resources, "local"), far.getsockname())
     handle = port.associate(near)
     if connected:
         support.succeed(port, unio.Connect(handle, far.getsockname()))
@@ -407,6 +408,42 @@ def test_a_datagram_that_waits_for_room_can_be_cancelled_or_time_out(
     far.setblocking(False)
     with pytest.raises(BlockingIOError):
         far.recv(100)
+
+
+@pytest.mark.clause("O7", "X1", "S8")
+@pytest.mark.parametrize("ended", ["cancelled", "timed out"])
+def test_a_datagram_behind_one_that_waits_for_another_receiver_leaves_when_that_one_has_ended(
+    port: unio.Port, resources: contextlib.ExitStack, ended: str
+) -> None:
+    near, full, empty = (datagram(resources, "local") for _ in range(3))
+    fill(datagram(resources, "local"), full.getsockname())
+    handle = port.associate(near)
+    waits = unio.SendTo(handle, b"waits", full.getsockname())
+    follows = unio.SendTo(handle, b"follows", empty.getsockname())
+    port.submit(waits, None if ended == "cancelled" else 0.02)
+    port.submit(follows)
+    if ended == "cancelled":
+        support.assert_idle(port)
+        assert port.cancel(waits)
+    found = support.completions(port, 2)
+    assert [completion.operation for completion in found] == [waits, follows]
+    assert type(found[0].error) is (unio.Cancelled if ended == "cancelled" else TimeoutError)
+    assert found[1].error is None
+    assert empty.recv(100) == b"follows"
+
+
+@pytest.mark.clause("O7", "L4", "L2")
+@pytest.mark.parametrize("connected", [False, True])
+def test_a_datagram_that_waits_for_room_lets_the_port_sleep(
+    port: unio.Port, resources: contextlib.ExitStack, connected: bool
+) -> None:
+    near, far = datagram(resources, "local"), datagram(resources, "local")
+    fill(datagram(resources, "local"), far.getsockname())
+    handle = port.associate(near)
+    if connected:
+        support.succeed(port, unio.Connect(handle, far.getsockname()))
+    port.submit(unio.Send(handle, b"x") if connected else unio.SendTo(handle, b"x", far.getsockname()))
+    channels.assert_sleeps(port)
 
 
 @pytest.mark.clause("O7", "L4")

@@ -337,6 +337,26 @@ def test_urgent_data_in_the_middle_holds_nothing_up(
         assert received == b"beforeafter"  # the urgent byte goes its own way
 
 
+@pytest.mark.clause("O3")
+def test_a_receive_that_a_passed_descriptor_cuts_short_leaves_the_rest_to_the_next(
+    port: unio.Port, resources: contextlib.ExitStack
+) -> None:
+    near, far = channels.incoming(resources, "local")
+    handle = port.associate(near)
+    recv = unio.Recv(handle, bytearray(100))
+    for _ in range(3):
+        port.submit(recv)
+        support.assert_idle(port)
+        socket.send_fds(far.end, [b"with one, "], [far.end.fileno()])
+        far.send(b"without")
+        received = b""
+        while len(received) < 17:
+            if not recv.in_flight:
+                port.submit(recv)
+            received += recv.buffer[: support.completion(port).transferred]
+        assert received == b"with one, without"
+
+
 # Resets
 
 
@@ -506,6 +526,21 @@ def test_a_peer_that_is_gone_is_the_same_error_for_every_send(
         completion = support.run(port, send)
         assert type(completion.error) is expected
         assert completion.transferred == 0
+
+
+@pytest.mark.clause("O4", "C2")
+@channels.every_stream
+def test_a_peer_that_leaves_without_reading_ends_the_send_that_waits_for_it(
+    port: unio.Port, resources: contextlib.ExitStack, transport: str
+) -> None:
+    near, far = channels.outgoing(resources, transport)
+    send = unio.Send(port.associate(near), bytes(16 * MIB))
+    port.submit(send)
+    assert port.wait(0.02) == []  # nothing moves any more: there is no room, and nobody makes any
+    far.close()
+    completion = support.completion(port)
+    assert type(completion.error) is (ConnectionResetError if transport in channels.SOCKETS else BrokenPipeError)
+    assert 0 < completion.transferred < 16 * MIB
 
 
 @pytest.mark.clause("O4", "O5")

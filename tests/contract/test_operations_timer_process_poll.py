@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import types
 from typing import Any
@@ -432,6 +433,63 @@ def test_the_status_of_a_process_before_is_not_that_of_the_next(port: unio.Port,
     assert port.cancel(exit_)
     support.assert_cancelled(support.completion(port))
     assert exit_.status is None
+
+
+@pytest.mark.clause("O13", "X4", "S1", "S8")
+def test_a_late_time_out_never_stops_the_watch_of_the_next_submission(make_port: Any, start: Any) -> None:
+    for _ in range(8):
+        port, process = make_port(), start(UNTIL_TOLD.format(1))
+        exit_ = unio.ProcessExit(process, "exit")
+        # Thousands of timers that end together with the time-out hold up who acts on it, while others cancel the
+        # operation, take its completion and submit it again.
+        end = time.monotonic() + 0.05
+        for _ in range(1500):
+            port.submit(unio.Timer(max(0, end - time.monotonic()), "timer"))
+        port.submit(exit_, max(0, end - time.monotonic()))
+        for thread in [support.Background(cancel_and_submit_again, port, exit_) for _ in range(3)]:
+            thread.result()
+        assert exit_.status == 1
+        port.close()
+
+
+def cancel_and_submit_again(port: unio.Port, exit_: unio.ProcessExit) -> None:
+    """Cancel the operation at each timer; when it has ended by that or its time-out, submit it again and let it end."""
+    while (completion := support.completion(port)).key != "stop":
+        if completion.key == "timer":
+            port.cancel(exit_)
+        elif completion.error is not None:
+            port.submit(exit_, 3600)
+            exit_.process.stdin.close()
+        else:
+            for _ in range(3):
+                port.post("stop")
+
+
+@pytest.mark.clause("O13", "X1", "S1")
+def test_submits_and_cancels_that_race_leave_no_watch_behind(port: unio.Port, resources: Any, start: Any) -> None:
+    exit_ = unio.ProcessExit(start(UNTIL_TOLD.format(0)))
+    ended = threading.Event()
+    resources.callback(sys.setswitchinterval, sys.getswitchinterval())
+    sys.setswitchinterval(1e-5)
+
+    def submit() -> None:
+        while not ended.is_set():
+            with contextlib.suppress(unio.InFlight):
+                port.submit(exit_)
+
+    def cancel() -> None:
+        while not ended.is_set():
+            port.cancel(exit_)
+
+    threads = [support.Background(function) for function in (submit, submit, cancel, cancel)]
+    for completion in support.completions(port, 300):
+        support.assert_cancelled(completion)
+    ended.set()
+    for thread in threads:
+        thread.result()
+    port.cancel(exit_)
+    while exit_.in_flight:
+        support.assert_cancelled(support.completion(port))
 
 
 # Readiness

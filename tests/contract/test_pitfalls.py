@@ -44,13 +44,6 @@ def with_number(resources, number):
     return resources.enter_context(near), far
 
 
-def assert_sleeps(port, seconds=0.2):
-    """Nothing comes, and the wait for it uses next to no processor time: it sleeps, and does not spin."""
-    before = time.thread_time()
-    assert port.wait(seconds) == []
-    assert time.thread_time() - before < seconds / 4
-
-
 # Identity
 
 
@@ -102,9 +95,9 @@ def test_a_duplicate_never_keeps_a_closed_handle_firing(
     for _ in range(5):
         far.send(b"data")
         assert port.wait(0.01) == []
-    assert_sleeps(port)
+    channels.assert_sleeps(port)
     far.close()
-    assert_sleeps(port)
+    channels.assert_sleeps(port)
 
 
 @posix_only
@@ -163,7 +156,7 @@ def test_the_end_of_what_the_peer_sends_does_not_end_what_it_receives(
     data = channels.pattern(8 * MIB)
     send = unio.Send(handle, data)
     port.submit(send)
-    assert_sleeps(port)
+    channels.assert_sleeps(port)
     drained = channels.drain(port, far, 1)
     assert drained.completions == [(None, send, len(data), None)]
     near.close()
@@ -181,7 +174,7 @@ def test_a_full_socket_whose_peer_has_ended_its_side_is_not_writable(
     filled = channels.fill_descriptor(near)
     poll = unio.Poll(handle, WRITABLE)
     port.submit(poll)
-    assert_sleeps(port)
+    channels.assert_sleeps(port)
     assert channels.take(far, filled) == bytes(filled)
     assert support.completion(port) == (None, poll, 0, None)
 
@@ -216,7 +209,7 @@ def test_a_hang_up_that_concerns_no_operation_lets_the_port_sleep(
     else:
         port.associate(near)
     port.wait(0)
-    assert_sleeps(port)
+    channels.assert_sleeps(port)
 
 
 @pytest.mark.clause("O3")
@@ -253,7 +246,7 @@ def test_the_end_of_what_is_sent_here_is_not_taken_for_the_end_of_what_is_receiv
     port.submit(recv)
     support.succeed(port, unio.Shutdown(handle))
     port.submit(poll)
-    assert_sleeps(port)
+    channels.assert_sleeps(port)
     far.send(b"xy")
     assert {completion.operation for completion in support.completions(port, 1)} <= {recv, poll}
     far.send(b"z")
@@ -711,7 +704,7 @@ def test_a_regular_file_joins_although_nothing_can_poll_it(
     handle = port.associate(resources.enter_context(unio.open(path)))
     read = unio.Read(handle, bytearray(10), 0)
     assert support.run(port, read) == (None, read, 7, None)
-    assert_sleeps(port)
+    channels.assert_sleeps(port)
     with Path(os.devnull).open("rb") as null, pytest.raises(unio.AssociationError):
         port.associate(null)
     with pytest.raises(TypeError, match="ready"):
@@ -979,11 +972,11 @@ def test_a_child_that_inherited_a_descriptor_neither_keeps_it_firing_nor_is_dist
     handle.close()
     support.assert_cancelled(support.completion(port))
     far.send(b"for the child")
-    assert_sleeps(port)
+    channels.assert_sleeps(port)
     successor, _ = with_number(resources, number)
     port.submit(unio.Recv(port.associate(successor), bytearray(10)))
     far.send(b"!")
-    assert_sleeps(port)
+    channels.assert_sleeps(port)
     far.setblocking(True)
     output, _ = support.Background(child.communicate).result()
     assert output.startswith(b"for the child")

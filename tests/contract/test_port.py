@@ -24,6 +24,7 @@ import pytest
 from support import (
     PATIENCE,
     Background,
+    asleep,
     assert_idle,
     completion,
     completions,
@@ -31,6 +32,7 @@ from support import (
     in_threads,
     inside_wait,
     recv_exactly,
+    restless,
     succeed,
     until,
 )
@@ -170,8 +172,11 @@ class Crowd:
 
 
 @pytest.mark.clause("P2", "S1")
-def test_sixteen_threads_do_everything_at_once_and_each_packet_is_seen_exactly_once(port: unio.Port) -> None:
+def test_sixteen_threads_do_everything_at_once_and_each_packet_is_seen_exactly_once(
+    port: unio.Port, resources: contextlib.ExitStack
+) -> None:
     crowd = Crowd(port)
+    resources.enter_context(restless())
     waiters = [Background(crowd.wait) for _ in range(4)]
     work = [(name, thread) for name in ("post", "send", "receive", "close") for thread in range(3)]
     in_threads(len(work), lambda index: getattr(crowd, work[index][0])(work[index][1]))
@@ -207,7 +212,10 @@ def test_every_method_works_while_another_thread_waits(port: unio.Port, make_pai
 
 
 @pytest.mark.clause("P2")
-def test_no_wake_up_is_missed_when_as_many_packets_come_as_threads_wait(port: unio.Port) -> None:
+def test_no_wake_up_is_missed_when_as_many_packets_come_as_threads_wait(
+    port: unio.Port, resources: contextlib.ExitStack
+) -> None:
+    resources.enter_context(restless())
     for _ in range(100):
         waiters = [Background(completion, port) for _ in range(4)]
         for number in range(4):
@@ -216,9 +224,68 @@ def test_no_wake_up_is_missed_when_as_many_packets_come_as_threads_wait(port: un
 
 
 @pytest.mark.clause("P2")
+def test_threads_that_hand_one_packet_around_never_fall_asleep_over_it(
+    port: unio.Port, resources: contextlib.ExitStack
+) -> None:
+    # Nothing else happens on this port: one missed wake-up and it is still for ever.
+    rounds = 3000
+
+    def hand_on() -> int:
+        while True:
+            [found] = port.wait(PATIENCE)
+            if found.transferred >= rounds:
+                port.post("packet", transferred=rounds)
+                return found.transferred
+            port.post("packet", transferred=found.transferred + 1)
+
+    resources.enter_context(restless())
+    threads = [Background(hand_on) for _ in range(4)]
+    port.post("packet")
+    assert [thread.result() for thread in threads] == [rounds] * 4
+    assert completion(port).transferred == rounds
+    assert_idle(port)
+
+
+WAKERS: dict[str, Callable[[unio.Port, unio.Handle, unio.Handle, socket.socket, unio.Recv], object]] = {
+    "post": lambda port, handle, file, far, pending: port.post("here"),
+    "operation that ends at once": lambda port, handle, file, far, pending: port.submit(unio.Send(handle, b"x")),
+    "data": lambda port, handle, file, far, pending: far.send(b"x"),
+    "cancel": lambda port, handle, file, far, pending: port.cancel(pending),
+    "cancel of all": lambda port, handle, file, far, pending: handle.cancel(),
+    "close": lambda port, handle, file, far, pending: handle.close(),
+    "time-out": lambda port, handle, file, far, pending: port.submit(unio.Recv(handle, bytearray(1)), 0.001),
+    "timer": lambda port, handle, file, far, pending: port.submit(unio.Timer(0.001)),
+    "timer with a time-out": lambda port, handle, file, far, pending: port.submit(unio.Timer(3600), 0.001),
+    "file": lambda port, handle, file, far, pending: port.submit(unio.Read(file, bytearray(1), 0)),
+}
+
+
+@pytest.mark.clause("P2")
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("waker", WAKERS)
+def test_whatever_completes_wakes_a_thread_that_waits(
+    port: unio.Port, make_pair: Any, resources: contextlib.ExitStack, waker: str, count: int
+) -> None:
+    near, far = make_pair()
+    handle = port.associate(near)
+    file = port.associate(resources.enter_context(unio.open(__file__)))
+    pending = unio.Recv(handle, bytearray(1))
+    port.submit(pending)
+    waiters = [Background(completion, port) for _ in range(count)]
+    for waiter in waiters:
+        inside_wait(waiter)
+    asleep(waiters[0])
+    WAKERS[waker](port, handle, file, far, pending)
+    until(lambda: not all(waiter.is_alive() for waiter in waiters))
+    for _ in range(count - 1):
+        port.post("for the others")
+    for waiter in waiters:
+        waiter.result()
+
+
+@pytest.mark.clause("P2")
 def test_a_waiting_thread_learns_of_a_deadline_that_comes_before_the_one_it_sleeps_for(port: unio.Port) -> None:
-    late = unio.Timer(3600, "late")
-    port.submit(late)
+    port.submit(unio.Timer(3600, "late"))
     waiter = Background(completion, port)
     inside_wait(waiter)
     port.submit(unio.Timer(0.01, "early"))
@@ -480,6 +547,25 @@ def test_the_objects_of_a_closed_port_stay_open_and_its_operations_touch_them_no
     assert buffer == bytes(8)
     near.send(b"three")
     assert recv_exactly(far, 5) == b"three"
+
+
+@pytest.mark.clause("P7", "S6")
+def test_the_operations_of_a_closed_port_are_no_longer_in_flight(make_port: Any, make_pair: Any) -> None:
+    port, other = make_port(), make_port()
+    near, _ = make_pair(local=True)
+    handle = port.associate(near)
+    pending, due, sent = unio.Timer(3600), unio.Timer(0), unio.Send(handle, b"x")
+    received = unio.Recv(handle, bytearray(1))
+    for operation in (pending, due, sent, received):
+        port.submit(operation, 3600)
+    port.post("first")
+    port.wait(PATIENCE, limit=1)
+    port.close()
+    assert not any(operation.in_flight for operation in (pending, due, sent, received))
+    pending.delay = 0
+    for timer in (pending, due):
+        succeed(other, timer)
+    received.buffer = bytearray(2)
 
 
 @pytest.mark.clause("P7")

@@ -649,6 +649,7 @@ def test_submitting_again_needs_no_more_memory(port: unio.Port, make_pair: Any, 
                 far.send(b"x")
         completion(port)
 
+    port.submit(unio.Timer(1800))  # due before the others, so that what is left of them can't just be passed by
     for _ in range(500):
         once()
     gc.collect()
@@ -748,6 +749,25 @@ def test_a_submission_that_takes_too_long_ends_with_a_time_out_and_not_early(
         if kind == "connect":  # a socket whose connecting was given up is not to be used again
             break
     assert_nothing_comes(port, 0.02)
+
+
+@pytest.mark.clause("S8", "O11")
+@pytest.mark.parametrize("kind", ["time-out", "timer"])
+def test_a_port_that_is_busy_keeps_its_deadlines_no_earlier(port: unio.Port, make_pair: Any, kind: str) -> None:
+    near, _ = make_pair()
+    handle = port.associate(near)
+    for _ in range(5):
+        start = time.monotonic()
+        if kind == "timer":
+            port.submit(unio.Timer(0.02, "deadline"))
+        else:
+            port.submit(unio.Recv(handle, bytearray(1)), 0.02)
+        while True:
+            port.post("busy")
+            batch = port.wait(0)
+            if [found for found in batch if found.key != "busy"]:
+                break
+        assert time.monotonic() - start >= 0.02
 
 
 @pytest.mark.clause("S8")
