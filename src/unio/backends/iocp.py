@@ -624,21 +624,25 @@ class IocpPort(Port):
         with handle.lock:
             if operation._status is not PENDING or (expiry is not None and operation._expiry is not expiry):
                 return False
-            operation._verdict = operation._verdict or verdict
             waiting = handle.directions[operation.route].waiting
+            if handle.life is not Life.OPEN:
+                return False  # it is being ended already
             if operation not in waiting:
-                if operation._native.started:
-                    self._cancel_io(handle, operation)
+                if operation._native.started and not self._cancel_io(handle, operation):
+                    return False  # its packet is on the way
+                operation._verdict = operation._verdict or verdict
                 return True
+            operation._verdict = verdict
             waiting.remove(operation)
         self._post(win32.ERROR_OPERATION_ABORTED, PacketKey.FAILED, operation._native.address)
         return True
 
-    def _cancel_io(self, handle: IocpHandle, operation: Operation) -> None:
-        """Ask Windows to end an operation. That it has ended already is fine: its packet is on the way."""
+    def _cancel_io(self, handle: IocpHandle, operation: Operation) -> bool:
+        """Ask Windows to end an operation. Returns whether it was still at it (or unio's own threads are)."""
         pointer = self._afd if operation.route is Route.READINESS else handle.pointer
-        if handle.is_open():
-            kernel32.CancelIoEx(pointer, operation._native.overlapped)
+        if operation.name == "flush" or not handle.is_open():
+            return True
+        return bool(kernel32.CancelIoEx(pointer, operation._native.overlapped)) or last_error() != win32.ERROR_NOT_FOUND
 
     def _close_handle(self, handle: IocpHandle) -> None:
         """Cancel what a closing handle has in flight, and close it, once no thread is starting anything on it."""
@@ -740,6 +744,10 @@ class IocpPort(Port):
             self._reaped(operation, count, 0)
         else:
             status = operation._native.overlapped.Internal & 0xFFFFFFFF
+            if (
+                status == win32.STATUS_PENDING
+            ):  # under Wine the packet may come before what it tells of is written there
+                status = entry.Internal & 0xFFFFFFFF
             self._reaped(operation, win32.status_error(status), count)
 
     def _entries(self, limit: int) -> tuple[Any, Any]:
