@@ -667,10 +667,12 @@ class IocpPort(Port):
                     self._end(what, timed_out(), deadline)
                 else:
                     self._detached_ended(what, None, deadline)
-            batch = self._take(limit)
-            if batch or (looked and until is not None and time.monotonic() >= until):
-                self._hand_over()
-                return batch
+            # The kernel is asked in each call: what is ready may be a flood that renews itself, as timers of no delay.
+            if looked:
+                batch = self._take(limit)
+                if batch or (until is not None and time.monotonic() >= until):
+                    self._hand_over()
+                    return batch
             self._dequeue(min(limit, ENTRIES_MAX), until)
             looked = True
 
@@ -691,8 +693,10 @@ class IocpPort(Port):
         """Sleep in the kernel's queue until packets come, *until*, or the next deadline, and act on the packets."""
         entries, count = self._entries(limit)
         with self._lock:
-            if self._port_closed or self._ready or self._unusable is not None:
+            if self._port_closed or self._unusable is not None:
                 return
+            if self._ready:
+                until = 0.0  # do not sleep
             self._waiting += 1
             mine = self._timers.next_time()
             if mine is None or mine >= self._bound:
