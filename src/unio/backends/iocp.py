@@ -730,6 +730,8 @@ class IocpPort(Port):
             self._reaped(operation, count, 0)
         else:
             status = operation._native.overlapped.Internal & 0xFFFFFFFF
+            if status == win32.STATUS_PENDING:  # seen under Wine, where the thread ended that had submitted it
+                status = entry.Internal & 0xFFFFFFFF
             self._reaped(operation, win32.status_error(status), count)
 
     def _entries(self, limit: int) -> tuple[Any, Any]:
