@@ -685,10 +685,12 @@ class IocpPort(Port):
                     self._end(what, timed_out(), deadline)
                 else:
                     self._detached_ended(what, None, deadline)
-            batch = self._take(limit)
-            if batch or (looked and until is not None and time.monotonic() >= until):
-                self._hand_over()
-                return batch
+            # The kernel is asked in each call: what is ready may be a flood that renews itself, as timers of no delay.
+            if looked:
+                batch = self._take(limit)
+                if batch or (until is not None and time.monotonic() >= until):
+                    self._hand_over()
+                    return batch
             self._dequeue(min(limit, ENTRIES_MAX), until)
             looked = True
 
@@ -709,8 +711,10 @@ class IocpPort(Port):
         """Sleep in the kernel's queue until packets come, *until*, or the next deadline, and act on the packets."""
         entries, count = self._entries(limit)
         with self._lock:
-            if self._port_closed or self._ready or self._unusable is not None:
+            if self._port_closed or self._unusable is not None:
                 return
+            if self._ready:
+                until = 0.0  # do not sleep
             self._waiting += 1
             mine = self._timers.next_time()
             if mine is None or mine >= self._bound:
@@ -744,9 +748,7 @@ class IocpPort(Port):
             self._reaped(operation, count, 0)
         else:
             status = operation._native.overlapped.Internal & 0xFFFFFFFF
-            if (
-                status == win32.STATUS_PENDING
-            ):  # under Wine the packet may come before what it tells of is written there
+            if status == win32.STATUS_PENDING:  # seen under Wine, where the thread ended that had submitted it
                 status = entry.Internal & 0xFFFFFFFF
             self._reaped(operation, win32.status_error(status), count)
 
