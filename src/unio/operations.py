@@ -97,8 +97,8 @@ class Operation:
     name: ClassVar[str] = ""
     route: ClassVar[Route]
 
-    handle: Handle | None
-    """The handle that the operation works on; None for those that have none."""
+    handle: Handle
+    """The handle that the operation works on; None for a timer and a process exit, which have none."""
 
     key: Any
     """The key that its completions carry: its handle's, or the one given to an operation without a handle."""
@@ -117,7 +117,7 @@ class Operation:
             raise TypeError(
                 "Operation is what all operations have in common: make one of unio's, or of a subclass of it"
             )
-        self.handle = handle
+        self.handle = handle  # type: ignore[assignment]  # or else programs would have to assert that there is one
         self.key = key
         self.state = state
         self.transferred = 0
@@ -239,6 +239,8 @@ class _Buffered(Operation):
     @buffer.setter
     def buffer(self, buffer: Buffers) -> None:
         self._must_be_idle()
+        if self._native is not None:
+            self._native.let_go()  # a backend's own grip on the former buffers
         name, fills = type(self).__name__, self._fills
         if isinstance(buffer, (list, tuple)):
             views = [_view(each, name, writable=fills) for each in buffer]
@@ -341,7 +343,6 @@ class SendTo(_Buffered):
     @address.setter
     def address(self, address: Address) -> None:
         self._must_be_idle()
-        assert self.handle is not None
         self._address = _checked_address(self.handle.socket, address)
 
 
@@ -397,7 +398,6 @@ class Connect(Operation):
     @address.setter
     def address(self, address: Address) -> None:
         self._must_be_idle()
-        assert self.handle is not None
         self._address = _checked_address(self.handle.socket, address)
 
 

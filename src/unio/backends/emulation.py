@@ -38,7 +38,7 @@ from unio.backends.pool import FilePool
 from unio.backends.queue import CompletionQueue
 from unio.errors import AssociationError, InFlight, NotAssociated, cancelled, timed_out
 from unio.handle import HasFileno, Kind
-from unio.operations import Operation, Poll, ProcessExit, Status, Timer, seconds
+from unio.operations import Operation, Poll, ProcessExit, Readiness, Status, Timer, seconds
 from unio.port import LIMIT_DEFAULT, Completion, Port, check_limit, port_closed
 
 if TYPE_CHECKING:
@@ -149,10 +149,10 @@ class EmulatedPort(Port, ABC):
 
     @abstractmethod
     def _watch_process(self, operation: ProcessExit) -> None:
-        """Have :meth:`_detached_ended` called when the process ends, or raise OSError.
+        """Have :meth:`_end_detached` called when the process ends, or raise OSError.
 
-        What :meth:`_unwatch_process` needs to end that is in ``operation._native``, if the operation is still in
-        flight then.
+        What :meth:`_unwatch_process` needs to end that goes into ``operation._native``. Both are called with the port's
+        lock held, so that a cancel can't come in between; they don't block.
         """
 
     @abstractmethod
@@ -280,11 +280,14 @@ class EmulatedPort(Port, ABC):
                 operation._expiry = self._queue.timers.add(delay, (operation, times_out))
             elif timeout is not None:
                 operation._expiry = self._queue.timers.add(timeout, (operation, True))
-        if isinstance(operation, ProcessExit):
-            self._start_watch(operation)
+            if isinstance(operation, ProcessExit):
+                self._start_watch(operation)
         self._queue.wake_leader()
+        if self._queue.packets:
+            self._queue.wake()
 
     def _start_watch(self, operation: ProcessExit) -> None:
+        """Have a process watched, or end the operation if that can't be; the caller holds the port's lock."""
         try:
             if not self._know_status(operation):
                 self._watch_process(operation)
@@ -294,23 +297,27 @@ class EmulatedPort(Port, ABC):
             error = OSError(errno.ESRCH, os.strerror(errno.ESRCH))
         except OSError as failure:
             error = failure
-        self._detached_ended(operation, error)
+        self._end_detached(operation, error)
 
     def _know_status(self, operation: ProcessExit) -> bool:
         """Whether the process object has been told the exit status already; its number may be another's by now."""
         operation.status = getattr(operation.process, "returncode", None)
         return operation.status is not None
 
+    def _end_detached(self, operation: Operation, error: OSError | None) -> None:
+        """Complete an operation without a handle; the caller holds the port's lock, and wakes a thread afterwards."""
+        self._detached.discard(operation)
+        watch, operation._native = operation._native, None
+        if watch is not None:
+            self._unwatch_process(watch)
+        self._queue.complete(operation, error)
+
     def _detached_ended(self, operation: Operation, error: OSError | None, expiry: Deadline | None = None) -> bool:
         """Complete an operation without a handle, unless that was done already (or *expiry* was of another flight)."""
         with self._lock:
             if operation not in self._detached or (expiry is not None and operation._expiry is not expiry):
                 return False
-            self._detached.discard(operation)
-            watch, operation._native = operation._native, None
-            self._queue.complete(operation, error)
-        if watch is not None:
-            self._unwatch_process(watch)
+            self._end_detached(operation, error)
         self._queue.wake()
         return True
 
@@ -355,7 +362,8 @@ class EmulatedPort(Port, ABC):
                 outcome, error, rest = self._try(handle, operation)
                 with handle.lock:
                     skipped = self._settle(lane, operation, outcome, error, skipping) or skipped
-                    go_on = lane.ready and lane.first is not None and handle.life is Life.OPEN
+                    lane.resting = rest > 0 and outcome is Outcome.BLOCKED
+                    go_on = lane.ready and lane.first is not None and not lane.resting and handle.life is Life.OPEN
                     if not go_on or not left:
                         handle.disown(lane)
                         owned = False
@@ -415,26 +423,39 @@ class EmulatedPort(Port, ABC):
     def _run_readiness(self, handle: EmulatedHandle) -> None:
         """Complete the polls of the handle that are satisfied. The caller has made this thread the owner."""
         lane = handle.readiness
-        while True:
-            lane.ready = False
-            with handle.lock:
-                polls = [(poll, poll._sequence) for poll in lane if isinstance(poll, Poll)]
-            try:
-                results = [(poll, sequence, found_ready(handle, poll.readiness)) for poll, sequence in polls]
-            except OSError:
-                handle.leave(Life.CLOSING)  # the object was closed; that ends them, once this thread has left
-                results = []
-            with handle.lock:
-                for poll, sequence, found in results:
-                    current = poll._status is PENDING and poll._sequence == sequence  # not cancelled meanwhile
-                    if current and found:
-                        poll.found = found
-                        lane.remove(poll)
-                        self._queue.complete(poll, None)
-                if handle.life is not Life.OPEN or not lane.ready or lane.first is None:
+        owned = True
+        try:
+            while owned:
+                lane.ready = False
+                with handle.lock:
+                    polls = [(poll, poll._sequence) for poll in lane if isinstance(poll, Poll)]
+                found = self._find_ready(handle, polls)
+                with handle.lock:
+                    for poll, sequence, readiness in found:
+                        if poll._status is PENDING and poll._sequence == sequence:  # it was not cancelled meanwhile
+                            poll.found = readiness
+                            lane.remove(poll)
+                            self._queue.complete(poll, None)
+                    if handle.life is not Life.OPEN or not lane.ready or lane.first is None:
+                        handle.disown(lane)
+                        owned = False
+        finally:
+            if owned:  # KeyboardInterrupt, say: somebody else shall go on
+                with handle.lock:
                     handle.disown(lane)
-                    break
-        self._after_run(handle)
+                self._backlog.append((handle, lane))
+            self._after_run(handle)
+
+    def _find_ready(self, handle: EmulatedHandle, polls: list[tuple[Poll, int]]) -> list[tuple[Poll, int, Readiness]]:
+        """The polls that are satisfied, each with what was found."""
+        found = []
+        try:
+            for poll, sequence in polls:
+                if readiness := found_ready(handle, poll.readiness):
+                    found.append((poll, sequence, readiness))
+        except OSError:
+            handle.leave(Life.CLOSING)  # the object was closed; that ends the polls, once this thread has left
+        return found
 
     def _after_run(self, handle: EmulatedHandle) -> None:
         if handle.life is not Life.OPEN:
@@ -473,6 +494,7 @@ class EmulatedPort(Port, ABC):
             # What blocked the first need not block the one behind it, for instance a datagram to another receiver.
             if first and lane in (handle.incoming, handle.outgoing):
                 lane.ready = True
+                lane.resting = False
                 run = handle.own(lane)
         if run:
             self._run(handle, lane)
@@ -588,6 +610,7 @@ class EmulatedPort(Port, ABC):
     def _expire(self, deadline: Deadline, what: EmulatedHandle | Operation, detail: Any) -> None:
         """Act on a deadline that has passed: a lane of a handle has rested, an operation times out, or a timer ends."""
         if isinstance(what, EmulatedHandle):
+            detail.resting = False
             self._resume(what, detail)
         elif detail:
             self._end(what, timed_out(), deadline)

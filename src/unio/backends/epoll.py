@@ -124,18 +124,12 @@ class EpollPort(EmulatedPort):
 
     def _watch_process(self, operation: ProcessExit) -> None:
         pidfd = os.pidfd_open(operation.pid)
-        with self._lock:
-            if operation not in self._detached:  # it was cancelled meanwhile
-                os.close(pidfd)
-                return
-            operation._native = pidfd
-            self._processes[pidfd] = operation
+        operation._native = pidfd
+        self._processes[pidfd] = operation
         self._epoll.register(pidfd, EPOLLIN)
 
     def _unwatch_process(self, watch: int) -> None:
-        with self._lock:
-            if self._processes.pop(watch, None) is None:
-                return
+        del self._processes[watch]
         self._unregister(watch)
         os.close(watch)
 
@@ -143,16 +137,22 @@ class EpollPort(EmulatedPort):
         operation = self._processes.get(pidfd)
         if operation is None:  # it was cancelled meanwhile
             return
-        error = None
+        status, error = None, None
         try:
             result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             if result is None:
                 return  # threads of it are still ending; the event comes again
-            operation.status = result.si_status if result.si_code == os.CLD_EXITED else -result.si_status
+            status = result.si_status if result.si_code == os.CLD_EXITED else -result.si_status
         except OSError as failure:  # it was waited for already, or is no child
-            error = None if self._know_status(operation) else failure
-        self._unwatch_process(pidfd)
-        self._detached_ended(operation, error)
+            error = failure
+        with self._lock:
+            if self._processes.get(pidfd) is not operation:
+                return
+            operation.status = status
+            if error is not None and self._know_status(operation):
+                error = None
+            self._end_detached(operation, error)
+        self._queue.wake()
 
     def _close_kernel(self) -> None:
         self._epoll.close()

@@ -36,7 +36,7 @@ class Life(IntEnum):
 class Lane:
     """The operations of one direction of a handle, oldest first: a linked list, so that any can be taken out."""
 
-    __slots__ = ("active", "first", "last", "ready")
+    __slots__ = ("active", "first", "last", "ready", "resting")
 
     def __init__(self) -> None:
         self.first: Operation | None = None
@@ -45,6 +45,8 @@ class Lane:
         """Whether a try may succeed: nothing was tried yet, or an event came since the last one that blocked."""
         self.active = False
         """Whether some thread owns the lane and is trying its first operation."""
+        self.resting = False
+        """Whether it waits for a deadline and not for an event: where a try that blocks makes an event by itself."""
 
     def __iter__(self) -> Iterator[Operation]:
         operation = self.first
@@ -241,7 +243,7 @@ class EmulatedHandle(Handle):
 
     def own(self, lane: Lane) -> bool:
         """Make this thread the owner of a lane, if it is worth trying; the caller holds the lock."""
-        if lane.first is None or not lane.ready or lane.active or self.life is not Life.OPEN:
+        if lane.first is None or not lane.ready or lane.active or lane.resting or self.life is not Life.OPEN:
             return False
         lane.active = True
         self.running += 1

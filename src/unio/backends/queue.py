@@ -57,6 +57,7 @@ class CompletionQueue:
     def complete(self, operation: Operation, error: OSError | None) -> None:
         """Queue an operation that has ended, waking nobody; call :meth:`wake` when no lock is held any more."""
         operation.error = error
+        operation._native = None
         if self.closed:
             self.forget(operation)
             return
@@ -69,6 +70,7 @@ class CompletionQueue:
         """End the flight of an operation without a packet."""
         if operation._expiry is not None:
             self._cancel_expiry(operation)
+        operation._native = None
         operation._status = IDLE
 
     def _cancel_expiry(self, operation: Operation) -> None:
