@@ -28,6 +28,9 @@ TRANSPORTS = ["tcp", "tcp6", "local", "pipe", "fifo"]
 
 SOCKETS = TRANSPORTS[:3]
 
+ROOM = 128 * 1024
+"""What is asked for as the size of a socket's buffer, in bytes; the system may make it a few times as large."""
+
 every_stream = pytest.mark.parametrize("transport", TRANSPORTS)
 every_socket = pytest.mark.parametrize("transport", SOCKETS)
 
@@ -133,6 +136,10 @@ def _sockets(resources: contextlib.ExitStack, transport: str) -> tuple[socket.so
         far.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     else:
         near, far = support.tcp_pair() if transport == "tcp" else support.local_pair()
+    # Whatever the machine's settings, the system shall not keep so much that a large send completes without a reader.
+    for sock in (near, far):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, ROOM)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, ROOM)
     return resources.enter_context(near), Far(resources.enter_context(far))
 
 
