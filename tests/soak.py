@@ -40,8 +40,8 @@ ROUND = 20_000
 """How many operations are submitted in one round."""
 
 STREAMS = 24
-PENDING_MAX = 12
-"""How many operations are in flight on one handle at most."""
+PENDING_MAX = 40
+"""How many operations are in flight on one handle at most: more than a backend tries in one go."""
 
 BLOCKS_GROWTH_MAX = 2_000
 RSS_GROWTH_MAX_KIB = 16 * 1024
@@ -123,6 +123,7 @@ class Driver:
         self.pick = choice.choice
         weights: dict[Callable[[], object], int] = {
             self.receive: 200,
+            self.receive_many: 1,
             self.send: 120,
             self.peer_sends: 160,
             self.peer_receives: 120,
@@ -190,6 +191,11 @@ class Driver:
 
     def receive(self) -> None:
         self.roomy(self.stream()).receive(self.pick(RECEIVE_SIZES), self.timeout())
+
+    def receive_many(self) -> None:
+        stream = self.roomy(self.stream())
+        stream.receive_many(PENDING_MAX, self.pick([(1,), (0,), (100,)]))
+        stream.peer_sends(5000)
 
     def send(self) -> None:
         self.roomy(self.stream()).send(self.pick(SEND_SIZES), self.timeout())

@@ -33,17 +33,6 @@ READABLE, WRITABLE = unio.Readiness.READABLE, unio.Readiness.WRITABLE
 posix_only = pytest.mark.skipif(os.name != "posix", reason="descriptor numbers are reused and duplicated on POSIX")
 
 
-def with_number(resources, number):
-    """A connected pair whose first end has that descriptor number, whatever had it before."""
-    near, far = support.local_pair()
-    resources.enter_context(far)
-    if near.fileno() != number:
-        os.dup2(near.fileno(), number, inheritable=False)
-        near.close()
-        near = socket.socket(fileno=number)
-    return resources.enter_context(near), far
-
-
 # Identity
 
 
@@ -69,7 +58,7 @@ def test_a_number_that_is_reused_within_a_batch_gets_nothing_of_its_predecessor(
             continue
         number = near.fileno()
         old.close() if through == "the handle" else near.close()
-        successor, _ = with_number(resources, number)
+        successor, _ = support.reuse(number, resources)
         port.submit(unio.Recv(port.associate(successor, "new"), bytearray(10)))
     found = support.completions(port, 9)
     assert sorted(completion.key for completion in found) == sorted(set(range(10)) - {first.key})
@@ -212,6 +201,19 @@ def test_a_hang_up_that_concerns_no_operation_lets_the_port_sleep(
     channels.assert_sleeps(port)
 
 
+@pytest.mark.clause("L2")
+@pytest.mark.parametrize("kind", support.PENDING)
+def test_an_operation_that_pends_lets_the_port_sleep(
+    port: unio.Port, resources: contextlib.ExitStack, tmp_path: Path, kind: str
+) -> None:
+    """What could not be done yet was tried again and again, or made the events that led to its own next try."""
+    operation = support.pending(kind, port, resources, tmp_path)
+    port.submit(operation)
+    assert port.wait(0.02) == []
+    channels.assert_sleeps(port)
+    assert operation.in_flight
+
+
 @pytest.mark.clause("O3")
 @channels.every_stream
 def test_the_end_of_the_stream_never_overtakes_the_data_before_it(
@@ -281,16 +283,12 @@ def test_an_event_from_before_is_never_taken_for_a_connection(
     port: unio.Port, resources: contextlib.ExitStack, joined: Any
 ) -> None:
     """A socket reports that it is writable before it connects at all, and that was read as success."""
-    listening = channels.listener(resources, "tcp", 0)
-    for _ in range(4):  # no room is left
-        client = channels.client(resources, "tcp")
-        client.setblocking(False)
-        client.connect_ex(listening.getsockname())
+    full = support.full_listener(resources)
     client = channels.client(resources, "tcp")
     handle = port.associate(client)
     if joined == "long before":
         assert port.wait(0.01) == []  # whatever events there are have been fetched
-    connect = unio.Connect(handle, listening.getsockname())
+    connect = unio.Connect(handle, full)
     port.submit(connect)
     assert port.wait(0.1) == []
     with pytest.raises(OSError, match=os.strerror(errno.ENOTCONN)):
@@ -973,7 +971,7 @@ def test_a_child_that_inherited_a_descriptor_neither_keeps_it_firing_nor_is_dist
     support.assert_cancelled(support.completion(port))
     far.send(b"for the child")
     channels.assert_sleeps(port)
-    successor, _ = with_number(resources, number)
+    successor, _ = support.reuse(number, resources)
     port.submit(unio.Recv(port.associate(successor), bytearray(10)))
     far.send(b"!")
     channels.assert_sleeps(port)

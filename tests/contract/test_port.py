@@ -246,6 +246,54 @@ def test_threads_that_hand_one_packet_around_never_fall_asleep_over_it(
     assert_idle(port)
 
 
+@pytest.mark.clause("P2")
+def test_a_thread_that_gives_up_leaves_the_watch_to_another(
+    port: unio.Port, make_pair: Any, resources: contextlib.ExitStack
+) -> None:
+    near, far = make_pair(local=True)
+    operation = unio.Recv(port.associate(near), bytearray(1))
+    resources.enter_context(restless())
+    for _ in range(100):
+        first = Background(port.wait, 0.001)
+        second = Background(completion, port)
+        assert first.result() == []
+        port.submit(operation)
+        far.send(b"x")
+        assert second.result().operation is operation
+
+
+@pytest.mark.clause("P2")
+def test_data_that_comes_while_a_thread_submits_and_another_waits_is_not_missed(
+    port: unio.Port, make_pair: Any, resources: contextlib.ExitStack
+) -> None:
+    # The submitting thread finds nothing while the waiting one hears that there is something: whoever goes last must
+    # know of the other.
+    near, far = make_pair(local=True)
+    operation = unio.Recv(port.associate(near), bytearray(1))
+    rounds = 1000
+    go, done = threading.Semaphore(0), threading.Semaphore(0)
+
+    def send() -> None:
+        for _ in range(rounds):
+            assert go.acquire(timeout=PATIENCE)
+            far.send(b"x")
+
+    def wait() -> None:
+        for _ in range(rounds):
+            assert completion(port)[1:] == (operation, 1, None)
+            done.release()
+
+    resources.enter_context(restless())
+    threads = [Background(send), Background(wait)]
+    for _ in range(rounds):
+        go.release()
+        port.submit(operation)
+        assert done.acquire(timeout=PATIENCE)
+    for thread in threads:
+        thread.result()
+    assert_idle(port)
+
+
 WAKERS: dict[str, Callable[[unio.Port, unio.Handle, unio.Handle, socket.socket, unio.Recv], object]] = {
     "post": lambda port, handle, file, far, pending: port.post("here"),
     "operation that ends at once": lambda port, handle, file, far, pending: port.submit(unio.Send(handle, b"x")),
@@ -558,8 +606,6 @@ def test_the_operations_of_a_closed_port_are_no_longer_in_flight(make_port: Any,
     received = unio.Recv(handle, bytearray(1))
     for operation in (pending, due, sent, received):
         port.submit(operation, 3600)
-    port.post("first")
-    port.wait(PATIENCE, limit=1)
     port.close()
     assert not any(operation.in_flight for operation in (pending, due, sent, received))
     pending.delay = 0

@@ -36,6 +36,7 @@ from support import (
     inside_wait,
     pending,
     recv_exactly,
+    restless,
     run,
     succeed,
     until,
@@ -628,18 +629,20 @@ def test_an_operation_is_submitted_again_after_every_kind_of_end(port: unio.Port
 
 
 @pytest.mark.clause("S6")
-@pytest.mark.parametrize("end", ["success", "time-out set", "timed out", "cancelled", "skipped", "timer"])
+@pytest.mark.parametrize(
+    "end", ["success", "time-out set", "timed out", "cancelled", "skipped", "skipped, time-out set", "timer"]
+)
 def test_submitting_again_needs_no_more_memory(port: unio.Port, make_pair: Any, end: str) -> None:
     near, far = make_pair(local=True)
-    handle = port.associate(near, skip_on_success=end == "skipped")
+    handle = port.associate(near, skip_on_success=end.startswith("skipped"))
     received, timer = unio.Recv(handle, bytearray(1)), unio.Timer(0)
 
     def once() -> None:
         if end == "timer":
             port.submit(timer)
-        elif end == "skipped":
+        elif end.startswith("skipped"):
             far.send(b"x")
-            assert port.submit(received)
+            assert port.submit(received, 3600 if "time-out" in end else None)
             return
         else:
             port.submit(received, {"time-out set": 3600, "timed out": 0}.get(end))
@@ -836,13 +839,14 @@ def test_what_ends_in_time_hears_no_more_of_its_time_out(port: unio.Port, make_p
 
 
 @pytest.mark.clause("S8")
-@pytest.mark.parametrize("end", ["success", "cancelled", "success before the wait"])
+@pytest.mark.parametrize("end", ["success", "cancelled", "success before the wait", "skipped success"])
 def test_a_stale_time_out_does_not_end_the_next_submission(port: unio.Port, make_pair: Any, end: str) -> None:
     near, far = make_pair()
-    operation = unio.Recv(port.associate(near), bytearray(8))
-    if end == "success before the wait":
+    operation = unio.Recv(port.associate(near, skip_on_success=end == "skipped success"), bytearray(8))
+    if end in ("success before the wait", "skipped success"):
         far.send(b"data")
-        port.submit(operation, 0.02)
+        if port.submit(operation, 0.02):
+            port.post("in its place")
     else:
         port.submit(operation, 0.02)
         if end == "success":
@@ -864,6 +868,48 @@ def test_a_stale_time_out_does_not_end_the_next_submission(port: unio.Port, make
     timer.delay = 0.05
     assert run(port, timer).error is None
     assert_nothing_comes(port, 0.02)
+
+
+@pytest.mark.clause("S8", "P2")
+def test_a_time_out_that_passes_while_threads_submit_again_ends_only_its_own_submission(
+    port: unio.Port, make_pair: Any, resources: contextlib.ExitStack
+) -> None:
+    near, _ = make_pair(local=True)
+    handle = port.associate(near)
+    rounds = 150
+
+    class Received(unio.Recv):
+        has_time_out = True
+        left = rounds
+
+    def again(operation: Received) -> None:
+        operation.left -= 1
+        operation.has_time_out = operation.left % 2 == 0
+        port.submit(operation, 0.0002 if operation.has_time_out else None)
+        if not operation.has_time_out or operation.left % 4:
+            port.post("cancel", operation)  # in a while, by whatever thread that will be
+
+    def work() -> None:
+        while True:
+            for key, operation, _, error in port.wait(PATIENCE, limit=1):
+                if key == "end":
+                    port.post("end")
+                    return
+                if key == "cancel":
+                    port.cancel(operation)
+                    continue
+                assert type(error) is unio.Cancelled or (type(error) is TimeoutError and operation.has_time_out)
+                if operation.left:
+                    again(operation)
+                elif not any(each.left or each.in_flight for each in operations):
+                    port.post("end")
+
+    operations = [Received(handle, bytearray(1)) for _ in range(10)]
+    resources.enter_context(restless())
+    for operation in operations:
+        again(operation)
+    for thread in [Background(work) for _ in range(3)]:
+        thread.result()
 
 
 @pytest.mark.clause("S8")

@@ -102,6 +102,11 @@ class Stream(Subject):
                 operation.buffer = buffer
             self.submit(operation, timeout, sizes)
 
+    def receive_many(self, count: int, sizes: Sizes) -> None:
+        """More than a backend tries in one go."""
+        for _ in range(count):
+            self.receive(sizes)
+
     def send(self, sizes: Sizes, timeout: float | None = None) -> None:
         with self.lock:
             if not self.can_send:

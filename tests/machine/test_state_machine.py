@@ -56,6 +56,7 @@ def actions(**methods: tuple[st.SearchStrategy[Any], ...]) -> st.SearchStrategy[
 
 STREAM_ACTIONS = actions(
     receive=(RECEIVE_SIZES, TIMEOUTS),
+    receive_many=(st.just(40), RECEIVE_SIZES),
     send=(SEND_SIZES, TIMEOUTS),
     send_file=(st.sampled_from([0, 100, 5000, 500_000]), TIMEOUTS),
     poll=(READINESS, TIMEOUTS),

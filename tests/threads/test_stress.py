@@ -19,6 +19,8 @@ from support import PATIENCE, Background, in_threads, inside_wait, no_more_descr
 
 import unio
 
+MakePair = Callable[..., tuple[socket.socket, socket.socket]]
+
 THREADS = 16
 STOP = object()
 
@@ -138,6 +140,31 @@ def in_order(taken: list[tuple[int, int]]) -> bool:
 # Operations
 
 
+class Takers:
+    """Threads that wait on a port and report what they took."""
+
+    def __init__(self, port: unio.Port) -> None:
+        self.port = port
+        self.took: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.going = threading.Event()
+
+    def stay(self) -> None:
+        """Wait for ever."""
+        with contextlib.suppress(unio.PortClosed):
+            while True:
+                self._report(self.port.wait())
+
+    def come_and_go(self, number: int) -> None:
+        """Wait with time-outs that pass soon."""
+        choice = random.Random(number)
+        while not self.going.is_set():
+            self._report(self.port.wait(choice.choice([0, 0.0001, 0.0005, 0.002])))
+
+    def _report(self, batch: list[unio.Completion]) -> None:
+        for completion in batch:
+            self.took.put(completion.operation)
+
+
 class Slot:
     """A handle that threads submit to, and that some of them close and replace."""
 
@@ -241,8 +268,10 @@ def test_each_submit_completes_once_whatever_others_do_to_the_handle(port: unio.
 
 @pytest.mark.clause("X1", "X2")
 @pytest.mark.parametrize("what", ["operation", "handle"])
-def test_a_cancel_in_the_middle_of_a_submit_is_not_lost(port: unio.Port, switching: None, what: str) -> None:
-    near, peer = socket.socketpair()
+def test_a_cancel_in_the_middle_of_a_submit_is_not_lost(
+    port: unio.Port, switching: None, what: str, make_pair: MakePair
+) -> None:
+    near, peer = make_pair(local=True)
     handle = port.associate(near)
     receives = [unio.Recv(handle, bytearray(1)) for _ in range(2_000)]
 
@@ -258,8 +287,53 @@ def test_a_cancel_in_the_middle_of_a_submit_is_not_lost(port: unio.Port, switchi
         assert completion.operation is receive
         assert type(completion.error) is unio.Cancelled
     canceller.result()
-    handle.close()
-    peer.close()
+
+
+@pytest.mark.clause("P2", "S1")
+def test_an_event_in_the_middle_of_a_try_is_not_forgotten(
+    port: unio.Port, switching: None, make_pair: MakePair
+) -> None:
+    near, peer = make_pair(local=True)
+    receive = unio.Recv(port.associate(near), bytearray(1))
+    rounds = 5_000
+
+    def send_each() -> None:
+        for number in range(rounds):
+            until(lambda number=number: receive.in_flight and receive.state == number)
+            peer.send(b"x")  # while the submit is trying, or after it
+
+    takers = Takers(port)
+    waiting = Background(takers.stay)  # it hears of the event, and another thread may be trying just then
+    sending = Background(send_each)
+    for number in range(rounds):
+        receive.state = number
+        port.submit(receive)
+        assert takers.took.get(timeout=PATIENCE) is receive
+        assert receive.error is None
+    sending.result()
+    port.close()
+    waiting.result()
+
+
+@pytest.mark.clause("S6", "S8", "X4")
+def test_a_late_time_out_does_not_end_the_next_flight(port: unio.Port, switching: None, make_pair: MakePair) -> None:
+    near, peer = make_pair(local=True)
+    receive = unio.Recv(port.associate(near), bytearray(1))
+    takers = Takers(port)
+    waiting = [Background(takers.come_and_go, number) for number in range(3)]
+    for _ in range(2_000):
+        peer.send(b"x")
+        port.submit(receive, 0)  # a race of the byte with the time-out
+        assert takers.took.get(timeout=PATIENCE) is receive
+        timed_out = isinstance(receive.error, TimeoutError)
+        port.submit(receive)
+        if not timed_out:
+            peer.send(b"x")
+        assert takers.took.get(timeout=PATIENCE) is receive
+        assert receive.error is None
+    takers.going.set()
+    for thread in waiting:
+        thread.result()
 
 
 @pytest.mark.clause("S3", "S6")
@@ -307,36 +381,11 @@ def test_of_threads_that_associate_one_socket_one_succeeds(port: unio.Port, swit
 # Who waits
 
 
-class Takers:
-    """Threads that wait on a port and report what they took."""
-
-    def __init__(self, port: unio.Port) -> None:
-        self.port = port
-        self.took: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self.going = threading.Event()
-
-    def stay(self) -> None:
-        """Wait for ever."""
-        with contextlib.suppress(unio.PortClosed):
-            while True:
-                self._report(self.port.wait())
-
-    def come_and_go(self, number: int) -> None:
-        """Wait with time-outs that pass soon."""
-        choice = random.Random(number)
-        while not self.going.is_set():
-            self._report(self.port.wait(choice.choice([0, 0.0001, 0.0005, 0.002])))
-
-    def _report(self, batch: list[unio.Completion]) -> None:
-        for completion in batch:
-            self.took.put(completion.operation)
-
-
 @pytest.mark.timeout(300)
 @pytest.mark.clause("P2", "P6")
-def test_threads_that_come_and_go_leave_nobody_asleep(port: unio.Port) -> None:
+def test_threads_that_come_and_go_leave_nobody_asleep(port: unio.Port, make_pair: MakePair) -> None:
     """The thread that waits in the kernel may be any of them; when its time-out passes, another must take its place."""
-    near, peer = socket.socketpair()
+    near, peer = make_pair(local=True)
     handle = port.associate(near)
     receive = unio.Recv(handle, bytearray(1))
     timer = unio.Timer(0.0005)
@@ -367,8 +416,6 @@ def test_threads_that_come_and_go_leave_nobody_asleep(port: unio.Port) -> None:
     port.close()
     for thread in staying:
         thread.result()
-    handle.close()
-    peer.close()
 
 
 class Interrupted(BaseException):
@@ -385,26 +432,24 @@ def interruptible() -> Iterator[signal.Signals]:
     signal.signal(signal.SIGUSR1, previous)
 
 
+Cause = tuple[Callable[[], object], Callable[[], object]]
+"""How a packet comes to be: what is done beforehand, and what then causes it."""
+
+
 @pytest.fixture(params=["post", "receive"])
-def cause(
-    request: pytest.FixtureRequest, port: unio.Port
-) -> Iterator[tuple[Callable[[], object], Callable[[], object]]]:
-    """How a packet comes to be: what is done beforehand, and what then causes it."""
+def cause(request: pytest.FixtureRequest, port: unio.Port, make_pair: MakePair) -> Cause:
     if request.param == "post":
-        yield lambda: None, lambda: port.post("packet")
-        return
-    near, peer = socket.socketpair()
+        return lambda: None, lambda: port.post("packet")
+    near, peer = make_pair(local=True)
     receive = unio.Recv(port.associate(near, "packet"), bytearray(1))
-    yield lambda: port.submit(receive), lambda: peer.send(b"x")
-    near.close()
-    peer.close()
+    return lambda: port.submit(receive), lambda: peer.send(b"x")
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="signals are not sent to threads here")
 @pytest.mark.clause("P2", "L4")
 @pytest.mark.parametrize("leads", ["the interrupted thread", "the other thread"])
 def test_a_waiter_that_an_exception_ends_takes_nobodys_wake_up_along(
-    port: unio.Port, interruptible: signal.Signals, leads: str, cause: tuple[Callable[[], object], Callable[[], object]]
+    port: unio.Port, interruptible: signal.Signals, leads: str, cause: Cause
 ) -> None:
     """The signal and the packet come at once; the thread that the signal ends had no time to take the packet."""
     prepare, bring_about = cause

@@ -38,7 +38,7 @@ from unio.backends.pool import FilePool
 from unio.backends.queue import CompletionQueue
 from unio.errors import AssociationError, InFlight, NotAssociated, cancelled, timed_out
 from unio.handle import HasFileno, Kind
-from unio.operations import Operation, Poll, ProcessExit, Status, Timer, seconds
+from unio.operations import Operation, Poll, ProcessExit, Readiness, Status, Timer, seconds
 from unio.port import LIMIT_DEFAULT, Completion, Port, check_limit, port_closed
 
 if TYPE_CHECKING:
@@ -423,26 +423,39 @@ class EmulatedPort(Port, ABC):
     def _run_readiness(self, handle: EmulatedHandle) -> None:
         """Complete the polls of the handle that are satisfied. The caller has made this thread the owner."""
         lane = handle.readiness
-        while True:
-            lane.ready = False
-            with handle.lock:
-                polls = [(poll, poll._sequence) for poll in lane if isinstance(poll, Poll)]
-            try:
-                results = [(poll, sequence, found_ready(handle, poll.readiness)) for poll, sequence in polls]
-            except OSError:
-                handle.leave(Life.CLOSING)  # the object was closed; that ends them, once this thread has left
-                results = []
-            with handle.lock:
-                for poll, sequence, found in results:
-                    current = poll._status is PENDING and poll._sequence == sequence  # not cancelled meanwhile
-                    if current and found:
-                        poll.found = found
-                        lane.remove(poll)
-                        self._queue.complete(poll, None)
-                if handle.life is not Life.OPEN or not lane.ready or lane.first is None:
+        owned = True
+        try:
+            while owned:
+                lane.ready = False
+                with handle.lock:
+                    polls = [(poll, poll._sequence) for poll in lane if isinstance(poll, Poll)]
+                found = self._find_ready(handle, polls)
+                with handle.lock:
+                    for poll, sequence, readiness in found:
+                        if poll._status is PENDING and poll._sequence == sequence:  # it was not cancelled meanwhile
+                            poll.found = readiness
+                            lane.remove(poll)
+                            self._queue.complete(poll, None)
+                    if handle.life is not Life.OPEN or not lane.ready or lane.first is None:
+                        handle.disown(lane)
+                        owned = False
+        finally:
+            if owned:  # KeyboardInterrupt, say: somebody else shall go on
+                with handle.lock:
                     handle.disown(lane)
-                    break
-        self._after_run(handle)
+                self._backlog.append((handle, lane))
+            self._after_run(handle)
+
+    def _find_ready(self, handle: EmulatedHandle, polls: list[tuple[Poll, int]]) -> list[tuple[Poll, int, Readiness]]:
+        """The polls that are satisfied, each with what was found."""
+        found = []
+        try:
+            for poll, sequence in polls:
+                if readiness := found_ready(handle, poll.readiness):
+                    found.append((poll, sequence, readiness))
+        except OSError:
+            handle.leave(Life.CLOSING)  # the object was closed; that ends the polls, once this thread has left
+        return found
 
     def _after_run(self, handle: EmulatedHandle) -> None:
         if handle.life is not Life.OPEN:

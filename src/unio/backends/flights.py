@@ -205,9 +205,7 @@ def start_accept(handle: IocpHandle, operation: Operation) -> int:
     accept_ex = handle.extension(win32.WSAID_ACCEPTEX, "LPFN_ACCEPTEX")
     size = ADDRESS_SIZE + 16
     return _code(
-        accept_ex(
-            handle.number, flight.accepted.fileno(), flight.extra, 0, size, size, flight.count, flight.overlapped
-        )
+        accept_ex(handle.number, flight.accepted.fileno(), flight.extra, 0, size, size, flight.count, flight.overlapped)
     )
 
 

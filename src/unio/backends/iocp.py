@@ -120,6 +120,7 @@ class IocpHandle(Handle):
     """
 
     __slots__ = (
+        "calling",
         "connected",
         "directions",
         "disconnected",
@@ -144,10 +145,13 @@ class IocpHandle(Handle):
         self.port = weakref.ref(port)
         self.lock = threading.Lock()
         self.life = Life.OPEN
-        self.directions = {route: Direction() for route in (Route.INCOMING, Route.OUTGOING, Route.READINESS, Route.FILE)}
+        self.directions = {
+            route: Direction() for route in (Route.INCOMING, Route.OUTGOING, Route.READINESS, Route.FILE)
+        }
         self.pending: dict[Operation, None] = {}  # in flight, in the order of submission
         self.ended: list[Operation] = []  # reaped since the handle began to close; delivered in order, at the end
         self.sequence = 0
+        self.calling = 0  # threads that are in a call which starts something here, so that the number must stay
         self.extensions: dict[str, Any] = {}
         self.stream = self.socket is None or self.socket.type == socket.SOCK_STREAM
         self.connected = False
@@ -169,7 +173,7 @@ class IocpHandle(Handle):
     def is_open(self) -> bool:
         """Whether the number still stands for what was associated."""
         if isinstance(self.object, int):
-            return True
+            return win32.is_socket(self.number) if self.socket is not None else win32.is_handle(self.pointer)
         try:
             return self.object.fileno() >= 0
         except (ValueError, OSError):
@@ -277,7 +281,7 @@ class IocpPort(Port):
         self._pool = FilePool()
         self._handles: dict[int, IocpHandle] = {}
         self._detached: set[Operation] = set()
-        self._watched: dict[int, Operation] = {}  # process exits, by the number that their packet will carry
+        self._watched: dict[int, ProcessExit] = {}  # process exits, by the number that their packet will carry
         self._afd: Any = None
         super().__init__(backend=backend)
 
@@ -324,6 +328,9 @@ class IocpPort(Port):
             if handle.life is not Life.OPEN:
                 operation._status = IDLE
                 raise self._unusable or NotAssociated(f"{handle!r} is closed")
+            if operation._native is None:
+                operation._native = Flight()
+            operation._native.begin()
             handle.sequence = operation._sequence = handle.sequence + 1
             handle.pending[operation] = None
             self._flights[operation._native.address] = operation
@@ -350,9 +357,6 @@ class IocpPort(Port):
         operation._verdict = None
         operation.transferred = 0
         operation.error = None
-        if operation._native is None:
-            operation._native = Flight()
-        operation._native.begin()
 
     def _start_waiting(self, handle: IocpHandle, route: Route, skipping: Operation | None = None) -> bool:
         """Give Windows what waits to be started and may be. Returns whether *skipping* has succeeded at once."""
@@ -363,15 +367,23 @@ class IocpPort(Port):
             try:
                 skipped = self._start(handle, operation, skip=operation is skipping) or skipped
             finally:
-                with handle.lock:
-                    direction.starting = False
-                    if operation._status is PENDING and operation._sequence == sequence:
-                        operation._native.started = True
-                        if operation._verdict is not None:
-                            self._cancel_io(handle, operation)
+                self._started(handle, operation, sequence, direction)
+        return skipped
+
+    def _started(
+        self, handle: IocpHandle, operation: Operation, sequence: int, direction: Direction | None = None
+    ) -> None:
+        """The call that starts an operation has returned: catch up on what was asked for meanwhile."""
+        with handle.lock:
+            handle.calling -= 1
+            if direction is not None:
+                direction.starting = False
+            if operation._status is PENDING and operation._sequence == sequence:
+                operation._native.started = True
+                if operation._verdict is not None:
+                    self._cancel_io(handle, operation)
         if handle.life is Life.CLOSING:
             self._close_handle(handle)
-        return skipped
 
     def _next_to_start(self, handle: IocpHandle, direction: Direction) -> Operation | None:
         """The operation that this thread is to start now, or None."""
@@ -382,6 +394,7 @@ class IocpPort(Port):
             if direction.exclusive or (alone and direction.busy):
                 return None
             operation = direction.waiting.popleft()
+            handle.calling += 1
             direction.starting = True
             direction.busy += 1
             direction.exclusive = alone
@@ -414,7 +427,10 @@ class IocpPort(Port):
                 return False
             result = FINISHES[operation.name](handle, operation, 0, count)
             if result is not None:
-                return self._ended(handle, operation, self._error_of(handle, operation, result), silent=result == 0)
+                if self._ended(handle, operation, self._error_of(handle, operation, result), silent=result == 0):
+                    return True
+                self._wake()
+                return False
 
     def _call(self, handle: IocpHandle, operation: Operation) -> int:
         """Make the Win32 call of an operation; the code of what it, or Python on the way to it, reports."""
@@ -446,70 +462,61 @@ class IocpPort(Port):
                 operation._expiry = self._timers.add(delay, (operation, times_out))
             elif timeout is not None:
                 operation._expiry = self._timers.add(timeout, (operation, True))
-        if isinstance(operation, ProcessExit):
-            try:
-                self._watch_process(operation)
-            except OSError as error:
-                self._detached_ended(operation, error)
+            if isinstance(operation, ProcessExit):
+                self._start_watch(operation)
         self._mind_deadlines()
+        if self._ready:
+            self._wake()
 
-    def _watch_process(self, operation: ProcessExit) -> None:
+    def _start_watch(self, operation: ProcessExit) -> None:
+        """Have a process watched, or end the operation if that can't be; the caller holds the port's lock."""
         operation.status = getattr(operation.process, "returncode", None)
         if operation.status is not None:
-            self._detached_ended(operation, None)
+            self._end_detached(operation, None)
             return
-        access = win32.SYNCHRONIZE | win32.PROCESS_QUERY_LIMITED_INFORMATION
-        process = kernel32.OpenProcess(access, 0, min(operation.pid, 0xFFFFFFFF))  # which no process has
+        process = win32.open_process(operation.process, operation.pid)
         if not process:
-            if last_error() == win32.ERROR_INVALID_PARAMETER:
-                raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
-            raise win32.os_error(last_error())
-        number = next(self._numbers)
-        with self._lock:
-            self._watched[number] = operation
+            code = last_error()
+            unknown = code == win32.ERROR_INVALID_PARAMETER
+            error = OSError(errno.ESRCH, os.strerror(errno.ESRCH)) if unknown else win32.os_error(code)
+            self._end_detached(operation, error)
+            return
         # The packet that a wait queues can't be called back. It carries a number that is never used again, so that
         # one of a cancelled operation finds nothing.
+        number = next(self._numbers)
         wait = _overlapped.RegisterWaitWithQueue(
             int(ffi.cast("uintptr_t", process)), int(ffi.cast("uintptr_t", self._port)), number, win32.INFINITE
         )
-        with self._lock:
-            operation._native = (number, process, wait)
-            if number in self._watched:
-                return
-        self._unwatch(operation)  # it ended in between
+        operation._native = (number, process, wait)
+        self._watched[number] = operation
 
     def _process_ended(self, number: int) -> None:
         with self._lock:
-            operation = self._watched.pop(number, None)
-            known = operation is not None and isinstance(operation._native, tuple)
-        if operation is None:
-            return
-        code = ffi.new("DWORD *")
-        access = win32.PROCESS_QUERY_LIMITED_INFORMATION
-        process = operation._native[1] if known else kernel32.OpenProcess(access, 0, operation.pid)
-        kernel32.GetExitCodeProcess(process, code)
-        operation.status = int(code[0])
-        if known:
-            self._unwatch(operation)
-        self._detached_ended(operation, None)
+            operation = self._watched.get(number)
+            if operation is None:  # it was cancelled meanwhile
+                return
+            code = ffi.new("DWORD *")
+            kernel32.GetExitCodeProcess(operation._native[1], code)
+            operation.status = int(code[0])
+            self._end_detached(operation, None)
 
-    def _unwatch(self, operation: Operation) -> None:
-        with self._lock:
-            native, operation._native = operation._native, None
-        if isinstance(native, tuple):
+    def _end_detached(self, operation: Operation, error: OSError | None) -> None:
+        """Complete an operation without a handle; the caller holds the port's lock."""
+        self._detached.discard(operation)
+        native, operation._native = operation._native, None
+        if native is not None:
             number, process, wait = native
-            with self._lock:
-                self._watched.pop(number, None)
+            del self._watched[number]
             with contextlib.suppress(OSError):  # ERROR_IO_PENDING: it is being called, and ends by itself
                 _overlapped.UnregisterWait(wait)
             kernel32.CloseHandle(process)
+        self._deliver(operation, error)
 
     def _detached_ended(self, operation: Operation, error: OSError | None, expiry: Deadline | None = None) -> bool:
         with self._lock:
             if operation not in self._detached or (expiry is not None and operation._expiry is not expiry):
                 return False
-            self._detached.discard(operation)
-            self._deliver(operation, error)
+            self._end_detached(operation, error)
         self._wake()
         return True
 
@@ -519,23 +526,35 @@ class IocpPort(Port):
         """Act on the packet of an operation: it has ended, or goes on with another call."""
         handle = operation.handle
         assert isinstance(handle, IocpHandle)
+        if not handle.is_open():
+            self._left_behind(handle)
         result = FINISHES[operation.name](handle, operation, code, count)
-        if result is None and operation._verdict is None and handle.life is Life.OPEN and self._unusable is None:
-            self._go_on(handle, operation)
+        if result is None and self._go_on(handle, operation):
             return
         self._ended(handle, operation, self._error_of(handle, operation, result))
         self._start_waiting(handle, operation.route)
 
-    def _go_on(self, handle: IocpHandle, operation: Operation) -> None:
-        sequence = operation._sequence
+    def _left_behind(self, handle: IocpHandle) -> None:
+        """The program has closed the object itself: end what is in flight as if the handle had been closed."""
         with handle.lock:
+            if handle.life is not Life.OPEN:
+                return
+            handle.life = Life.CLOSING
+        self._close_handle(handle)
+
+    def _go_on(self, handle: IocpHandle, operation: Operation) -> bool:
+        """Make the next call of an operation, unless it is being ended. Returns whether it goes on."""
+        with handle.lock:
+            if operation._verdict is not None or handle.life is not Life.OPEN or self._unusable is not None:
+                return False
+            handle.calling += 1
             operation._native.started = False
-        self._start(handle, operation, skip=False)
-        with handle.lock:
-            if operation._status is PENDING and operation._sequence == sequence:
-                operation._native.started = True
-                if operation._verdict is not None:
-                    self._cancel_io(handle, operation)
+            sequence = operation._sequence
+        try:
+            self._start(handle, operation, skip=False)
+        finally:
+            self._started(handle, operation, sequence)
+        return True
 
     def _error_of(self, handle: IocpHandle, operation: Operation, result: int | None) -> OSError | None:
         """The error of a completion: the result of the call, unless the operation was ended here."""
@@ -553,9 +572,7 @@ class IocpPort(Port):
         error = win32.os_error(result or win32.ERROR_OPERATION_ABORTED)
         return cancelled("cancelled from outside") if error.errno == errno.ECANCELED else error
 
-    def _ended(
-        self, handle: IocpHandle, operation: Operation, error: OSError | None, *, silent: bool = False
-    ) -> bool:
+    def _ended(self, handle: IocpHandle, operation: Operation, error: OSError | None, *, silent: bool = False) -> bool:
         """End the flight of an operation and queue its completion, unless *silent*. Returns *silent*."""
         flight: Flight = operation._native
         with handle.lock:
@@ -602,34 +619,35 @@ class IocpPort(Port):
         """Ask that an operation ends with *verdict*. Returns whether it was in flight."""
         handle = operation.handle
         if handle is None:
-            ended = self._detached_ended(operation, verdict, expiry)
-            if ended:
-                self._unwatch(operation)
-            return ended
+            return self._detached_ended(operation, verdict, expiry)
         assert isinstance(handle, IocpHandle)
         with handle.lock:
             if operation._status is not PENDING or (expiry is not None and operation._expiry is not expiry):
                 return False
-            operation._verdict = operation._verdict or verdict
             waiting = handle.directions[operation.route].waiting
+            if handle.life is not Life.OPEN:
+                return False  # it is being ended already
             if operation not in waiting:
-                if operation._native.started:
-                    self._cancel_io(handle, operation)
+                if operation._native.started and not self._cancel_io(handle, operation):
+                    return False  # its packet is on the way
+                operation._verdict = operation._verdict or verdict
                 return True
+            operation._verdict = verdict
             waiting.remove(operation)
         self._post(win32.ERROR_OPERATION_ABORTED, PacketKey.FAILED, operation._native.address)
         return True
 
-    def _cancel_io(self, handle: IocpHandle, operation: Operation) -> None:
-        """Ask Windows to end an operation. That it has ended already is fine: its packet is on the way."""
+    def _cancel_io(self, handle: IocpHandle, operation: Operation) -> bool:
+        """Ask Windows to end an operation. Returns whether it was still at it (or unio's own threads are)."""
         pointer = self._afd if operation.route is Route.READINESS else handle.pointer
-        if handle.is_open():
-            kernel32.CancelIoEx(pointer, operation._native.overlapped)
+        if operation.name == "flush" or not handle.is_open():
+            return True
+        return bool(kernel32.CancelIoEx(pointer, operation._native.overlapped)) or last_error() != win32.ERROR_NOT_FOUND
 
     def _close_handle(self, handle: IocpHandle) -> None:
         """Cancel what a closing handle has in flight, and close it, once no thread is starting anything on it."""
         with handle.lock:
-            if handle.life is not Life.CLOSING or any([each.starting for each in handle.directions.values()]):
+            if handle.life is not Life.CLOSING or handle.calling:
                 return
             handle.life = Life.CLOSED
             unstarted = [operation for each in handle.directions.values() for operation in each.waiting]
@@ -667,10 +685,12 @@ class IocpPort(Port):
                     self._end(what, timed_out(), deadline)
                 else:
                     self._detached_ended(what, None, deadline)
-            batch = self._take(limit)
-            if batch or (looked and until is not None and time.monotonic() >= until):
-                self._hand_over()
-                return batch
+            # The kernel is asked in each call: what is ready may be a flood that renews itself, as timers of no delay.
+            if looked:
+                batch = self._take(limit)
+                if batch or (until is not None and time.monotonic() >= until):
+                    self._hand_over()
+                    return batch
             self._dequeue(min(limit, ENTRIES_MAX), until)
             looked = True
 
@@ -691,8 +711,10 @@ class IocpPort(Port):
         """Sleep in the kernel's queue until packets come, *until*, or the next deadline, and act on the packets."""
         entries, count = self._entries(limit)
         with self._lock:
-            if self._port_closed or self._ready or self._unusable is not None:
+            if self._port_closed or self._unusable is not None:
                 return
+            if self._ready:
+                until = 0.0  # do not sleep
             self._waiting += 1
             mine = self._timers.next_time()
             if mine is None or mine >= self._bound:
@@ -726,6 +748,8 @@ class IocpPort(Port):
             self._reaped(operation, count, 0)
         else:
             status = operation._native.overlapped.Internal & 0xFFFFFFFF
+            if status == win32.STATUS_PENDING:  # seen under Wine, where the thread ended that had submitted it
+                status = entry.Internal & 0xFFFFFFFF
             self._reaped(operation, win32.status_error(status), count)
 
     def _entries(self, limit: int) -> tuple[Any, Any]:
@@ -758,9 +782,7 @@ class IocpPort(Port):
             if self._afd is None:
                 afd = win32.open_afd()
                 win32.check(kernel32.CreateIoCompletionPort(afd, self._port, PacketKey.IO, 0))
-                win32.check(
-                    kernel32.SetFileCompletionNotificationModes(afd, win32.FILE_SKIP_SET_EVENT_ON_HANDLE)
-                )
+                win32.check(kernel32.SetFileCompletionNotificationModes(afd, win32.FILE_SKIP_SET_EVENT_ON_HANDLE))
                 self._afd = afd
             return self._afd
 

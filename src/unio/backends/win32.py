@@ -178,10 +178,29 @@ def base_socket(number: int) -> int:
     """The socket below any layered providers (SIO_BASE_HANDLE), which is what the device knows."""
     base = ffi.new("SOCKET *")
     returned = ffi.new("DWORD *")
-    failed = ws2_32.WSAIoctl(
-        number, SIO_BASE_HANDLE, NULL, 0, base, ffi.sizeof("SOCKET"), returned, NULL, NULL
-    )
+    failed = ws2_32.WSAIoctl(number, SIO_BASE_HANDLE, NULL, 0, base, ffi.sizeof("SOCKET"), returned, NULL, NULL)
     return number if failed else int(base[0])
+
+
+def is_socket(number: int) -> bool:
+    """Whether a number is that of an open socket."""
+    kind, length = ffi.new("int *"), ffi.new("int *", ffi.sizeof("int"))
+    return not ws2_32.getsockopt(number, socket.SOL_SOCKET, socket.SO_TYPE, ffi.cast("char *", kind), length)
+
+
+def is_handle(pointer: Any) -> bool:
+    """Whether a HANDLE is that of an open file or pipe."""
+    return bool(kernel32.GetFileType(pointer))
+
+
+def open_process(process: Any, pid: int) -> Any:
+    """A handle of a process to wait on: of the very one that an object has a handle of, else of the number's."""
+    own = getattr(process, "_handle", None)
+    if own is None:
+        return kernel32.OpenProcess(SYNCHRONIZE | PROCESS_QUERY_LIMITED_INFORMATION, 0, min(pid, 0xFFFFFFFF))
+    here, copy = kernel32.GetCurrentProcess(), ffi.new("HANDLE *")
+    source = ffi.cast("HANDLE", int(own))
+    return copy[0] if kernel32.DuplicateHandle(here, source, here, copy, 0, 0, DUPLICATE_SAME_ACCESS) else NULL
 
 
 def open_afd() -> Any:

@@ -128,6 +128,7 @@ int WSASendTo(SOCKET s, WSABUF *lpBuffers, DWORD dwBufferCount, DWORD *lpNumberO
               const void *lpTo, int iTolen, OVERLAPPED *lpOverlapped, void *lpCompletionRoutine);
 int WSAIoctl(SOCKET s, DWORD dwIoControlCode, void *lpvInBuffer, DWORD cbInBuffer, void *lpvOutBuffer,
              DWORD cbOutBuffer, DWORD *lpcbBytesReturned, OVERLAPPED *lpOverlapped, void *lpCompletionRoutine);
+int getsockopt(SOCKET s, int level, int optname, char *optval, int *optlen);
 int setsockopt(SOCKET s, int level, int optname, const char *optval, int optlen);
 
 /* mswsock.h */
