@@ -270,6 +270,7 @@ class IocpPort(Port):
         port = kernel32.CreateIoCompletionPort(win32.INVALID_HANDLE_VALUE, NULL, 0, SLEEP_MS_MAX)
         self._port = win32.check(port)
         self._lock = threading.Lock()
+        self._held = threading.RLock()  # keeps the port's number this port's; a signal handler may post
         self._flights: dict[int, Operation] = {}  # what Windows or the queue has, by the address of its OVERLAPPED
         self._posted: dict[int, Completion] = {}
         self._numbers = itertools.count(1, 2)  # odd, so that none is the address of anything
@@ -448,7 +449,9 @@ class IocpPort(Port):
 
     def _post(self, count: int, key: PacketKey, number: int = 0) -> None:
         overlapped = ffi.cast("OVERLAPPED *", number)
-        win32.check(kernel32.PostQueuedCompletionStatus(self._port, count, key, overlapped))
+        with self._held:
+            if not self._port_closed:
+                win32.check(kernel32.PostQueuedCompletionStatus(self._port, count, key, overlapped))
 
     # Operations without a handle
 
@@ -628,10 +631,8 @@ class IocpPort(Port):
             if handle.life is not Life.OPEN:
                 return False  # it is being ended already
             if operation not in waiting:
-                if operation._native.started and not self._cancel_io(handle, operation):
-                    return False  # its packet is on the way
-                operation._verdict = operation._verdict or verdict
-                return True
+                operation._verdict = operation._verdict or verdict  # it must not go on after a packet on the way either
+                return not operation._native.started or self._cancel_io(handle, operation)
             operation._verdict = verdict
             waiting.remove(operation)
         self._post(win32.ERROR_OPERATION_ABORTED, PacketKey.FAILED, operation._native.address)
@@ -839,8 +840,11 @@ class IocpPort(Port):
         with self._lock:
             if self._port_closed or self._waiting:
                 return
+        with self._held:
+            if self._port_closed:
+                return
             self._port_closed = True
-        kernel32.CloseHandle(self._port)
+            kernel32.CloseHandle(self._port)
         if self._afd is not None:
             kernel32.CloseHandle(self._afd)
 
