@@ -153,7 +153,7 @@ def start_recv(handle: IocpHandle, operation: Operation) -> int:
 def finish_recv(handle: IocpHandle, operation: Operation, code: int, count: int) -> int | None:
     operation = cast("Recv", operation)
     operation.transferred = count
-    if code == win32.ERROR_BROKEN_PIPE and handle.kind is Kind.PIPE:
+    if code == win32.ERROR_BROKEN_PIPE and handle.kind is Kind.PIPE and not handle.closed:
         return 0  # nobody has the other end any more: the end of the stream
     if code in (win32.ERROR_MORE_DATA, win32.WSAEMSGSIZE) and operation._size == 0:
         operation.transferred = 0
