@@ -30,7 +30,7 @@ import weakref
 from collections import deque
 from enum import IntEnum
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from unio.backends.pool import FilePool
 from unio.backends.timers import Timers
@@ -41,6 +41,7 @@ from unio.port import LIMIT_DEFAULT, Completion, Port, check_limit, port_closed
 
 if TYPE_CHECKING:
     from unio.backends.timers import Deadline
+    from unio.operations import Send
 
 IDLE = Status.IDLE
 PENDING = Status.PENDING
@@ -62,7 +63,7 @@ if unavailable() is None:
     import _overlapped
 
     from unio.backends import win32
-    from unio.backends.flights import FINISHES, STARTS, Flight
+    from unio.backends.flights import FINISHES, STARTS, Flight, fits_one_call
     from unio.backends.win32 import NULL, ffi, kernel32, last_error
 
 SLICE_MS_MAX = 100
@@ -391,7 +392,7 @@ class IocpPort(Port):
         with handle.lock:
             if direction.starting or not direction.waiting or handle.life is not Life.OPEN:
                 return None
-            alone = direction.waiting[0].name in EXCLUSIVE
+            alone = _goes_alone(direction.waiting[0]) or handle.kind is Kind.PIPE  # which sends piece by piece
             if direction.exclusive or (alone and direction.busy):
                 return None
             operation = direction.waiting.popleft()
@@ -869,6 +870,11 @@ def _ms(until: float | None, deadline: float | None) -> int:
 def _will_be_queued(flight: Flight) -> bool:
     """Whether Windows queues a packet for a call that has failed: it does where the status is but a warning."""
     return bool(flight.overlapped.Internal >> 30 & 3 == 2)  # noqa: PLR2004 - the severity of an NTSTATUS
+
+
+def _goes_alone(operation: Operation) -> bool:
+    """Whether an operation waits for those ahead of it in its direction, and lets none start beside it."""
+    return operation.name in EXCLUSIVE or (operation.name == "send" and not fits_one_call(cast("Send", operation)))
 
 
 def _flush(handle: IocpHandle, operation: Operation) -> None:
