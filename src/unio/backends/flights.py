@@ -155,7 +155,7 @@ def finish_recv(handle: IocpHandle, operation: Operation, code: int, count: int)
     operation.transferred = count
     if code == win32.ERROR_ACCESS_DENIED and handle.kind is Kind.PIPE:
         return win32.ERROR_INVALID_HANDLE  # the end to send to: EBADF, as POSIX has it
-    if code == win32.ERROR_BROKEN_PIPE and handle.kind is Kind.PIPE:
+    if code == win32.ERROR_BROKEN_PIPE and handle.kind is Kind.PIPE and not handle.closed:
         return 0  # nobody has the other end any more: the end of the stream
     if code in (win32.ERROR_MORE_DATA, win32.WSAEMSGSIZE) and operation._size == 0:
         operation.transferred = 0
