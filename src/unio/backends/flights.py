@@ -242,6 +242,27 @@ def finish_accept(handle: IocpHandle, operation: Operation, code: int, count: in
 # Sending
 
 
+def fits_one_call(operation: Send) -> bool:
+    """Whether Windows takes all of a send at once. If not, it is alone in its direction, so that it leaves whole."""
+    return len(operation._views) <= VECTOR_MAX and operation._size <= CHUNK_MAX
+
+
+def _next_part(operation: Send) -> tuple[memoryview, ...]:
+    """As much of a large send as one call takes."""
+    done, room = operation.transferred, CHUNK_MAX
+    part: list[memoryview] = []
+    for view in operation._views:
+        if done >= len(view):
+            done -= len(view)
+            continue
+        part.append(view[done : done + room])
+        room -= len(part[-1])
+        done = 0
+        if room == 0 or len(part) == VECTOR_MAX:
+            break
+    return tuple(part)
+
+
 def _joined(views: tuple[memoryview, ...]) -> tuple[memoryview, ...]:
     """The buffers as few enough for one call: what is sent with one call is never interleaved."""
     return views if len(views) <= VECTOR_MAX else (memoryview(b"".join(views)),)
@@ -253,7 +274,8 @@ def start_send(handle: IocpHandle, operation: Operation) -> int:
     if handle.kind is Kind.PIPE:
         # A write that is broken off does not say how much of it was read, so that one call is not given too much.
         return _start_chunk(handle, operation, kernel32.WriteFile, win32.PIPE_BUFFER)
-    buffers, count = flight.wsabufs(_joined(operation._views))
+    views = operation._views if fits_one_call(operation) else _next_part(operation)
+    buffers, count = flight.wsabufs(views)
     return _code(not ws2_32.WSASend(handle.number, buffers, count, NULL, 0, flight.overlapped, NULL))
 
 
@@ -261,8 +283,10 @@ def finish_send(handle: IocpHandle, operation: Operation, code: int, count: int)
     operation = cast("Send", operation)
     if handle.kind is Kind.PIPE:
         return finish_file(handle, operation, code, count)
-    operation.transferred = count
-    return win32.ERROR_NETNAME_DELETED if code in GONE and not handle.disconnected else code
+    operation.transferred += count
+    if code in GONE and not handle.disconnected:
+        return win32.ERROR_NETNAME_DELETED
+    return code if code or operation.transferred >= operation._size or not handle.stream else None
 
 
 def start_send_to(handle: IocpHandle, operation: Operation) -> int:

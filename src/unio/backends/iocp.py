@@ -30,7 +30,7 @@ import weakref
 from collections import deque
 from enum import IntEnum
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from unio.backends.pool import FilePool
 from unio.backends.timers import Timers
@@ -41,6 +41,7 @@ from unio.port import LIMIT_DEFAULT, Completion, Port, check_limit, port_closed
 
 if TYPE_CHECKING:
     from unio.backends.timers import Deadline
+    from unio.operations import Send
 
 IDLE = Status.IDLE
 PENDING = Status.PENDING
@@ -62,7 +63,7 @@ if unavailable() is None:
     import _overlapped
 
     from unio.backends import win32
-    from unio.backends.flights import FINISHES, STARTS, Flight
+    from unio.backends.flights import FINISHES, STARTS, Flight, fits_one_call
     from unio.backends.win32 import NULL, ffi, kernel32, last_error
 
 SLICE_MS_MAX = 100
@@ -270,6 +271,7 @@ class IocpPort(Port):
         port = kernel32.CreateIoCompletionPort(win32.INVALID_HANDLE_VALUE, NULL, 0, SLEEP_MS_MAX)
         self._port = win32.check(port)
         self._lock = threading.Lock()
+        self._held = threading.RLock()  # keeps the port's number this port's; a signal handler may post
         self._flights: dict[int, Operation] = {}  # what Windows or the queue has, by the address of its OVERLAPPED
         self._posted: dict[int, Completion] = {}
         self._numbers = itertools.count(1, 2)  # odd, so that none is the address of anything
@@ -390,7 +392,7 @@ class IocpPort(Port):
         with handle.lock:
             if direction.starting or not direction.waiting or handle.life is not Life.OPEN:
                 return None
-            alone = direction.waiting[0].name in EXCLUSIVE or handle.kind is Kind.PIPE  # which sends piece by piece
+            alone = _goes_alone(direction.waiting[0]) or handle.kind is Kind.PIPE  # which sends piece by piece
             if direction.exclusive or (alone and direction.busy):
                 return None
             operation = direction.waiting.popleft()
@@ -448,7 +450,9 @@ class IocpPort(Port):
 
     def _post(self, count: int, key: PacketKey, number: int = 0) -> None:
         overlapped = ffi.cast("OVERLAPPED *", number)
-        win32.check(kernel32.PostQueuedCompletionStatus(self._port, count, key, overlapped))
+        with self._held:
+            if not self._port_closed:
+                win32.check(kernel32.PostQueuedCompletionStatus(self._port, count, key, overlapped))
 
     # Operations without a handle
 
@@ -628,10 +632,8 @@ class IocpPort(Port):
             if handle.life is not Life.OPEN:
                 return False  # it is being ended already
             if operation not in waiting:
-                if operation._native.started and not self._cancel_io(handle, operation):
-                    return False  # its packet is on the way
-                operation._verdict = operation._verdict or verdict
-                return True
+                operation._verdict = operation._verdict or verdict  # it must not go on after a packet on the way either
+                return not operation._native.started or self._cancel_io(handle, operation)
             operation._verdict = verdict
             waiting.remove(operation)
         self._post(win32.ERROR_OPERATION_ABORTED, PacketKey.FAILED, operation._native.address)
@@ -839,8 +841,11 @@ class IocpPort(Port):
         with self._lock:
             if self._port_closed or self._waiting:
                 return
+        with self._held:
+            if self._port_closed:
+                return
             self._port_closed = True
-        kernel32.CloseHandle(self._port)
+            kernel32.CloseHandle(self._port)
         if self._afd is not None:
             kernel32.CloseHandle(self._afd)
 
@@ -865,6 +870,11 @@ def _ms(until: float | None, deadline: float | None) -> int:
 def _will_be_queued(flight: Flight) -> bool:
     """Whether Windows queues a packet for a call that has failed: it does where the status is but a warning."""
     return bool(flight.overlapped.Internal >> 30 & 3 == 2)  # noqa: PLR2004 - the severity of an NTSTATUS
+
+
+def _goes_alone(operation: Operation) -> bool:
+    """Whether an operation waits for those ahead of it in its direction, and lets none start beside it."""
+    return operation.name in EXCLUSIVE or (operation.name == "send" and not fits_one_call(cast("Send", operation)))
 
 
 def _flush(handle: IocpHandle, operation: Operation) -> None:
