@@ -198,6 +198,8 @@ UNREACHABLE = (1234, 10054, 10061, win32.ERROR_NETNAME_DELETED, 1225)
 def start_accept(handle: IocpHandle, operation: Operation) -> int:
     flight = _flight(operation)
     flight.reset()
+    if not handle.stream:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
     listener = cast("socket.socket", handle.socket)
     flight.accepted = socket.socket(listener.family, listener.type, listener.proto)
     if flight.extra is None:
