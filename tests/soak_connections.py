@@ -313,10 +313,11 @@ def main() -> int:
     counts = soak.counts
     lost = counts["submitted"] - counts["completed"] + soak.posted - soak.arrived
     print(
-        f"{problem or 'done'}: {counts['connections']} connections echoed, {soak.arrived} of {soak.posted} posts came "
-        f"in order; {counts['submitted']} operations submitted, {counts['completed']} completed, {lost} lost or doubled; "
-        f"{counts['cancelled']} of them cancelled; handles: {warm[0]} after the warm-up, {last[0]} at the end; memory "
-        f"blocks: {warm[1]} and {last[1]}"
+        f"{problem or 'done'}: {counts['connections']} connections echoed, "
+        f"{soak.arrived} of {soak.posted} posts in order; "
+        f"{counts['submitted']} operations submitted, {counts['completed']} completed, {lost} lost or doubled; "
+        f"{counts['cancelled']} of them cancelled; handles: {warm[0]} after the warm-up, {last[0]} at the end; "
+        f"memory blocks: {warm[1]} and {last[1]}"
     )
     return 0 if not problem and not lost else 1
 
