@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 from unio.backends import win32
 from unio.backends.win32 import ERROR_IO_PENDING, NULL, ffi, kernel32, last_error, ws2_32
 from unio.handle import Kind
-from unio.operations import Readiness, file_number
+from unio.operations import OFFSET_MAX, Readiness, file_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -153,6 +153,8 @@ def start_recv(handle: IocpHandle, operation: Operation) -> int:
 def finish_recv(handle: IocpHandle, operation: Operation, code: int, count: int) -> int | None:
     operation = cast("Recv", operation)
     operation.transferred = count
+    if code == win32.ERROR_ACCESS_DENIED and handle.kind is Kind.PIPE:
+        return win32.ERROR_INVALID_HANDLE  # the end to send to: EBADF, as POSIX has it
     if code == win32.ERROR_BROKEN_PIPE and handle.kind is Kind.PIPE:
         return 0  # nobody has the other end any more: the end of the stream
     if code in (win32.ERROR_MORE_DATA, win32.WSAEMSGSIZE) and operation._size == 0:
@@ -238,6 +240,27 @@ def finish_accept(handle: IocpHandle, operation: Operation, code: int, count: in
 # Sending
 
 
+def fits_one_call(operation: Send) -> bool:
+    """Whether Windows takes all of a send at once. If not, it is alone in its direction, so that it leaves whole."""
+    return len(operation._views) <= VECTOR_MAX and operation._size <= CHUNK_MAX
+
+
+def _next_part(operation: Send) -> tuple[memoryview, ...]:
+    """As much of a large send as one call takes."""
+    done, room = operation.transferred, CHUNK_MAX
+    part: list[memoryview] = []
+    for view in operation._views:
+        if done >= len(view):
+            done -= len(view)
+            continue
+        part.append(view[done : done + room])
+        room -= len(part[-1])
+        done = 0
+        if room == 0 or len(part) == VECTOR_MAX:
+            break
+    return tuple(part)
+
+
 def _joined(views: tuple[memoryview, ...]) -> tuple[memoryview, ...]:
     """The buffers as few enough for one call: what is sent with one call is never interleaved."""
     return views if len(views) <= VECTOR_MAX else (memoryview(b"".join(views)),)
@@ -247,17 +270,21 @@ def start_send(handle: IocpHandle, operation: Operation) -> int:
     operation, flight = cast("Send", operation), _flight(operation)
     flight.reset()
     if handle.kind is Kind.PIPE:
-        return _start_chunk(handle, operation, kernel32.WriteFile)
-    buffers, count = flight.wsabufs(_joined(operation._views))
+        # A write that is broken off does not say how much of it was read, so that one call is not given too much.
+        return _start_chunk(handle, operation, kernel32.WriteFile, win32.PIPE_BUFFER)
+    views = operation._views if fits_one_call(operation) else _next_part(operation)
+    buffers, count = flight.wsabufs(views)
     return _code(not ws2_32.WSASend(handle.number, buffers, count, NULL, 0, flight.overlapped, NULL))
 
 
 def finish_send(handle: IocpHandle, operation: Operation, code: int, count: int) -> int | None:
     operation = cast("Send", operation)
     if handle.kind is Kind.PIPE:
-        return _finish_chunk(operation, code, count)
-    operation.transferred = count
-    return win32.ERROR_NETNAME_DELETED if code in GONE and not handle.disconnected else code
+        return finish_file(handle, operation, code, count)
+    operation.transferred += count
+    if code in GONE and not handle.disconnected:
+        return win32.ERROR_NETNAME_DELETED
+    return code if code or operation.transferred >= operation._size or not handle.stream else None
 
 
 def start_send_to(handle: IocpHandle, operation: Operation) -> int:
@@ -341,13 +368,13 @@ def finish_send_file(handle: IocpHandle, operation: Operation, code: int, count:
 # Files
 
 
-def _start_chunk(handle: IocpHandle, operation: Recv | Read | Send | Write, call: Any) -> int:
+def _start_chunk(handle: IocpHandle, operation: Read | Send | Write, call: Any, most: int = CHUNK_MAX) -> int:
     """Read or write the part of the buffers that comes next: Windows takes one buffer at a time here."""
     flight, done = _flight(operation), operation.transferred
     part = b""
     for view in operation._views:
         if done < len(view):
-            part = view[done : done + CHUNK_MAX]
+            part = view[done : done + most]
             break
         done -= len(view)
     flight.views = None
@@ -355,7 +382,7 @@ def _start_chunk(handle: IocpHandle, operation: Recv | Read | Send | Write, call
     return _code(call(handle.pointer, flight.kept, len(part), NULL, flight.overlapped))
 
 
-def _finish_chunk(operation: Recv | Read | Send | Write, code: int, count: int) -> int | None:
+def _finish_chunk(operation: Read | Send | Write, code: int, count: int) -> int | None:
     operation.transferred += count
     if code == win32.ERROR_HANDLE_EOF:
         return 0
@@ -364,16 +391,19 @@ def _finish_chunk(operation: Recv | Read | Send | Write, code: int, count: int) 
 
 def start_read(handle: IocpHandle, operation: Operation) -> int:
     operation = cast("Read", operation)
-    if operation._size == 0:
+    offset = operation._offset + operation.transferred
+    if operation._size == 0 or offset == OFFSET_MAX:  # where no file has anything
         return win32.DONE_HERE
-    _flight(operation).reset(operation._offset + operation.transferred)
-    return _start_chunk(handle, operation, kernel32.ReadFile)
+    _flight(operation).reset(offset)
+    return _start_chunk(handle, operation, kernel32.ReadFile, min(CHUNK_MAX, OFFSET_MAX - offset))
 
 
 def start_write(handle: IocpHandle, operation: Operation) -> int:
     operation = cast("Write", operation)
     if operation._size == 0:
         return win32.DONE_HERE
+    if operation._offset + operation._size > OFFSET_MAX:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
     _flight(operation).reset(operation._offset + operation.transferred)
     return _start_chunk(handle, operation, kernel32.WriteFile)
 
@@ -381,7 +411,7 @@ def start_write(handle: IocpHandle, operation: Operation) -> int:
 def finish_file(handle: IocpHandle, operation: Operation, code: int, count: int) -> int | None:
     if code == win32.ERROR_ACCESS_DENIED:
         code = win32.ERROR_INVALID_HANDLE  # not open for this: EBADF, as POSIX has it
-    return _finish_chunk(cast("Read | Write", operation), code, count)
+    return _finish_chunk(cast("Read | Send | Write", operation), code, count)
 
 
 # Readiness

@@ -30,7 +30,7 @@ import weakref
 from collections import deque
 from enum import IntEnum
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from unio.backends.pool import FilePool
 from unio.backends.timers import Timers
@@ -41,6 +41,7 @@ from unio.port import LIMIT_DEFAULT, Completion, Port, check_limit, port_closed
 
 if TYPE_CHECKING:
     from unio.backends.timers import Deadline
+    from unio.operations import Send
 
 IDLE = Status.IDLE
 PENDING = Status.PENDING
@@ -62,7 +63,7 @@ if unavailable() is None:
     import _overlapped
 
     from unio.backends import win32
-    from unio.backends.flights import FINISHES, STARTS, Flight
+    from unio.backends.flights import FINISHES, STARTS, Flight, fits_one_call
     from unio.backends.win32 import NULL, ffi, kernel32, last_error
 
 SLICE_MS_MAX = 100
@@ -270,6 +271,7 @@ class IocpPort(Port):
         port = kernel32.CreateIoCompletionPort(win32.INVALID_HANDLE_VALUE, NULL, 0, SLEEP_MS_MAX)
         self._port = win32.check(port)
         self._lock = threading.Lock()
+        self._held = threading.RLock()  # keeps the port's number this port's; a signal handler may post
         self._flights: dict[int, Operation] = {}  # what Windows or the queue has, by the address of its OVERLAPPED
         self._posted: dict[int, Completion] = {}
         self._numbers = itertools.count(1, 2)  # odd, so that none is the address of anything
@@ -390,7 +392,7 @@ class IocpPort(Port):
         with handle.lock:
             if direction.starting or not direction.waiting or handle.life is not Life.OPEN:
                 return None
-            alone = direction.waiting[0].name in EXCLUSIVE
+            alone = _goes_alone(direction.waiting[0]) or handle.kind is Kind.PIPE  # which sends piece by piece
             if direction.exclusive or (alone and direction.busy):
                 return None
             operation = direction.waiting.popleft()
@@ -448,7 +450,9 @@ class IocpPort(Port):
 
     def _post(self, count: int, key: PacketKey, number: int = 0) -> None:
         overlapped = ffi.cast("OVERLAPPED *", number)
-        win32.check(kernel32.PostQueuedCompletionStatus(self._port, count, key, overlapped))
+        with self._held:
+            if not self._port_closed:
+                win32.check(kernel32.PostQueuedCompletionStatus(self._port, count, key, overlapped))
 
     # Operations without a handle
 
@@ -624,21 +628,23 @@ class IocpPort(Port):
         with handle.lock:
             if operation._status is not PENDING or (expiry is not None and operation._expiry is not expiry):
                 return False
-            operation._verdict = operation._verdict or verdict
             waiting = handle.directions[operation.route].waiting
+            if handle.life is not Life.OPEN:
+                return False  # it is being ended already
             if operation not in waiting:
-                if operation._native.started:
-                    self._cancel_io(handle, operation)
-                return True
+                operation._verdict = operation._verdict or verdict  # it must not go on after a packet on the way either
+                return not operation._native.started or self._cancel_io(handle, operation)
+            operation._verdict = verdict
             waiting.remove(operation)
         self._post(win32.ERROR_OPERATION_ABORTED, PacketKey.FAILED, operation._native.address)
         return True
 
-    def _cancel_io(self, handle: IocpHandle, operation: Operation) -> None:
-        """Ask Windows to end an operation. That it has ended already is fine: its packet is on the way."""
+    def _cancel_io(self, handle: IocpHandle, operation: Operation) -> bool:
+        """Ask Windows to end an operation. Returns whether it was still at it (or unio's own threads are)."""
         pointer = self._afd if operation.route is Route.READINESS else handle.pointer
-        if handle.is_open():
-            kernel32.CancelIoEx(pointer, operation._native.overlapped)
+        if operation.name == "flush" or not handle.is_open():
+            return True
+        return bool(kernel32.CancelIoEx(pointer, operation._native.overlapped)) or last_error() != win32.ERROR_NOT_FOUND
 
     def _close_handle(self, handle: IocpHandle) -> None:
         """Cancel what a closing handle has in flight, and close it, once no thread is starting anything on it."""
@@ -681,10 +687,12 @@ class IocpPort(Port):
                     self._end(what, timed_out(), deadline)
                 else:
                     self._detached_ended(what, None, deadline)
-            batch = self._take(limit)
-            if batch or (looked and until is not None and time.monotonic() >= until):
-                self._hand_over()
-                return batch
+            # The kernel is asked in each call: what is ready may be a flood that renews itself, as timers of no delay.
+            if looked:
+                batch = self._take(limit)
+                if batch or (until is not None and time.monotonic() >= until):
+                    self._hand_over()
+                    return batch
             self._dequeue(min(limit, ENTRIES_MAX), until)
             looked = True
 
@@ -705,8 +713,10 @@ class IocpPort(Port):
         """Sleep in the kernel's queue until packets come, *until*, or the next deadline, and act on the packets."""
         entries, count = self._entries(limit)
         with self._lock:
-            if self._port_closed or self._ready or self._unusable is not None:
+            if self._port_closed or self._unusable is not None:
                 return
+            if self._ready:
+                until = 0.0  # do not sleep
             self._waiting += 1
             mine = self._timers.next_time()
             if mine is None or mine >= self._bound:
@@ -740,6 +750,8 @@ class IocpPort(Port):
             self._reaped(operation, count, 0)
         else:
             status = operation._native.overlapped.Internal & 0xFFFFFFFF
+            if status == win32.STATUS_PENDING:  # seen under Wine, where the thread ended that had submitted it
+                status = entry.Internal & 0xFFFFFFFF
             self._reaped(operation, win32.status_error(status), count)
 
     def _entries(self, limit: int) -> tuple[Any, Any]:
@@ -829,8 +841,11 @@ class IocpPort(Port):
         with self._lock:
             if self._port_closed or self._waiting:
                 return
+        with self._held:
+            if self._port_closed:
+                return
             self._port_closed = True
-        kernel32.CloseHandle(self._port)
+            kernel32.CloseHandle(self._port)
         if self._afd is not None:
             kernel32.CloseHandle(self._afd)
 
@@ -855,6 +870,11 @@ def _ms(until: float | None, deadline: float | None) -> int:
 def _will_be_queued(flight: Flight) -> bool:
     """Whether Windows queues a packet for a call that has failed: it does where the status is but a warning."""
     return bool(flight.overlapped.Internal >> 30 & 3 == 2)  # noqa: PLR2004 - the severity of an NTSTATUS
+
+
+def _goes_alone(operation: Operation) -> bool:
+    """Whether an operation waits for those ahead of it in its direction, and lets none start beside it."""
+    return operation.name in EXCLUSIVE or (operation.name == "send" and not fits_one_call(cast("Send", operation)))
 
 
 def _flush(handle: IocpHandle, operation: Operation) -> None:

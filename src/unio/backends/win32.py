@@ -197,7 +197,7 @@ def open_process(process: Any, pid: int) -> Any:
     """A handle of a process to wait on: of the very one that an object has a handle of, else of the number's."""
     own = getattr(process, "_handle", None)
     if own is None:
-        return kernel32.OpenProcess(SYNCHRONIZE | PROCESS_QUERY_LIMITED_INFORMATION, 0, pid & 0xFFFFFFFF)
+        return kernel32.OpenProcess(SYNCHRONIZE | PROCESS_QUERY_LIMITED_INFORMATION, 0, min(pid, 0xFFFFFFFF))
     here, copy = kernel32.GetCurrentProcess(), ffi.new("HANDLE *")
     source = ffi.cast("HANDLE", int(own))
     return copy[0] if kernel32.DuplicateHandle(here, source, here, copy, 0, 0, DUPLICATE_SAME_ACCESS) else NULL
@@ -298,7 +298,7 @@ def open_file(path: str, mode: str) -> io.FileIO:
         error = os_error(last_error())
         error.filename = path
         raise error
-    return _as_file(handle, mode)
+    return _as_file(handle, mode, path)
 
 
 def make_pipe() -> tuple[io.FileIO, io.FileIO]:
@@ -316,9 +316,11 @@ def make_pipe() -> tuple[io.FileIO, io.FileIO]:
     return _as_file(reader, "rb"), _as_file(writer, "wb")
 
 
-def _as_file(handle: Any, mode: str) -> io.FileIO:
+def _as_file(handle: Any, mode: str, path: str | None = None) -> io.FileIO:
     import msvcrt  # noqa: PLC0415 - Windows only, as this module is
 
     flags = os.O_RDONLY if mode == "rb" else os.O_WRONLY if "+" not in mode else os.O_RDWR
     number = msvcrt.open_osfhandle(int(ffi.cast("intptr_t", handle)), flags | os.O_BINARY | os.O_NOINHERIT)  # type: ignore[attr-defined]
-    return io.FileIO(number, mode.replace("b", "").replace("x", "w"))
+    if path is None:
+        return io.FileIO(number, mode)
+    return io.FileIO(path, mode, opener=lambda _path, _flags: number)  # its name is the path, as everywhere
