@@ -124,7 +124,9 @@ class Scene:
 
     def write(self, operation: unio.Operation | None, where: str, transferred: int, error: OSError | None) -> None:
         what = operation.name if isinstance(operation, unio.Operation) else "post"
-        ended = "ok" if error is None else f"{type(error).__name__} {errno.errorcode.get(error.errno or 0, error.errno)}"
+        ended = (
+            "ok" if error is None else f"{type(error).__name__} {errno.errorcode.get(error.errno or 0, error.errno)}"
+        )
         ended = ended.replace("WSAE", "E")  # Windows' Python has two names for some numbers
         self.trace.append(f"{self.name:28} {where:9} {what:12} {transferred:9} {ended}")
 
