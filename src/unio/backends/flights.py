@@ -11,6 +11,7 @@ or goes on with another call.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -343,6 +344,17 @@ def start_disconnect(handle: IocpHandle, operation: Operation) -> int:
     return _code(disconnect_ex(handle.number, flight.overlapped, 0, 0))
 
 
+def finish_disconnect(handle: IocpHandle, operation: Operation, code: int, count: int) -> int | None:
+    if code:
+        handle.disconnected = False
+        return code
+    # DisconnectEx has ended the write side. Receives in flight end with the read side, as on the other backends.
+    with contextlib.suppress(OSError):
+        cast("socket.socket", handle.socket).shutdown(socket.SHUT_RD)
+    kernel32.CancelIoEx(handle.pointer, NULL)
+    return 0
+
+
 def start_send_file(handle: IocpHandle, operation: Operation) -> int:
     operation, flight = cast("SendFile", operation), _flight(operation)
     offset = operation._offset + operation.transferred
@@ -440,7 +452,9 @@ def start_poll(handle: IocpHandle, operation: Operation) -> int:
     status = win32.ntdll.NtDeviceIoControlFile(
         handle.afd(), NULL, NULL, flight.overlapped, flight.overlapped, IOCTL_AFD_POLL, info, size, info, size
     )
-    return ERROR_IO_PENDING if status == win32.STATUS_PENDING else win32.status_error(status & 0xFFFFFFFF)
+    if status in (0, win32.STATUS_PENDING):  # the device's own handle skips nothing: a packet comes either way
+        return ERROR_IO_PENDING
+    return win32.status_error(status & 0xFFFFFFFF)
 
 
 def finish_poll(handle: IocpHandle, operation: Operation, code: int, count: int) -> int | None:
@@ -484,7 +498,7 @@ STARTS: dict[str, Callable[[IocpHandle, Operation], int]] = {
 FINISHES: dict[str, Callable[[IocpHandle, Operation, int, int], int | None]] = {
     "accept": finish_accept,
     "connect": finish_connect,
-    "disconnect": finish_plain,
+    "disconnect": finish_disconnect,
     "flush": finish_plain,
     "poll": finish_poll,
     "read": finish_file,
