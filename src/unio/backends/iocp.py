@@ -458,6 +458,8 @@ class IocpPort(Port):
 
     def _submit_detached(self, operation: Operation, timeout: float | None) -> None:
         with self._lock:
+            if self._unusable is not None:  # it was closed meanwhile, and nobody would end the operation any more
+                raise self._unusable
             self._begin(operation)
             self._detached.add(operation)
             if isinstance(operation, Timer):
@@ -704,9 +706,10 @@ class IocpPort(Port):
             except IndexError:  # another thread was quicker
                 break
             if isinstance(packet, Operation):
-                packet._status = IDLE
-                packet = Completion(packet.key, packet, packet.transferred, packet.error)
-            batch.append(packet)
+                batch.append(Completion(packet.key, packet, packet.transferred, packet.error))
+                packet._status = IDLE  # last: from here on another thread may submit it again
+            else:
+                batch.append(packet)
         return batch
 
     def _dequeue(self, limit: int, until: float | None) -> None:
