@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 from unio.backends import win32
 from unio.backends.win32 import ERROR_IO_PENDING, NULL, ffi, kernel32, last_error, ws2_32
 from unio.handle import Kind
-from unio.operations import OFFSET_MAX, Readiness, file_number
+from unio.operations import OFFSET_MAX, Readiness
 
 if TYPE_CHECKING:
     from collections.abc import Callable
