@@ -68,6 +68,7 @@ class Flight:
     __slots__ = (
         "accepted",
         "address",
+        "bounce",
         "buffers",
         "count",
         "extra",
@@ -88,6 +89,7 @@ class Flight:
         self.views: Any = None
         self.kept: Any = None
         self.buffers: Any = NULL
+        self.bounce: tuple[memoryview, ...] = ()  # one buffer in place of too many for a datagram
         self.extra: Any = None
         self.accepted: socket.socket | None = None
         self.failure: OSError | None = None  # what the start itself raised
@@ -96,6 +98,7 @@ class Flight:
 
     def let_go(self) -> None:
         """Release the buffers, so that the caller can resize them."""
+        self.bounce = ()
         self.views = self.kept = None
         self.buffers = NULL
 
@@ -135,6 +138,24 @@ def _code(succeeded: Any) -> int:
 # Receiving
 
 
+def _room(handle: IocpHandle, operation: Recv | RecvFrom) -> tuple[memoryview, ...]:
+    """The buffers to receive into: what did not fit into those of one call would be cut off a datagram."""
+    if handle.stream or len(operation._views) <= VECTOR_MAX:
+        return operation._views
+    _flight(operation).bounce = _flight(operation).bounce or (memoryview(bytearray(operation._size)),)
+    return _flight(operation).bounce
+
+
+def _scatter(operation: Recv | RecvFrom, count: int) -> None:
+    """Bring what was received to where it belongs."""
+    for received in _flight(operation).bounce:
+        done = 0
+        for view in operation._views:
+            part = received[done : min(done + len(view), count)]
+            view[: len(part)] = part
+            done += len(part)
+
+
 def start_recv(handle: IocpHandle, operation: Operation) -> int:
     operation, flight = cast("Recv", operation), _flight(operation)
     flight.reset()
@@ -144,7 +165,7 @@ def start_recv(handle: IocpHandle, operation: Operation) -> int:
         flight.views = None
         size = len(view) if view is not None else 0
         return _code(kernel32.ReadFile(handle.pointer, flight.kept, min(size, CHUNK_MAX), NULL, flight.overlapped))
-    buffers, count = flight.wsabufs(operation._views)
+    buffers, count = flight.wsabufs(_room(handle, operation))
     # A receive of no bytes consumes nothing on a stream; a datagram would be lost to it, so that one only peeks.
     flight.flags[0] = win32.MSG_PEEK if operation._size == 0 and not handle.stream else 0
     return _code(not ws2_32.WSARecv(handle.number, buffers, count, NULL, flight.flags, flight.overlapped, NULL))
@@ -153,6 +174,7 @@ def start_recv(handle: IocpHandle, operation: Operation) -> int:
 def finish_recv(handle: IocpHandle, operation: Operation, code: int, count: int) -> int | None:
     operation = cast("Recv", operation)
     operation.transferred = count
+    _scatter(operation, count)
     if code == win32.ERROR_ACCESS_DENIED and handle.kind is Kind.PIPE:
         return win32.ERROR_INVALID_HANDLE  # the end to send to: EBADF, as POSIX has it
     if code == win32.ERROR_BROKEN_PIPE and handle.kind is Kind.PIPE:
@@ -172,7 +194,7 @@ def start_recv_from(handle: IocpHandle, operation: Operation) -> int:
         flight.extra = ffi.new("char[]", ADDRESS_SIZE), ffi.new("int *")
     sender, length = flight.extra
     length[0] = ADDRESS_SIZE
-    buffers, count = flight.wsabufs(operation._views)
+    buffers, count = flight.wsabufs(_room(handle, operation))
     flight.flags[0] = win32.MSG_PEEK if operation._size == 0 else 0
     failed = ws2_32.WSARecvFrom(
         handle.number, buffers, count, NULL, flight.flags, sender, length, flight.overlapped, NULL
@@ -185,6 +207,7 @@ def finish_recv_from(handle: IocpHandle, operation: Operation, code: int, count:
     if code in UNREACHABLE and not handle.connected:
         return None  # an earlier datagram met nobody, which is none of this socket's business: receive again
     operation.transferred = count
+    _scatter(operation, count)
     if code in (0, win32.ERROR_MORE_DATA, win32.WSAEMSGSIZE):
         operation.address = win32.unpack_address(bytes(ffi.buffer(_flight(operation).extra[0])))
     if code in (win32.ERROR_MORE_DATA, win32.WSAEMSGSIZE) and operation._size == 0:
@@ -308,6 +331,7 @@ def start_connect(handle: IocpHandle, operation: Operation) -> int:
     sock = cast("socket.socket", handle.socket)
     if not handle.stream:
         sock.connect(operation._address)  # nothing is sent: the socket notes the address
+        win32.report_unreachable(sock, report=True)
         return win32.DONE_HERE
     try:
         bound = sock.getsockname()[1] != 0
@@ -422,6 +446,8 @@ def finish_file(handle: IocpHandle, operation: Operation, code: int, count: int)
 def start_poll(handle: IocpHandle, operation: Operation) -> int:
     operation, flight = cast("Poll", operation), _flight(operation)
     flight.reset()
+    if handle.kind is Kind.PIPE:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))  # Windows knows the readiness of sockets only
     if flight.extra is None:
         flight.extra = ffi.new("AFD_POLL_INFO *")
     info = flight.extra
