@@ -300,7 +300,7 @@ def test_what_is_no_open_file_is_an_error_of_the_completion_and_the_stream_goes_
 ) -> None:
     near, far = channels.outgoing(resources, transport)
     handle = port.associate(near)
-    closed, writable = make_file(), make_file(mode="wb")
+    closed, writable = make_file(), make_file(mode="ab")
     closed.close()
     wrong: list[tuple[Any, list[int]]] = [(closed, [errno.EBADF]), (1 << 30, [errno.EBADF]), (writable, [errno.EBADF])]
     if not WINDOWS:  # which opens no directory that way

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 from unio.backends import win32
 from unio.backends.win32 import ERROR_IO_PENDING, NULL, ffi, kernel32, last_error, ws2_32
 from unio.handle import Kind
-from unio.operations import OFFSET_MAX, Readiness, file_number
+from unio.operations import OFFSET_MAX, Readiness, Route, file_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -139,8 +139,9 @@ def _code(succeeded: Any) -> int:
 
 
 def _room(handle: IocpHandle, operation: Recv | RecvFrom) -> tuple[memoryview, ...]:
-    """The buffers to receive into: what did not fit into those of one call would be cut off a datagram."""
-    if handle.stream or len(operation._views) <= VECTOR_MAX:
+    """The buffers to receive into. A pipe takes one; what did not fit into those of one call a datagram would lose."""
+    most = 1 if handle.kind is Kind.PIPE else VECTOR_MAX
+    if len(operation._views) <= most or (handle.stream and most > 1):
         return operation._views
     _flight(operation).bounce = _flight(operation).bounce or (memoryview(bytearray(operation._size)),)
     return _flight(operation).bounce
@@ -159,8 +160,10 @@ def _scatter(operation: Recv | RecvFrom, count: int) -> None:
 def start_recv(handle: IocpHandle, operation: Operation) -> int:
     operation, flight = cast("Recv", operation), _flight(operation)
     flight.reset()
+    if handle.disconnected:
+        return win32.DONE_HERE
     if handle.kind is Kind.PIPE:
-        view = next((view for view in operation._views if len(view)), None)
+        view = next((view for view in _room(handle, operation) if len(view)), None)
         flight.kept = ffi.from_buffer(view) if view is not None else NULL
         flight.views = None
         size = len(view) if view is not None else 0
@@ -367,6 +370,15 @@ def start_disconnect(handle: IocpHandle, operation: Operation) -> int:
     return _code(disconnect_ex(handle.number, flight.overlapped, 0, 0))
 
 
+def finish_disconnect(handle: IocpHandle, operation: Operation, code: int, count: int) -> int | None:
+    """Windows has ended the outgoing direction; receives that are pending end with it."""
+    with handle.lock:
+        for each in handle.pending:
+            if each.route is Route.INCOMING and not code:
+                kernel32.CancelIoEx(handle.pointer, _flight(each).overlapped)
+    return code
+
+
 def start_send_file(handle: IocpHandle, operation: Operation) -> int:
     operation, flight = cast("SendFile", operation), _flight(operation)
     offset = operation._offset + operation.transferred
@@ -386,6 +398,8 @@ def start_send_file(handle: IocpHandle, operation: Operation) -> int:
 def finish_send_file(handle: IocpHandle, operation: Operation, code: int, count: int) -> int | None:
     operation = cast("SendFile", operation)
     operation.transferred += count
+    if code == win32.ERROR_ACCESS_DENIED:
+        return win32.ERROR_INVALID_HANDLE  # the file is not open for reading: EBADF, as POSIX has it
     if code:
         return win32.ERROR_NETNAME_DELETED if code in GONE and not handle.disconnected else code
     return None if count else 0  # the start finds out whether anything is left
@@ -510,7 +524,7 @@ STARTS: dict[str, Callable[[IocpHandle, Operation], int]] = {
 FINISHES: dict[str, Callable[[IocpHandle, Operation, int, int], int | None]] = {
     "accept": finish_accept,
     "connect": finish_connect,
-    "disconnect": finish_plain,
+    "disconnect": finish_disconnect,
     "flush": finish_plain,
     "poll": finish_poll,
     "read": finish_file,
