@@ -49,6 +49,9 @@ ROWS: dict[str, tuple[str, tuple[int, ...]]] = {
     "disconnect-reuse": ("ConnectEx on a socket that DisconnectEx was to make reusable fails with WSAEISCONN", EVERY),
     "recvmsg-truncated": ("WSARecvMsg does not say MSG_TRUNC", EVERY),
     "waitall-short": ("MSG_WAITALL returns what is there", EVERY),
+    "send-after-reset": ("TransmitFile on a connection that was reset says WSAENOTCONN, not WSAECONNRESET", EVERY),
+    "send-unconnected": ("WSASend on a socket that never connected says WSAECONNRESET, not WSAENOTCONN", EVERY),
+    "reset-before-data": ("a reset discards what had arrived before it and was not received yet", EVERY),
     "cancelled-pipe-write": ("a cancelled write to a pipe that was taken in part leaves nothing for the reader", EVERY),
     "console-events": ("GenerateConsoleCtrlEvent fails: a child can't be sent a signal", EVERY),
 }

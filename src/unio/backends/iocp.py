@@ -310,7 +310,7 @@ class IocpPort(Port):
         if made.socket is not None:
             made.socket.setblocking(False)
             if not made.stream and not made.connected:
-                win32.ignore_unreachable(made.socket)
+                win32.report_unreachable(made.socket, report=False)
         with self._lock:
             self._handles[made.number] = made
         return made

@@ -221,11 +221,11 @@ def open_afd() -> Any:
     return handle[0]
 
 
-def ignore_unreachable(sock: socket.socket) -> None:
-    """Let a datagram socket not report that an earlier datagram met nobody (SIO_UDP_CONNRESET)."""
-    off = ffi.new("DWORD *", 0)
+def report_unreachable(sock: socket.socket, *, report: bool) -> None:
+    """Whether a datagram socket is to say that an earlier datagram met nobody (SIO_UDP_CONNRESET)."""
+    wanted = ffi.new("DWORD *", report)
     returned = ffi.new("DWORD *")
-    ws2_32.WSAIoctl(sock.fileno(), SIO_UDP_CONNRESET, off, 4, NULL, 0, returned, NULL, NULL)
+    ws2_32.WSAIoctl(sock.fileno(), SIO_UDP_CONNRESET, wanted, 4, NULL, 0, returned, NULL, NULL)
 
 
 def file_handle(file: Any) -> Any:
