@@ -21,7 +21,7 @@ from unio.backends import win32
 from unio.backends.win32 import ERROR_IO_PENDING, NULL, kernel32, last_error, ws2_32
 from unio.backends.win32_api import ffi
 from unio.handle import Kind
-from unio.operations import OFFSET_MAX, Readiness, file_number
+from unio.operations import OFFSET_MAX, Readiness
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -157,7 +157,7 @@ def finish_recv(handle: IocpHandle, operation: Operation, code: int, count: int)
     operation.transferred = count
     if code == win32.ERROR_ACCESS_DENIED and handle.kind is Kind.PIPE:
         return win32.ERROR_INVALID_HANDLE  # the end to send to: EBADF, as POSIX has it
-    if code == win32.ERROR_BROKEN_PIPE and handle.kind is Kind.PIPE:
+    if code == win32.ERROR_BROKEN_PIPE and handle.kind is Kind.PIPE and not handle.closed:
         return 0  # nobody has the other end any more: the end of the stream
     if code in (win32.ERROR_MORE_DATA, win32.WSAEMSGSIZE) and operation._size == 0:
         operation.transferred = 0
@@ -200,6 +200,8 @@ UNREACHABLE = (1234, 10054, 10061, win32.ERROR_NETNAME_DELETED, 1225)
 def start_accept(handle: IocpHandle, operation: Operation) -> int:
     flight = _flight(operation)
     flight.reset()
+    if not handle.stream:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
     listener = cast("socket.socket", handle.socket)
     flight.accepted = socket.socket(listener.family, listener.type, listener.proto)
     if flight.extra is None:
