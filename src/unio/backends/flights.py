@@ -18,7 +18,8 @@ import socket
 from typing import TYPE_CHECKING, Any, cast
 
 from unio.backends import win32
-from unio.backends.win32 import ERROR_IO_PENDING, NULL, ffi, kernel32, last_error, ws2_32
+from unio.backends.win32 import ERROR_IO_PENDING, NULL, kernel32, last_error, ws2_32
+from unio.backends.win32_api import ffi
 from unio.handle import Kind
 from unio.operations import OFFSET_MAX, Readiness, Route
 
@@ -417,7 +418,7 @@ def finish_send_file(handle: IocpHandle, operation: Operation, code: int, count:
 def _start_chunk(handle: IocpHandle, operation: Read | Send | Write, call: Any, most: int = CHUNK_MAX) -> int:
     """Read or write the part of the buffers that comes next: Windows takes one buffer at a time here."""
     flight, done = _flight(operation), operation.transferred
-    part = b""
+    part = memoryview(b"")
     for view in operation._views:
         if done < len(view):
             part = view[done : done + most]
