@@ -294,6 +294,7 @@ def test_a_range_of_a_file_whose_size_is_not_known_beforehand_is_sent_between_se
 
 
 @pytest.mark.clause("O9", "C2", "S3")
+@wine_row("unreadable-file")
 @channels.every_socket
 def test_what_is_no_open_file_is_an_error_of_the_completion_and_the_stream_goes_on(
     port: unio.Port, resources: contextlib.ExitStack, make_file: Any, tmp_path: Path, transport: str
