@@ -18,6 +18,7 @@ from types import SimpleNamespace
 
 import pytest
 from command import PATIENCE, Served, everything, received
+from platforms import WINDOWS
 
 import unio
 from unio.cli import files
