@@ -18,8 +18,7 @@ from types import SimpleNamespace
 
 import pytest
 from command import PATIENCE, Served, everything, received
-from platforms import WINDOWS, needs_fifo, needs_signals
-from wine import wine_row
+from platforms import WINDOWS
 
 import unio
 from unio.cli import files
