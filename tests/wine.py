@@ -33,7 +33,7 @@ VERSION = wine_version()
 ROWS: dict[str, tuple[str, tuple[int, ...]]] = {
     "accept-misuse": ("AcceptEx on a socket that does not listen is not refused: it pends for ever", EVERY),
     "close-with-send-pending": (
-        "closesocket with a send pending queues no packet until the peer reads, and the rest is lost",
+        "closesocket with a send pending queues no packet until the peer reads: to wait for one may be to hang",
         EVERY,
     ),
     "waiter-of-a-closed-port": ("CloseHandle of a completion port does not wake the threads that wait on it", (8,)),

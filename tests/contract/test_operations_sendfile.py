@@ -252,9 +252,7 @@ def test_a_file_after_a_half_close_is_a_broken_pipe(
 
 
 @pytest.mark.clause("O9")
-@pytest.mark.skipif(
-    WINDOWS or not (PROC / "version").exists(), reason="there are no files that are made up when they are read"
-)
+@pytest.mark.skipif(WINDOWS or not (PROC / "version").exists(), reason="no files are made up as they are read")
 @pytest.mark.parametrize("count", [None, 2**40])
 @channels.every_socket
 def test_a_file_whose_size_is_not_known_beforehand_is_sent_to_its_end(
@@ -277,9 +275,7 @@ def test_a_file_whose_size_is_not_known_beforehand_is_sent_to_its_end(
 
 
 @pytest.mark.clause("O9")
-@pytest.mark.skipif(
-    WINDOWS or not (PROC / "version").exists(), reason="there are no files that are made up when they are read"
-)
+@pytest.mark.skipif(WINDOWS or not (PROC / "version").exists(), reason="no files are made up as they are read")
 def test_a_range_of_a_file_whose_size_is_not_known_beforehand_is_sent_between_sends(
     port: unio.Port, resources: contextlib.ExitStack
 ) -> None:

@@ -11,15 +11,17 @@ or goes on with another call.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
 from typing import TYPE_CHECKING, Any, cast
 
 from unio.backends import win32
-from unio.backends.win32 import ERROR_IO_PENDING, NULL, ffi, kernel32, last_error, ws2_32
+from unio.backends.win32 import ERROR_IO_PENDING, NULL, kernel32, last_error, ws2_32
+from unio.backends.win32_api import ffi
 from unio.handle import Kind
-from unio.operations import OFFSET_MAX, Readiness, Route, file_number
+from unio.operations import OFFSET_MAX, Readiness, Route
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -180,7 +182,7 @@ def finish_recv(handle: IocpHandle, operation: Operation, code: int, count: int)
     _scatter(operation, count)
     if code == win32.ERROR_ACCESS_DENIED and handle.kind is Kind.PIPE:
         return win32.ERROR_INVALID_HANDLE  # the end to send to: EBADF, as POSIX has it
-    if code == win32.ERROR_BROKEN_PIPE and handle.kind is Kind.PIPE:
+    if code == win32.ERROR_BROKEN_PIPE and handle.kind is Kind.PIPE and not handle.closed:
         return 0  # nobody has the other end any more: the end of the stream
     if code in (win32.ERROR_MORE_DATA, win32.WSAEMSGSIZE) and operation._size == 0:
         operation.transferred = 0
@@ -371,12 +373,17 @@ def start_disconnect(handle: IocpHandle, operation: Operation) -> int:
 
 
 def finish_disconnect(handle: IocpHandle, operation: Operation, code: int, count: int) -> int | None:
-    """Windows has ended the outgoing direction; receives that are pending end with it."""
+    if code:
+        handle.disconnected = False
+        return code
+    # DisconnectEx has ended the write side. Receives in flight end with the read side, as on the other backends.
+    with contextlib.suppress(OSError):
+        cast("socket.socket", handle.socket).shutdown(socket.SHUT_RD)
     with handle.lock:
         for each in handle.pending:
-            if each.route is Route.INCOMING and not code:
+            if each.route is Route.INCOMING:
                 kernel32.CancelIoEx(handle.pointer, _flight(each).overlapped)
-    return code
+    return 0
 
 
 def start_send_file(handle: IocpHandle, operation: Operation) -> int:
@@ -411,7 +418,7 @@ def finish_send_file(handle: IocpHandle, operation: Operation, code: int, count:
 def _start_chunk(handle: IocpHandle, operation: Read | Send | Write, call: Any, most: int = CHUNK_MAX) -> int:
     """Read or write the part of the buffers that comes next: Windows takes one buffer at a time here."""
     flight, done = _flight(operation), operation.transferred
-    part = b""
+    part = memoryview(b"")
     for view in operation._views:
         if done < len(view):
             part = view[done : done + most]
@@ -480,7 +487,9 @@ def start_poll(handle: IocpHandle, operation: Operation) -> int:
     status = win32.ntdll.NtDeviceIoControlFile(
         handle.afd(), NULL, NULL, flight.overlapped, flight.overlapped, IOCTL_AFD_POLL, info, size, info, size
     )
-    return ERROR_IO_PENDING if status == win32.STATUS_PENDING else win32.status_error(status & 0xFFFFFFFF)
+    if status in (0, win32.STATUS_PENDING):  # the device's own handle skips nothing: a packet comes either way
+        return ERROR_IO_PENDING
+    return win32.status_error(status & 0xFFFFFFFF)
 
 
 def finish_poll(handle: IocpHandle, operation: Operation, code: int, count: int) -> int | None:

@@ -59,12 +59,13 @@ def unavailable() -> str | None:
     return None
 
 
-if unavailable() is None:
-    import _overlapped
+if TYPE_CHECKING or unavailable() is None:
+    import _overlapped  # type: ignore[import-not-found]  # pyright: ignore[reportMissingImports]
 
     from unio.backends import win32
     from unio.backends.flights import FINISHES, STARTS, Flight, fits_one_call
-    from unio.backends.win32 import NULL, ffi, kernel32, last_error
+    from unio.backends.win32 import NULL, kernel32, last_error
+    from unio.backends.win32_api import ffi
 
 SLICE_MS_MAX = 100
 """How long the main thread sleeps in one go: Windows does not wake it for a signal, and Python's handlers run in it."""
@@ -81,7 +82,8 @@ EXCLUSIVE = ("connect", "disconnect", "send_file", "shutdown")
 """Operations of the outgoing direction that wait for those ahead of them, and let none start beside them."""
 
 ENDED_HERE = (995, 64, 676, 1236, 6, 10004, 10038, 10053, 10054, 232, 109)
-"""The codes seen for an operation that was cancelled or whose handle was closed here; any other is a result that won."""
+"""The codes seen for an operation that was cancelled or whose handle was closed here; any other is a result that won.
+"""
 
 
 class PacketKey(IntEnum):
@@ -300,8 +302,8 @@ class IocpPort(Port):
                 hint = "; open files with unio.open and make pipes with unio.pipe" if made.socket is None else ""
                 raise AssociationError(f"{handle!r} can't join the port: {why}{hint}")
             raise win32.os_error(code)
-        # A datagram that is too large is neither a success nor a failure to Windows: whether its packet is skipped can't
-        # be told. So datagram sockets queue all their packets.
+        # A datagram that is too large is neither a success nor a failure to Windows: whether its packet is skipped
+        # can't be told. So datagram sockets queue all their packets.
         made.skip_on_success = skip_on_success and made.stream
         if made.skip_on_success:
             flags = win32.FILE_SKIP_COMPLETION_PORT_ON_SUCCESS
@@ -410,29 +412,29 @@ class IocpPort(Port):
             return False
         flight: Flight = operation._native
         while True:
-            code = self._call(handle, operation)
-            if code == win32.ERROR_IO_PENDING:
-                return False
+            code, count = self._call(handle, operation), 0
             if code == win32.DONE_HERE:
-                code, count = 0, 0
-            elif code == 0 and not handle.skip_on_success:
-                return False
-            elif code and _will_be_queued(flight):
+                code = 0
+            elif _packet_comes(handle, flight, code):
                 return False
             else:
                 count = flight.overlapped.InternalHigh
             if code or not skip:
-                if code == 0 and count:  # as Windows would have queued it, had it not been told to skip
-                    self._post(count, PacketKey.IO, flight.address)
-                else:
-                    self._post(code, PacketKey.FAILED, flight.address)
+                self._post_end(flight, code, count)
                 return False
             result = FINISHES[operation.name](handle, operation, 0, count)
             if result is not None:
-                if self._ended(handle, operation, self._error_of(handle, operation, result), silent=result == 0):
-                    return True
-                self._wake()
-                return False
+                skipped = self._ended(handle, operation, self._error_of(handle, operation, result), silent=result == 0)
+                if not skipped:
+                    self._wake()
+                return skipped
+
+    def _post_end(self, flight: Flight, code: int, count: int) -> None:
+        """Queue the packet of an operation whose end Windows does not queue."""
+        if code == 0 and count:  # as Windows would have, had it not been told to skip it
+            self._post(count, PacketKey.IO, flight.address)
+        else:
+            self._post(code, PacketKey.FAILED, flight.address)
 
     def _call(self, handle: IocpHandle, operation: Operation) -> int:
         """Make the Win32 call of an operation; the code of what it, or Python on the way to it, reports."""
@@ -458,6 +460,8 @@ class IocpPort(Port):
 
     def _submit_detached(self, operation: Operation, timeout: float | None) -> None:
         with self._lock:
+            if self._unusable is not None:  # it was closed meanwhile, and nobody would end the operation any more
+                raise self._unusable
             self._begin(operation)
             self._detached.add(operation)
             if isinstance(operation, Timer):
@@ -704,9 +708,10 @@ class IocpPort(Port):
             except IndexError:  # another thread was quicker
                 break
             if isinstance(packet, Operation):
-                packet._status = IDLE
-                packet = Completion(packet.key, packet, packet.transferred, packet.error)
-            batch.append(packet)
+                batch.append(Completion(packet.key, packet, packet.transferred, packet.error))
+                packet._status = IDLE  # last: from here on another thread may submit it again
+            else:
+                batch.append(packet)
         return batch
 
     def _dequeue(self, limit: int, until: float | None) -> None:
@@ -867,9 +872,13 @@ def _ms(until: float | None, deadline: float | None) -> int:
     return math.ceil(left) if 0 < left < most else most if left > 0 else 0  # rounded up, never to wake early
 
 
-def _will_be_queued(flight: Flight) -> bool:
-    """Whether Windows queues a packet for a call that has failed: it does where the status is but a warning."""
-    return bool(flight.overlapped.Internal >> 30 & 3 == 2)  # noqa: PLR2004 - the severity of an NTSTATUS
+def _packet_comes(handle: IocpHandle, flight: Flight, code: int) -> bool:
+    """Whether Windows queues a packet for a call that has returned this code."""
+    if code == win32.ERROR_IO_PENDING:
+        return True
+    if code == 0:
+        return not handle.skip_on_success
+    return bool(flight.overlapped.Internal >> 30 & 3 == 2)  # noqa: PLR2004 - a status that is but a warning
 
 
 def _goes_alone(operation: Operation) -> bool:
