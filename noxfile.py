@@ -17,6 +17,9 @@ PROJECT = nox.project.load_toml("pyproject.toml")
 # Which backends a platform must be able to run. The tests are run once for each, with UNIO_BACKEND naming it.
 BACKENDS = {"linux": ["epoll"]}.get(sys.platform, [])
 
+# Modules that are checked as the other system's own, where they are imported and nowhere else.
+WINDOWS_ONLY = [f"src/unio/backends/{name}.py" for name in ("flights", "iocp", "win32")]
+
 
 def install_group(session: nox.Session, group: str) -> None:
     session.install(*nox.project.dependency_groups(PROJECT, group))
@@ -40,7 +43,7 @@ def iocp(session: nox.Session) -> None:
     """Run the tests on the IOCP backend; arguments after ``--`` go to pytest.
 
     On Windows they run as they are; on Linux, with Windows' CPython under Wine, in an environment that is built if it
-    isn't there. UNIO_WINE names the version of Wine.
+    isn't there: that takes a Debian machine and root. UNIO_WINE names the version of Wine.
     """
     if sys.platform == "win32":
         run_tests(session, "iocp")
@@ -63,6 +66,8 @@ def typing(session: nox.Session) -> None:
     install_group(session, "typing")
     session.run("mypy")
     session.run("pyright")
+    session.run("mypy", "--platform", "win32", *WINDOWS_ONLY)
+    session.run("pyright", "--pythonplatform", "Windows", *WINDOWS_ONLY)
 
 
 @nox.session

@@ -50,6 +50,11 @@ ROWS: dict[str, tuple[str, tuple[int, ...]]] = {
     "disconnect-reuse": ("ConnectEx on a socket that DisconnectEx was to make reusable fails with WSAEISCONN", EVERY),
     "recvmsg-truncated": ("WSARecvMsg does not say MSG_TRUNC", EVERY),
     "waitall-short": ("MSG_WAITALL returns what is there", EVERY),
+    "send-after-reset": ("TransmitFile on a connection that was reset says WSAENOTCONN, not WSAECONNRESET", EVERY),
+    "send-unconnected": ("WSASend on a socket that never connected says WSAECONNRESET, not WSAENOTCONN", EVERY),
+    "refused-once": ("a connected datagram socket is told once only that nobody is there", EVERY),
+    "unreadable-file": ("TransmitFile sends a file that is not open for reading", EVERY),
+    "reset-before-data": ("a reset discards what had arrived before it and was not received yet", EVERY),
     "cancelled-pipe-write": ("a cancelled write to a pipe that was taken in part leaves nothing for the reader", EVERY),
     "console-events": ("GenerateConsoleCtrlEvent fails: a child can't be sent a signal", EVERY),
 }

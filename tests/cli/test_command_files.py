@@ -18,6 +18,8 @@ from types import SimpleNamespace
 
 import pytest
 from command import PATIENCE, Served, everything, received
+from platforms import WINDOWS, needs_fifo, needs_signals
+from wine import wine_row
 
 import unio
 from unio.cli import files
@@ -50,7 +52,8 @@ def directory(tmp_path_factory):
     (root / "beside").symlink_to("../public-not")
     (root / "circle").symlink_to("circle")
     (root / "site" / "deep" / "index.html").symlink_to("../../../secret")
-    os.mkfifo(root / "fifo")
+    if not WINDOWS:
+        os.mkfifo(root / "fifo")
     return root
 
 

@@ -32,6 +32,9 @@ PIPES = ["pipe"] if WINDOWS else ["pipe", "fifo"]
 
 TRANSPORTS = SOCKETS + PIPES
 
+NEAR_BY = "tcp" if WINDOWS else "local"
+"""The sockets over which bytes arrive at once."""
+
 POLLABLE = SOCKETS if WINDOWS else TRANSPORTS
 """Those that have readiness."""
 
@@ -245,6 +248,15 @@ def fill_descriptor(end: End) -> int:
         while True:
             filled += os.write(end.fileno(), bytes(4096))
     return filled
+
+
+def system_number(file: io.FileIO) -> int:
+    """The operating system's own number of an open file."""
+    if WINDOWS:
+        import msvcrt  # noqa: PLC0415 - Windows only
+
+        return msvcrt.get_osfhandle(file.fileno())
+    return file.fileno()
 
 
 def pattern(size: int) -> bytes:

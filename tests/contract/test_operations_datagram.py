@@ -11,6 +11,7 @@ import channels
 import pytest
 import support
 from platforms import WINDOWS, needs_af_unix
+from wine import wine_row
 
 import unio
 
@@ -291,6 +292,7 @@ def test_an_unreachable_peer_never_breaks_a_socket_that_is_not_connected(
 
 
 @pytest.mark.clause("O7", "O2", "C2")
+@wine_row("refused-once")
 @every_udp
 def test_a_refusal_is_an_error_of_a_connected_socket_which_then_works_on(
     port: unio.Port, resources: contextlib.ExitStack, family: Any

@@ -18,9 +18,10 @@ import socket
 from typing import TYPE_CHECKING, Any, cast
 
 from unio.backends import win32
-from unio.backends.win32 import ERROR_IO_PENDING, NULL, ffi, kernel32, last_error, ws2_32
+from unio.backends.win32 import ERROR_IO_PENDING, NULL, kernel32, last_error, ws2_32
+from unio.backends.win32_api import ffi
 from unio.handle import Kind
-from unio.operations import OFFSET_MAX, Readiness
+from unio.operations import OFFSET_MAX, Readiness, Route
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,6 +70,7 @@ class Flight:
     __slots__ = (
         "accepted",
         "address",
+        "bounce",
         "buffers",
         "count",
         "extra",
@@ -89,6 +91,7 @@ class Flight:
         self.views: Any = None
         self.kept: Any = None
         self.buffers: Any = NULL
+        self.bounce: tuple[memoryview, ...] = ()  # one buffer in place of too many for a datagram
         self.extra: Any = None
         self.accepted: socket.socket | None = None
         self.failure: OSError | None = None  # what the start itself raised
@@ -97,6 +100,7 @@ class Flight:
 
     def let_go(self) -> None:
         """Release the buffers, so that the caller can resize them."""
+        self.bounce = ()
         self.views = self.kept = None
         self.buffers = NULL
 
@@ -136,16 +140,37 @@ def _code(succeeded: Any) -> int:
 # Receiving
 
 
+def _room(handle: IocpHandle, operation: Recv | RecvFrom) -> tuple[memoryview, ...]:
+    """The buffers to receive into. A pipe takes one; what did not fit into those of one call a datagram would lose."""
+    most = 1 if handle.kind is Kind.PIPE else VECTOR_MAX
+    if len(operation._views) <= most or (handle.stream and most > 1):
+        return operation._views
+    _flight(operation).bounce = _flight(operation).bounce or (memoryview(bytearray(operation._size)),)
+    return _flight(operation).bounce
+
+
+def _scatter(operation: Recv | RecvFrom, count: int) -> None:
+    """Bring what was received to where it belongs."""
+    for received in _flight(operation).bounce:
+        done = 0
+        for view in operation._views:
+            part = received[done : min(done + len(view), count)]
+            view[: len(part)] = part
+            done += len(part)
+
+
 def start_recv(handle: IocpHandle, operation: Operation) -> int:
     operation, flight = cast("Recv", operation), _flight(operation)
     flight.reset()
+    if handle.disconnected:
+        return win32.DONE_HERE
     if handle.kind is Kind.PIPE:
-        view = next((view for view in operation._views if len(view)), None)
+        view = next((view for view in _room(handle, operation) if len(view)), None)
         flight.kept = ffi.from_buffer(view) if view is not None else NULL
         flight.views = None
         size = len(view) if view is not None else 0
         return _code(kernel32.ReadFile(handle.pointer, flight.kept, min(size, CHUNK_MAX), NULL, flight.overlapped))
-    buffers, count = flight.wsabufs(operation._views)
+    buffers, count = flight.wsabufs(_room(handle, operation))
     # A receive of no bytes consumes nothing on a stream; a datagram would be lost to it, so that one only peeks.
     flight.flags[0] = win32.MSG_PEEK if operation._size == 0 and not handle.stream else 0
     return _code(not ws2_32.WSARecv(handle.number, buffers, count, NULL, flight.flags, flight.overlapped, NULL))
@@ -154,6 +179,7 @@ def start_recv(handle: IocpHandle, operation: Operation) -> int:
 def finish_recv(handle: IocpHandle, operation: Operation, code: int, count: int) -> int | None:
     operation = cast("Recv", operation)
     operation.transferred = count
+    _scatter(operation, count)
     if code == win32.ERROR_ACCESS_DENIED and handle.kind is Kind.PIPE:
         return win32.ERROR_INVALID_HANDLE  # the end to send to: EBADF, as POSIX has it
     if code == win32.ERROR_BROKEN_PIPE and handle.kind is Kind.PIPE and not handle.closed:
@@ -173,7 +199,7 @@ def start_recv_from(handle: IocpHandle, operation: Operation) -> int:
         flight.extra = ffi.new("char[]", ADDRESS_SIZE), ffi.new("int *")
     sender, length = flight.extra
     length[0] = ADDRESS_SIZE
-    buffers, count = flight.wsabufs(operation._views)
+    buffers, count = flight.wsabufs(_room(handle, operation))
     flight.flags[0] = win32.MSG_PEEK if operation._size == 0 else 0
     failed = ws2_32.WSARecvFrom(
         handle.number, buffers, count, NULL, flight.flags, sender, length, flight.overlapped, NULL
@@ -186,6 +212,7 @@ def finish_recv_from(handle: IocpHandle, operation: Operation, code: int, count:
     if code in UNREACHABLE and not handle.connected:
         return None  # an earlier datagram met nobody, which is none of this socket's business: receive again
     operation.transferred = count
+    _scatter(operation, count)
     if code in (0, win32.ERROR_MORE_DATA, win32.WSAEMSGSIZE):
         operation.address = win32.unpack_address(bytes(ffi.buffer(_flight(operation).extra[0])))
     if code in (win32.ERROR_MORE_DATA, win32.WSAEMSGSIZE) and operation._size == 0:
@@ -309,6 +336,7 @@ def start_connect(handle: IocpHandle, operation: Operation) -> int:
     sock = cast("socket.socket", handle.socket)
     if not handle.stream:
         sock.connect(operation._address)  # nothing is sent: the socket notes the address
+        win32.report_unreachable(sock, report=True)
         return win32.DONE_HERE
     try:
         bound = sock.getsockname()[1] != 0
@@ -351,7 +379,10 @@ def finish_disconnect(handle: IocpHandle, operation: Operation, code: int, count
     # DisconnectEx has ended the write side. Receives in flight end with the read side, as on the other backends.
     with contextlib.suppress(OSError):
         cast("socket.socket", handle.socket).shutdown(socket.SHUT_RD)
-    kernel32.CancelIoEx(handle.pointer, NULL)
+    with handle.lock:
+        for each in handle.pending:
+            if each.route is Route.INCOMING:
+                kernel32.CancelIoEx(handle.pointer, _flight(each).overlapped)
     return 0
 
 
@@ -374,6 +405,8 @@ def start_send_file(handle: IocpHandle, operation: Operation) -> int:
 def finish_send_file(handle: IocpHandle, operation: Operation, code: int, count: int) -> int | None:
     operation = cast("SendFile", operation)
     operation.transferred += count
+    if code == win32.ERROR_ACCESS_DENIED:
+        return win32.ERROR_INVALID_HANDLE  # the file is not open for reading: EBADF, as POSIX has it
     if code:
         return win32.ERROR_NETNAME_DELETED if code in GONE and not handle.disconnected else code
     return None if count else 0  # the start finds out whether anything is left
@@ -385,7 +418,7 @@ def finish_send_file(handle: IocpHandle, operation: Operation, code: int, count:
 def _start_chunk(handle: IocpHandle, operation: Read | Send | Write, call: Any, most: int = CHUNK_MAX) -> int:
     """Read or write the part of the buffers that comes next: Windows takes one buffer at a time here."""
     flight, done = _flight(operation), operation.transferred
-    part = b""
+    part = memoryview(b"")
     for view in operation._views:
         if done < len(view):
             part = view[done : done + most]
@@ -434,6 +467,8 @@ def finish_file(handle: IocpHandle, operation: Operation, code: int, count: int)
 def start_poll(handle: IocpHandle, operation: Operation) -> int:
     operation, flight = cast("Poll", operation), _flight(operation)
     flight.reset()
+    if handle.kind is Kind.PIPE:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))  # Windows knows the readiness of sockets only
     if flight.extra is None:
         flight.extra = ffi.new("AFD_POLL_INFO *")
     info = flight.extra

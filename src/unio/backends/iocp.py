@@ -59,12 +59,13 @@ def unavailable() -> str | None:
     return None
 
 
-if unavailable() is None:
-    import _overlapped
+if TYPE_CHECKING or unavailable() is None:
+    import _overlapped  # type: ignore[import-not-found]  # pyright: ignore[reportMissingImports]
 
     from unio.backends import win32
     from unio.backends.flights import FINISHES, STARTS, Flight, fits_one_call
-    from unio.backends.win32 import NULL, ffi, kernel32, last_error
+    from unio.backends.win32 import NULL, kernel32, last_error
+    from unio.backends.win32_api import ffi
 
 SLICE_MS_MAX = 100
 """How long the main thread sleeps in one go: Windows does not wake it for a signal, and Python's handlers run in it."""
@@ -310,7 +311,7 @@ class IocpPort(Port):
         if made.socket is not None:
             made.socket.setblocking(False)
             if not made.stream and not made.connected:
-                win32.ignore_unreachable(made.socket)
+                win32.report_unreachable(made.socket, report=False)
         with self._lock:
             self._handles[made.number] = made
         return made

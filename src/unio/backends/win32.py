@@ -15,7 +15,7 @@ import struct
 import uuid
 from typing import Any
 
-from unio.backends.win32_api import ffi  # type: ignore[import-untyped]
+from unio.backends.win32_api import ffi
 
 kernel32: Any = ffi.dlopen("kernel32.dll")
 ws2_32: Any = ffi.dlopen("ws2_32.dll")
@@ -125,9 +125,9 @@ def os_error(code: int) -> OSError:
     text = ffi.getwinerror(code)[1]
     number = ERRNOS.get(code)
     if number is None:
-        return OSError(0, text, None, code)  # type: ignore[call-arg]  # Python's own table knows it
+        return OSError(0, text, None, code)  # Python's own table knows it
     error = OSError(number, text or os.strerror(number))
-    error.winerror = code  # type: ignore[attr-defined]
+    error.winerror = code
     return error
 
 
@@ -221,11 +221,11 @@ def open_afd() -> Any:
     return handle[0]
 
 
-def ignore_unreachable(sock: socket.socket) -> None:
-    """Let a datagram socket not report that an earlier datagram met nobody (SIO_UDP_CONNRESET)."""
-    off = ffi.new("DWORD *", 0)
+def report_unreachable(sock: socket.socket, *, report: bool) -> None:
+    """Whether a datagram socket is to say that an earlier datagram met nobody (SIO_UDP_CONNRESET)."""
+    wanted = ffi.new("DWORD *", report)
     returned = ffi.new("DWORD *")
-    ws2_32.WSAIoctl(sock.fileno(), SIO_UDP_CONNRESET, off, 4, NULL, 0, returned, NULL, NULL)
+    ws2_32.WSAIoctl(sock.fileno(), SIO_UDP_CONNRESET, wanted, 4, NULL, 0, returned, NULL, NULL)
 
 
 def file_handle(file: Any) -> Any:
@@ -235,7 +235,7 @@ def file_handle(file: Any) -> Any:
     import msvcrt  # noqa: PLC0415 - Windows only, as this module is
 
     try:
-        return ffi.cast("HANDLE", msvcrt.get_osfhandle(file.fileno()))  # type: ignore[attr-defined]
+        return ffi.cast("HANDLE", msvcrt.get_osfhandle(file.fileno()))
     except ValueError:  # it is closed
         raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from None
 
@@ -250,7 +250,9 @@ def pack_address(family: int, address: Any) -> bytes:
     if family != socket.AF_INET6:
         raise ValueError(f"addresses of family {family} can't be used with overlapped operations")
     flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
-    host, port, flow, scope = socket.getaddrinfo(*address[:2], family, flags=flags)[0][4]  # type: ignore[misc]
+    name, number = address[:2]
+    found: Any = socket.getaddrinfo(name, number, family, flags=flags)[0][4]
+    host, port, flow, scope = found
     flow, scope = (*address[2:], flow, scope)[:2] if len(address) > 2 else (flow, scope)  # noqa: PLR2004
     packed = socket.inet_pton(family, str(host).partition("%")[0])
     return struct.pack("<H", family) + struct.pack(">HI", port, int(flow)) + packed + struct.pack("<I", int(scope))
@@ -320,7 +322,8 @@ def _as_file(handle: Any, mode: str, path: str | None = None) -> io.FileIO:
     import msvcrt  # noqa: PLC0415 - Windows only, as this module is
 
     flags = os.O_RDONLY if mode == "rb" else os.O_WRONLY if "+" not in mode else os.O_RDWR
-    number = msvcrt.open_osfhandle(int(ffi.cast("intptr_t", handle)), flags | os.O_BINARY | os.O_NOINHERIT)  # type: ignore[attr-defined]
+    flags |= os.O_BINARY | os.O_NOINHERIT
+    number = msvcrt.open_osfhandle(int(ffi.cast("intptr_t", handle)), flags)
     if path is None:
         return io.FileIO(number, mode)
     return io.FileIO(path, mode, opener=lambda _path, _flags: number)  # its name is the path, as everywhere
