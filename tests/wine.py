@@ -2,7 +2,8 @@
 
 The reference is Windows, as Microsoft documents it. Each row has the name that the tests' marks use, what differs, and
 the major versions of Wine it was seen with. A marked test is expected to fail there, and that it does is checked; only
-where it would hang or end the process it is not run.
+where it would hang or end the process it is not run. A row that no test names is one that the backend goes around, or
+that no test meets yet.
 """
 
 from __future__ import annotations

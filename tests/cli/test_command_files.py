@@ -18,7 +18,11 @@ from types import SimpleNamespace
 
 import pytest
 from command import PATIENCE, Served, everything, received
+<<<<<<< HEAD
 from platforms import WINDOWS
+=======
+from platforms import WINDOWS, needs_rlimit, needs_signals
+>>>>>>> iocpB
 
 import unio
 from unio.cli import files
@@ -61,9 +65,7 @@ def served(request, directory):
     # Most tests of this module share it, so that the patience for one of them is not enough.
     with Served("files", str(directory), "--threads", request.param, patience=20 * PATIENCE) as server:
         yield server
-        server.signal(signal.SIGTERM)
-        assert server.exit_status() == 0
-        assert server.stderr == ""
+        server.ends_in_order()
 
 
 def get(served, target, method="GET", body=None, **headers):
@@ -494,8 +496,8 @@ def test_a_file_that_becomes_shorter_ends_the_connection(tmp_path):
             assert len(everything(client)) < 64 * 1024 * 1024
 
 
+@needs_rlimit
 def test_running_out_of_descriptors_is_survived(directory):
-    pytest.importorskip("resource")
     limit = 40
     before = (
         f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({limit}, {limit}))\n"
@@ -523,6 +525,7 @@ def test_a_client_that_sends_nothing_is_let_go(directory):
             assert everything(client).startswith(b"HTTP/1.1 408 ")
 
 
+@needs_signals
 def test_a_client_that_takes_nothing_is_let_go(tmp_path):
     with (tmp_path / "large").open("wb") as file:
         file.truncate(64 * 1024 * 1024)

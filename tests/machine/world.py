@@ -72,7 +72,9 @@ class World:
         self._met: dict[Any, socket.socket] = {}
         self._resources = contextlib.ExitStack()
         with contextlib.ExitStack() as stack:
-            self.directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="unio-model-")))
+            # On Windows a file that is open somewhere can't be removed.
+            temporary = tempfile.TemporaryDirectory(prefix="unio-model-", ignore_cleanup_errors=sys.platform == "win32")
+            self.directory = Path(stack.enter_context(temporary))
             self.file = stack.enter_context(self._pattern_file())
             self.meeting = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=256))
             self.meeting.setblocking(False)

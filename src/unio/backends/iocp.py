@@ -814,8 +814,6 @@ class IocpPort(Port):
         self._timers.clear()
         self._pool.close()
         self._reap_cancelled()
-        for _ in range(self._waiting):
-            self._post(0, PacketKey.WAKE)
         self._close_port()
 
     def _cancel_all(self, handle: IocpHandle) -> None:
@@ -842,10 +840,10 @@ class IocpPort(Port):
                 self._packet(entries[index])
 
     def _close_port(self) -> None:
-        """Close the kernel's port, unless threads are still in it: the last of them does it."""
-        with self._lock:
-            if self._port_closed or self._waiting:
-                return
+        """Close the kernel's port, unless threads are in it: each wakes the next, and the last of them does it."""
+        if self._waiting:
+            self._post(0, PacketKey.WAKE)  # one for each would not do, as one thread may fetch several
+            return
         with self._held:
             if self._port_closed:
                 return
