@@ -18,7 +18,7 @@ PROJECT = nox.project.load_toml("pyproject.toml")
 BACKENDS = {"linux": ["epoll"]}.get(sys.platform, [])
 
 # Modules that are checked as the other system's own, where they are imported and nowhere else.
-WINDOWS_ONLY = [f"src/unio/backends/{name}.py" for name in ("flights", "iocp", "win32")]
+WINDOWS_ONLY = [f"src/unio/backends/{name}.py" for name in ("flights", "iocp", "iocp_handle", "win32")]
 
 
 def install_group(session: nox.Session, group: str) -> None:

@@ -18,11 +18,7 @@ from types import SimpleNamespace
 
 import pytest
 from command import PATIENCE, Served, everything, received
-<<<<<<< HEAD
-from platforms import WINDOWS
-=======
 from platforms import WINDOWS, needs_rlimit, needs_signals
->>>>>>> iocpB
 
 import unio
 from unio.cli import files

@@ -26,7 +26,7 @@ from unio.operations import OFFSET_MAX, Readiness, Route
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from unio.backends.iocp import IocpHandle
+    from unio.backends.iocp_handle import IocpHandle
     from unio.operations import (
         Accept,
         Connect,
@@ -270,8 +270,20 @@ def finish_accept(handle: IocpHandle, operation: Operation, code: int, count: in
 # Sending
 
 
-def fits_one_call(operation: Send) -> bool:
-    """Whether Windows takes all of a send at once. If not, it is alone in its direction, so that it leaves whole."""
+EXCLUSIVE = ("connect", "disconnect", "send_file", "shutdown")
+
+
+def goes_alone(handle: IocpHandle, operation: Operation) -> bool:
+    """Whether an operation waits for those ahead of it in its direction, and lets none start beside it."""
+    # A pipe's buffers are moved one by one, and so is a send that one call can't take: both must stay whole.
+    return (
+        operation.name in EXCLUSIVE
+        or handle.kind is Kind.PIPE
+        or (operation.name == "send" and not _fits_one_call(cast("Send", operation)))
+    )
+
+
+def _fits_one_call(operation: Send) -> bool:
     return len(operation._views) <= VECTOR_MAX and operation._size <= CHUNK_MAX
 
 
@@ -302,7 +314,7 @@ def start_send(handle: IocpHandle, operation: Operation) -> int:
     if handle.kind is Kind.PIPE:
         # A write that is broken off does not say how much of it was read, so that one call is not given too much.
         return _start_chunk(handle, operation, kernel32.WriteFile, win32.PIPE_BUFFER)
-    views = operation._views if fits_one_call(operation) else _next_part(operation)
+    views = operation._views if _fits_one_call(operation) else _next_part(operation)
     buffers, count = flight.wsabufs(views)
     return _code(not ws2_32.WSASend(handle.number, buffers, count, NULL, 0, flight.overlapped, NULL))
 
