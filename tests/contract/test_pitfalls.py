@@ -30,6 +30,13 @@ MIB = 1 << 20
 
 READABLE, WRITABLE = unio.Readiness.READABLE, unio.Readiness.WRITABLE
 
+try:
+    import resource
+
+    RUSAGE_THREAD = resource.RUSAGE_THREAD
+except (ImportError, AttributeError):
+    RUSAGE_THREAD = None
+
 posix_only = pytest.mark.skipif(os.name != "posix", reason="descriptor numbers are reused and duplicated on POSIX")
 
 
@@ -87,6 +94,34 @@ def test_a_duplicate_never_keeps_a_closed_handle_firing(
     channels.assert_sleeps(port)
     far.close()
     channels.assert_sleeps(port)
+
+
+@pytest.mark.clause("A3", "X3", "L2")
+@pytest.mark.skipif(RUSAGE_THREAD is None, reason="the system does not count how often a thread sleeps")
+@pytest.mark.parametrize("through", ["the handle", "the object"])
+def test_what_a_duplicate_receives_does_not_wake_the_port_again_and_again(
+    port: unio.Port, resources: contextlib.ExitStack, through: str
+) -> None:
+    """Each byte for the duplicate woke the loop that had closed its own descriptor long before."""
+    near, far = support.local_pair()
+    resources.enter_context(far)
+    handle = port.associate(near)
+    duplicate = resources.enter_context(near.dup())
+    handle.close() if through == "the handle" else near.close()
+
+    def wait() -> int:
+        before = resource.getrusage(RUSAGE_THREAD).ru_nvcsw
+        assert [completion.key for completion in port.wait(support.PATIENCE)] == ["done"]
+        return resource.getrusage(RUSAGE_THREAD).ru_nvcsw - before
+
+    waiter = support.Background(wait)
+    support.inside_wait(waiter)
+    for _ in range(300):
+        far.send(b"x")
+        assert duplicate.recv(10) == b"x"
+        time.sleep(0.0005)  # so that a thread that is woken has the time to sleep again
+    port.post("done")
+    assert waiter.result() < 100
 
 
 @posix_only
