@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any, Generic, TypeVar
 
 import unio
@@ -22,6 +23,9 @@ Result = TypeVar("Result")
 
 PATIENCE = 30.0
 """Seconds after which what a test waits for has failed to happen; long enough for a machine under load."""
+
+HOME = str(Path(unio.__file__).parent)
+"""Where unio's own code is."""
 
 LISTED = Path("/proc/self/fd")
 """Where the system lists the descriptors of this process, if it is Linux."""
@@ -266,6 +270,46 @@ class Background(threading.Thread, Generic[Result]):
             error, self._error = self._error, None
             raise error
         return self._result
+
+
+class Stepped(Background[Result]):
+    """A thread that stops before the nth line of unio's own code that it comes to, until it is let go.
+
+    With every n in turn another thread can do something between any two lines of the first one.
+    """
+
+    def __init__(self, line: int, function: Callable[..., Result], *arguments: Any) -> None:
+        self._lines = line
+        self._stopped = threading.Event()
+        self._go = threading.Event()
+        super().__init__(function, *arguments)
+
+    def run(self) -> None:
+        sys.settrace(self._trace)
+        try:
+            super().run()
+        finally:
+            sys.settrace(None)
+            self._stopped.set()
+
+    def _trace(self, frame: FrameType, event: str, _: object) -> Callable[..., Any] | None:
+        if not frame.f_code.co_filename.startswith(HOME):
+            return None
+        if event == "line":
+            self._lines -= 1
+            if not self._lines:
+                self._stopped.set()
+                self._go.wait(PATIENCE)
+        return self._trace
+
+    def reached(self) -> bool:
+        """Whether it stopped; not, when it has ended or fallen asleep before it came to that line."""
+        self._stopped.wait(0.03)
+        return self._lines <= 0
+
+    def go(self) -> None:
+        """Let it go on."""
+        self._go.set()
 
 
 def in_threads(count: int, function: Callable[[int], Result]) -> list[Result]:

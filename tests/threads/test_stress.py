@@ -432,24 +432,24 @@ def interruptible() -> Iterator[signal.Signals]:
     signal.signal(signal.SIGUSR1, previous)
 
 
+Cause = tuple[Callable[[], object], Callable[[], object]]
+"""How a packet comes to be: what is done beforehand, and what then causes it."""
+
+
 @pytest.fixture(params=["post", "receive"])
-def cause(
-    request: pytest.FixtureRequest, port: unio.Port, make_pair: MakePair
-) -> Iterator[tuple[Callable[[], object], Callable[[], object]]]:
-    """How a packet comes to be: what is done beforehand, and what then causes it."""
+def cause(request: pytest.FixtureRequest, port: unio.Port, make_pair: MakePair) -> Cause:
     if request.param == "post":
-        yield lambda: None, lambda: port.post("packet")
-        return
+        return lambda: None, lambda: port.post("packet")
     near, peer = make_pair(local=True)
     receive = unio.Recv(port.associate(near, "packet"), bytearray(1))
-    yield lambda: port.submit(receive), lambda: peer.send(b"x")
+    return lambda: port.submit(receive), lambda: peer.send(b"x")
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="signals are not sent to threads here")
 @pytest.mark.clause("P2", "L4")
 @pytest.mark.parametrize("leads", ["the interrupted thread", "the other thread"])
 def test_a_waiter_that_an_exception_ends_takes_nobodys_wake_up_along(
-    port: unio.Port, interruptible: signal.Signals, leads: str, cause: tuple[Callable[[], object], Callable[[], object]]
+    port: unio.Port, interruptible: signal.Signals, leads: str, cause: Cause
 ) -> None:
     """The signal and the packet come at once; the thread that the signal ends had no time to take the packet."""
     prepare, bring_about = cause

@@ -272,6 +272,8 @@ class EmulatedPort(Port, ABC):
 
     def _submit_detached(self, operation: Operation, timeout: float | None) -> None:
         with self._lock:
+            if self._unusable is not None:  # it was closed meanwhile, and nobody would end the operation any more
+                raise self._unusable
             self._begin(operation)
             self._detached.add(operation)
             if isinstance(operation, Timer):

@@ -58,13 +58,12 @@ class CompletionQueue:
         """Queue an operation that has ended, waking nobody; call :meth:`wake` when no lock is held any more."""
         operation.error = error
         operation._native = None
-        if self.closed:
-            self.forget(operation)
-            return
         if operation._expiry is not None:
             self._cancel_expiry(operation)
         operation._status = QUEUED
         self.packets.append(operation)
+        if self.closed:  # looked at after the append, as close() empties the queue after saying so: one of them sees it
+            self._empty()
 
     def forget(self, operation: Operation) -> None:
         """End the flight of an operation without a packet."""
@@ -79,6 +78,8 @@ class CompletionQueue:
 
     def post(self, completion: Completion) -> None:
         self.packets.append(completion)
+        if self.closed:
+            self._empty()
         self.wake()
 
     def take(self, limit: int) -> list[Completion]:
@@ -93,8 +94,8 @@ class CompletionQueue:
             if isinstance(packet, Completion):
                 batch.append(packet)
                 continue
-            packet._status = IDLE
             completed: tuple[Any, ...] = (packet.key, packet, packet.transferred, packet.error)
+            packet._status = IDLE  # last: from here on another thread may submit it again
             batch.append(_new_tuple(Completion, completed))
         return batch
 
@@ -146,10 +147,16 @@ class CompletionQueue:
     def close(self) -> None:
         """Wake everybody, and let what is still queued go."""
         self.closed = True
-        while self.packets:
-            packet = self.packets.popleft()
-            if not isinstance(packet, Completion):
-                packet._status = IDLE
+        self._empty()
         while self.wake_parked():
             pass
         self.wake_leader()
+
+    def _empty(self) -> None:
+        while self.packets:
+            try:
+                packet = self.packets.popleft()
+            except IndexError:  # another thread was quicker
+                break
+            if not isinstance(packet, Completion):
+                packet._status = IDLE

@@ -1,0 +1,250 @@
+"""Two threads and one port: what the second one does falls between any two lines of what the first one does.
+
+Threads that merely run at the same time meet at the interesting points by chance, and seldom. Here the first one is
+stopped before each line of unio's code that it comes to, one after the other, the second one does its part, as far as
+no lock keeps it from that, and the first one goes on. Whatever comes of it, the promises hold: each submit that was
+accepted leads to one completion, nobody sleeps over what there is to do, and no byte is lost.
+"""
+
+from __future__ import annotations
+
+import itertools
+import socket
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+import pytest
+from support import PATIENCE, Background, Stepped, assert_idle, completion, completions, inside_wait
+
+import unio
+
+REFUSED = (unio.NotAssociated, unio.InFlight, unio.PortClosed)
+
+
+class Scene:
+    """A port with a connection, an operation that waits on it, and what the two threads do with them."""
+
+    def __init__(self, backend: str) -> None:
+        self.port = unio.Port(backend=backend)
+        self.near, self.far = socket.socketpair()
+        self.handle = self.port.associate(self.near, "socket")
+        self.pending = unio.Recv(self.handle, bytearray(1))
+        self.owed: Counter[object] = Counter()
+        self.seen: list[unio.Completion] = []
+        self.bytes_sent = 0
+        self.submit_pending()
+
+    # What a thread may do
+
+    def submit(self) -> None:
+        self._submit(unio.Recv(self.handle, bytearray(1)))
+
+    def submit_pending(self) -> None:
+        self._submit(self.pending)
+
+    def submit_with_time_out(self) -> None:
+        self._submit(unio.Recv(self.handle, bytearray(1)), 0.0001)
+
+    def submit_what_ends_at_once(self) -> None:
+        self._submit(unio.Send(self.handle, b"x"))
+
+    def submit_poll(self) -> None:
+        self._submit(unio.Poll(self.handle, unio.Readiness.WRITABLE))
+
+    def submit_timer(self) -> None:
+        self._submit(unio.Timer(0))
+
+    def _submit(self, operation: unio.Operation, timeout: float | None = None) -> None:
+        self.port.submit(operation, timeout)
+        self.owed[operation] += 1
+
+    def post(self) -> None:
+        self.port.post("post", "post")
+        self.owed["post"] += 1
+
+    def send_data(self) -> None:
+        with suppress(BrokenPipeError):
+            self.far.send(b"x")
+            self.bytes_sent += 1
+
+    def cancel(self) -> None:
+        self.port.cancel(self.pending)
+
+    def cancel_all(self) -> None:
+        self.handle.cancel()
+
+    def close_handle(self) -> None:
+        self.handle.close()
+
+    def close_plainly(self) -> None:
+        self.near.close()
+
+    def close_port(self) -> None:
+        self.port.close()
+
+    def look(self) -> None:
+        self.seen += self.port.wait(0)
+
+    def wait(self) -> None:
+        self.seen += self.port.wait(PATIENCE)
+
+    # What must have come of it
+
+    def check(self) -> None:
+        """What there is to do gets done, and closing ends the rest: each once."""
+        if self.port.closed:
+            assert not any(operation.in_flight for operation in self.owed if isinstance(operation, unio.Operation))
+            return
+        if not self.handle.closed and self.near.fileno() >= 0:
+            while self.something_to_do():
+                self.seen += completions(self.port, 1)
+        self.handle.close()
+        self.seen += completions(self.port, self.owed.total() - len(self.seen))
+        assert_idle(self.port)
+        assert Counter(found.operation for found in self.seen) == self.owed
+        for found in self.seen:
+            assert found.error is None or type(found.error) in (unio.Cancelled, TimeoutError)
+        assert self.bytes_received() <= self.bytes_sent
+
+    def something_to_do(self) -> bool:
+        """Whether a completion must come though nobody does anything any more."""
+        left = self.owed - Counter(found.operation for found in self.seen)
+        waiting = [each for each in left if type(each) is unio.Recv]
+        return len(waiting) < len(left) or (bool(waiting) and self.bytes_received() < self.bytes_sent)
+
+    def bytes_received(self) -> int:
+        return sum(found.transferred for found in self.seen if isinstance(found.operation, unio.Recv))
+
+
+@contextmanager
+def a_scene(backend: str) -> Iterator[Scene]:
+    scene = Scene(backend)
+    try:
+        yield scene
+        scene.check()
+    finally:
+        scene.port.close()
+        scene.near.close()
+        scene.far.close()
+
+
+def try_to(action: Callable[[], object]) -> None:
+    """Do it, unless what the other thread has done forbids it."""
+    with suppress(*REFUSED):
+        action()
+
+
+ACTIONS = (
+    "cancel",
+    "cancel_all",
+    "close_handle",
+    "close_port",
+    "look",
+    "post",
+    "submit",
+    "submit_poll",
+    "submit_timer",
+    "submit_what_ends_at_once",
+    "submit_with_time_out",
+)
+CHANGES = (
+    "cancel",
+    "cancel_all",
+    "close_handle",
+    "close_plainly",
+    "close_port",
+    "look",
+    "post",
+    "send_data",
+    "submit_pending",
+    "submit_what_ends_at_once",
+)
+
+
+@pytest.mark.clause("P2", "P7", "S1", "X1", "X3")
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("action", ACTIONS)
+def test_whatever_happens_between_two_lines_each_operation_ends_once(backend: str, action: str, change: str) -> None:
+    reached = True
+    for line in itertools.count(1):
+        with a_scene(backend) as scene:
+            if action == "look":
+                scene.submit_timer()
+                scene.send_data()
+            first = Stepped(line, try_to, getattr(scene, action))
+            reached = first.reached()
+            second = Background(try_to, getattr(scene, change))
+            second.join(0.003)  # a lock that the first one holds may keep it
+            first.go()
+            first.result()
+            second.result()
+        if not reached:
+            break
+
+
+@pytest.mark.clause("P2", "P7")
+@pytest.mark.parametrize(
+    "change", [each for each in CHANGES if each not in ("close_plainly", "look", "submit_pending")]
+)
+def test_whatever_ends_a_wait_ends_it_between_any_two_lines(backend: str, change: str) -> None:
+    reached = True
+    for line in itertools.count(1):
+        with a_scene(backend) as scene:
+            first = Stepped(line, try_to, scene.wait)
+            reached = first.reached()
+            second = Background(try_to, getattr(scene, change))
+            second.join(0.003)
+            first.go()
+            first.result()
+            second.result()
+            assert scene.seen or scene.port.closed
+        if not reached:
+            break
+
+
+@pytest.mark.clause("P2")
+def test_a_thread_that_gives_up_between_any_two_lines_of_another_leaves_it_the_watch(backend: str) -> None:
+    reached = True
+    for line in itertools.count(1):
+        with a_scene(backend) as scene:
+            leader = Background(scene.port.wait, 0.02)
+            inside_wait(leader)
+            first = Stepped(line, scene.wait)
+            reached = first.reached()
+            assert leader.result() == []
+            first.go()
+            scene.send_data()
+            first.result()
+            assert scene.bytes_received() == 1
+        if not reached:
+            break
+
+
+@pytest.mark.clause("S8", "X4")
+def test_a_time_out_that_passes_between_any_two_lines_ends_only_its_own_submission(backend: str) -> None:
+    reached = True
+    for line in itertools.count(1):
+        with unio.Port(backend=backend) as port:
+            near, far = socket.socketpair()
+            with near, far:
+                operation = unio.Recv(port.associate(near), bytearray(1))
+                port.submit(operation, 0)
+                first = Stepped(line, port.wait, 0.01)
+                reached = first.reached()
+                second = Background(lambda port=port, operation=operation: (port.cancel(operation), port.wait(0)))
+                second.join(0.003)
+                again = not second.is_alive() and not operation.in_flight
+                if again:
+                    port.submit(operation)
+                first.go()
+                found = [*first.result(), *second.result()[1]]
+                if again:
+                    assert operation.in_flight, "nothing has ended the second submission"
+                    port.cancel(operation)
+                    completion(port)
+                if not found:
+                    found = [completion(port)]
+                assert [type(each.error) in (unio.Cancelled, TimeoutError) for each in found] == [True]
+        if not reached:
+            break
