@@ -496,7 +496,7 @@ def test_submits_and_cancels_that_race_leave_no_watch_behind(port: unio.Port, re
             port.cancel(exit_)
 
     threads = [support.Background(function) for function in (submit, submit, cancel, cancel)]
-    for completion in support.completions(port, 300):
+    for completion in support.completions(port, 150):
         support.assert_cancelled(completion)
     ended.set()
     for thread in threads:

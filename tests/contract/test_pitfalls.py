@@ -1,7 +1,8 @@
 """Where emulations of completion over readiness have gone wrong before.
 
 Each test says in its docstring what went wrong elsewhere. What only another kernel can get wrong is tested with that
-kernel's backend; the other failures are everybody's to avoid, and are tested here over every backend.
+kernel's backend; the other failures are everybody's to avoid, and are tested here over every backend. A listener that
+runs out of descriptors is tested with the accepts.
 """
 
 from __future__ import annotations
