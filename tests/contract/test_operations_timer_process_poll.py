@@ -444,6 +444,20 @@ def test_the_status_of_a_process_before_is_not_that_of_the_next(port: unio.Port,
     assert exit_.status is None
 
 
+@pytest.mark.clause("O13", "S1", "S3")
+def test_a_process_object_that_has_lost_its_number_leaves_nothing_in_flight(port: unio.Port, start: Any) -> None:
+    process = types.SimpleNamespace(pid=start(UNTIL_TOLD.format(0)).pid)
+    exit_ = unio.ProcessExit(process)
+    process.pid = None
+    try:
+        port.submit(exit_)
+    except (TypeError, ValueError):
+        assert not exit_.in_flight
+    else:
+        assert port.cancel(exit_)  # it still watches the process that it was made for
+        support.assert_cancelled(support.completion(port))
+
+
 @pytest.mark.clause("O13", "X4", "S1", "S8")
 def test_a_late_time_out_never_stops_the_watch_of_the_next_submission(make_port: Any, start: Any) -> None:
     for _ in range(8):
@@ -491,7 +505,7 @@ def test_submits_and_cancels_that_race_leave_no_watch_behind(port: unio.Port, re
             port.cancel(exit_)
 
     threads = [support.Background(function) for function in (submit, submit, cancel, cancel)]
-    for completion in support.completions(port, 300):
+    for completion in support.completions(port, 150):
         support.assert_cancelled(completion)
     ended.set()
     for thread in threads:
