@@ -423,6 +423,23 @@ def test_threads_that_come_and_go_leave_nobody_asleep(port: unio.Port, make_pair
         thread.result()
 
 
+@pytest.mark.clause("P2", "S8", "O11")
+def test_who_has_waited_for_long_hears_of_a_new_deadline(port: unio.Port, make_pair: MakePair) -> None:
+    near, _peer = make_pair(local=True)
+    receive = unio.Recv(port.associate(near), bytearray(1))
+    timer = unio.Timer(0.001)
+    takers = Takers(port)
+    waiting = [Background(takers.stay) for _ in range(2)]
+    for operation, timeout in ((timer, None), (receive, 0.001), (timer, 0), (receive, 0.001)):
+        with pytest.raises(queue.Empty):
+            takers.took.get(timeout=0.2)  # there is nothing for so long that the leader sleeps without a limit
+        port.submit(operation, timeout)
+        assert takers.took.get(timeout=PATIENCE) is operation
+    port.close()
+    for thread in waiting:
+        thread.result()
+
+
 class Interrupted(BaseException):
     """What the signal handler raises, as KeyboardInterrupt is raised."""
 
