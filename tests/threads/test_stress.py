@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import threading
+import types
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -382,8 +383,9 @@ def test_of_threads_that_associate_one_socket_one_succeeds(port: unio.Port, swit
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.clause("P2", "P6")
-def test_threads_that_come_and_go_leave_nobody_asleep(port: unio.Port, make_pair: MakePair) -> None:
+@pytest.mark.clause("P2", "P6", "S8", "O11")
+@pytest.mark.parametrize("passers", [0, 3])
+def test_threads_that_come_and_go_leave_nobody_asleep(port: unio.Port, make_pair: MakePair, passers: int) -> None:
     """The thread that waits in the kernel may be any of them; when its time-out passes, another must take its place."""
     near, peer = make_pair(local=True)
     handle = port.associate(near)
@@ -391,11 +393,11 @@ def test_threads_that_come_and_go_leave_nobody_asleep(port: unio.Port, make_pair
     timer = unio.Timer(0.0005)
     takers = Takers(port)
     staying = [Background(takers.stay) for _ in range(3)]
-    passing = [Background(takers.come_and_go, number) for number in range(3)]
+    passing = [Background(takers.come_and_go, number) for number in range(passers)]
 
     def cause(number: int) -> Any:
         """Bring about one packet and say which."""
-        match number % 3:
+        match number % 4:
             case 0:
                 port.submit(receive)
                 peer.send(b"x")
@@ -403,6 +405,9 @@ def test_threads_that_come_and_go_leave_nobody_asleep(port: unio.Port, make_pair
             case 1:
                 port.submit(timer)
                 return timer
+            case 2:
+                port.submit(receive, 0.0005)
+                return receive
             case _:
                 port.post(None, number)
                 return number
@@ -418,14 +423,36 @@ def test_threads_that_come_and_go_leave_nobody_asleep(port: unio.Port, make_pair
         thread.result()
 
 
+@pytest.mark.clause("P2", "S8", "O11")
+def test_who_has_waited_for_long_hears_of_a_new_deadline(port: unio.Port, make_pair: MakePair) -> None:
+    near, _peer = make_pair(local=True)
+    receive = unio.Recv(port.associate(near), bytearray(1))
+    timer = unio.Timer(0.001)
+    takers = Takers(port)
+    waiting = [Background(takers.stay) for _ in range(2)]
+    for operation, timeout in ((timer, None), (receive, 0.001), (timer, 0), (receive, 0.001)):
+        with pytest.raises(queue.Empty):
+            takers.took.get(timeout=0.2)  # there is nothing for so long that the leader sleeps without a limit
+        port.submit(operation, timeout)
+        assert takers.took.get(timeout=PATIENCE) is operation
+    port.close()
+    for thread in waiting:
+        thread.result()
+
+
 class Interrupted(BaseException):
     """What the signal handler raises, as KeyboardInterrupt is raised."""
 
 
 @pytest.fixture
 def interruptible() -> Iterator[signal.Signals]:
-    def interrupt(*_: object) -> None:
-        raise Interrupted
+    """A signal that ends the wait of the main thread, and does nothing outside of one."""
+
+    def interrupt(_: int, frame: types.FrameType | None) -> None:
+        while frame is not None:
+            if frame.f_code.co_name == "wait" and isinstance(frame.f_locals.get("self"), unio.Port):
+                raise Interrupted
+            frame = frame.f_back
 
     previous = signal.signal(signal.SIGUSR1, interrupt)
     yield signal.SIGUSR1
@@ -460,20 +487,24 @@ def test_a_waiter_that_an_exception_ends_takes_nobodys_wake_up_along(
         inside_wait(other)
         return other
 
-    def interrupt(other: Background[unio.Completion] | None) -> unio.Completion:
+    def interrupt(other: Background[unio.Completion] | None, interrupted: threading.Event) -> unio.Completion:
         inside_wait(main)
         other = other or wait_in_background()
         assert main.ident is not None
         signal.pthread_kill(main.ident, interruptible)
         bring_about()
+        while not interrupted.wait(0.05):  # the signal came just before the call that blocks, which does not see it
+            signal.pthread_kill(main.ident, interruptible)
         return other.result()
 
     for _ in range(100):
         prepare()
+        interrupted = threading.Event()
         other = wait_in_background() if leads == "the other thread" else None
-        interrupting = Background(interrupt, other)
+        interrupting = Background(interrupt, other, interrupted)
         with pytest.raises(Interrupted):
             port.wait()
+        interrupted.set()
         assert interrupting.result().key == "packet"
 
 
