@@ -6,13 +6,14 @@ for what: they wait on the one port and call.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import signal
 import socket
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeAlias
 
 import unio
@@ -37,6 +38,23 @@ class Packet(enum.Enum):
     EXIT = "end this thread"
 
 
+@contextlib.contextmanager
+def signals_blocked() -> Iterator[None]:
+    """Threads that are started meanwhile never get the signals that stop the server.
+
+    Python runs signal handlers in the main thread. A signal that interrupted another thread instead would leave the
+    main one asleep in its wait. A new thread inherits the mask, so that there is no moment in which it could.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class Server:
     """Accepts connections on one listener and serves each until it ends."""
 
@@ -55,9 +73,10 @@ class Server:
         """Serve with this thread and as many others as make *threads*, until STOP was posted and all is done."""
         for _ in range(ACCEPTS):
             self.port.submit(unio.Accept(self._listener, state=self._accepted))
-        helpers = [threading.Thread(target=self._help) for _ in range(threads - 1)]
-        for helper in helpers:
-            helper.start()
+        helpers = [threading.Thread(target=self._work) for _ in range(threads - 1)]
+        with signals_blocked():
+            for helper in helpers:
+                helper.start()
         self._work()
         for helper in helpers:
             helper.join()
@@ -70,13 +89,6 @@ class Server:
             was_last = self.stopping and not self._connections
         if was_last:
             self.port.post(Packet.EXIT)
-
-    def _help(self) -> None:
-        # Python runs signal handlers in the main thread. A signal that interrupted this one instead would leave the
-        # main thread asleep in its wait.
-        if hasattr(signal, "pthread_sigmask"):
-            signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        self._work()
 
     def _work(self) -> None:
         while True:
