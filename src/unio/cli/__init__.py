@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import unio
 from unio.cli.doctor import doctor
-from unio.cli.server import Connect, Server, listen, stop_on_signals
+from unio.cli.server import Connect, Server, listen, stopping_on_signals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -128,8 +128,8 @@ def serve(options: argparse.Namespace, connect: Connect) -> int:
         raise Problem(f"can't listen on {options.host} port {options.port}: {why}") from error
     with listener, unio.Port(backend=options.backend) as port:
         server = Server(port, listener, connect, options.grace)
-        stop_on_signals(port)
-        sys.stdout.write(f"listening on {server.address} ({port.backend})\n")
-        sys.stdout.flush()
-        server.run(options.threads)
+        with stopping_on_signals(port):
+            sys.stdout.write(f"listening on {server.address} ({port.backend})\n")
+            sys.stdout.flush()
+            server.run(options.threads)
     return 0

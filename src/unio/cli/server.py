@@ -184,13 +184,28 @@ def printable(address: tuple[str, int]) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def stop_on_signals(port: unio.Port) -> None:
-    """Let the first Ctrl-C or SIGTERM stop the server in order, and the second one end the process at once."""
+@contextlib.contextmanager
+def stopping_on_signals(port: unio.Port) -> Iterator[None]:
+    """Let the first Ctrl-C or SIGTERM stop the server in order, and the second one end the process at once.
 
-    def stop(_number: int, _frame: FrameType | None) -> None:
+    A handler of Python's runs in the main thread, once that is awake; a signal that comes just before it goes to sleep
+    does not wake it. So the first signal is told by the byte that Python's own handler, in C, writes to a socket, which
+    completes a receive like any other.
+    """
+
+    def next_one_kills(_number: int, _frame: FrameType | None) -> None:
         for number in SIGNALS:
             signal.signal(number, signal.SIG_DFL)
-        port.post(Packet.STOP)
 
-    for number in SIGNALS:
-        signal.signal(number, stop)
+    told, tells = socket.socketpair()
+    with told, tells:
+        tells.setblocking(False)
+        handle = port.associate(told)
+        port.submit(unio.Recv(handle, bytearray(1), state=lambda _recv: port.post(Packet.STOP)))
+        for number in SIGNALS:
+            signal.signal(number, next_one_kills)
+        before = signal.set_wakeup_fd(tells.fileno(), warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
