@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import gc
-import os
+import mmap
 import random
 import sys
 import threading
@@ -328,7 +328,7 @@ class Footprint(NamedTuple):
     def measure(cls) -> Footprint:
         gc.collect()
         pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return cls(pages * os.sysconf("SC_PAGE_SIZE") // 1024, sys.getallocatedblocks())
+        return cls(pages * mmap.PAGESIZE // 1024, sys.getallocatedblocks())
 
 
 def run_round(world: World, threads: int, seed: str, goal: int) -> None:

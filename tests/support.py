@@ -143,6 +143,11 @@ def recv_exactly(sock: socket.socket, count: int) -> bytes:
     return bytes(received)
 
 
+def arrived(sock: socket.socket) -> None:
+    """Return when there is something to receive, or the end of the stream."""
+    assert select.select([sock], [], [], PATIENCE)[0]
+
+
 def recv_to_end(sock: socket.socket) -> bytes:
     """All bytes up to the end of the stream."""
     received = bytearray()

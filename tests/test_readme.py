@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import select
 import shlex
 import socket
 import subprocess
@@ -14,11 +13,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from support import PATIENCE, Background
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PATIENCE = 30.0
-"""Seconds after which what a test waits for has failed to happen."""
 
 
 def fence(pattern: str) -> str:
@@ -40,8 +38,7 @@ def start() -> Iterator[Start]:
             server = stack.enter_context(subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, text=True))
             stack.callback(server.kill)
             assert server.stdout is not None
-            assert select.select([server.stdout], [], [], PATIENCE)[0], "the server said nothing"
-            said = server.stdout.readline()
+            said = Background(server.stdout.readline).result()
             found = re.match(r"listening on (\S+):(\d+)", said)
             assert found, said
             return found[1], int(found[2])

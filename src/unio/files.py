@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import sys
+
+MODES = ("rb", "wb", "xb", "ab")
 
 
 def open(path: str | bytes | os.PathLike[str] | os.PathLike[bytes], mode: str = "rb") -> io.FileIO:  # noqa: A001
@@ -15,8 +18,12 @@ def open(path: str | bytes | os.PathLike[str] | os.PathLike[bytes], mode: str = 
 
     Raises :class:`OSError` and, for another mode, :class:`ValueError`.
     """
-    if "b" not in mode:
-        raise ValueError(f"mode {mode!r}: a port moves bytes, so the mode needs a 'b', as in 'rb'")
+    if mode.replace("+", "", 1) not in MODES:
+        raise ValueError(f"mode {mode!r} is none of {', '.join(MODES)}, each with or without a '+'")
+    if sys.platform == "win32":
+        from unio.backends import win32  # noqa: PLC0415 - Windows only
+
+        return win32.open_file(os.fsdecode(path), mode)
     return io.FileIO(path, mode.replace("b", ""))
 
 
@@ -28,5 +35,9 @@ def pipe() -> tuple[io.FileIO, io.FileIO]:
 
     Raises :class:`OSError`.
     """
+    if sys.platform == "win32":
+        from unio.backends import win32  # noqa: PLC0415 - Windows only
+
+        return win32.make_pipe()
     reader, writer = os.pipe()
     return io.FileIO(reader, "r"), io.FileIO(writer, "w")

@@ -626,34 +626,38 @@ class ProcessExit(Operation):
     its ``returncode`` answers then).
     """
 
-    __slots__ = ("process", "status")
+    __slots__ = ("_pid", "_process", "status")
     name = "process_exit"
     route = Route.PROCESS
-
-    process: HasPid | int
-    """The process that is observed."""
 
     status: int | None
     """The exit status at the last completion: as :attr:`subprocess.Popen.returncode` has it, -N for signal N."""
 
     def __init__(self, process: HasPid | int, key: Any = None, *, state: Any = None) -> None:
-        number = process if isinstance(process, int) else getattr(process, "pid", None)
-        if not isinstance(number, int) or isinstance(process, bool):
-            raise TypeError(f"ProcessExit needs a process or its number, not {process!r}")
-        if number <= 0:
-            raise ValueError(f"a process number must be positive, not {number}")
         super().__init__(None, key, state)
         self.process = process
         self.status = None
 
     @property
+    def process(self) -> HasPid | int:
+        """The process that is observed."""
+        return self._process
+
+    @process.setter
+    def process(self, process: HasPid | int) -> None:
+        self._must_be_idle()
+        number = process if isinstance(process, int) else getattr(process, "pid", None)
+        if not isinstance(number, int) or isinstance(process, bool):
+            raise TypeError(f"ProcessExit needs a process or its number, not {process!r}")
+        if number <= 0:
+            raise ValueError(f"a process number must be positive, not {number}")
+        self._process = process
+        self._pid = number
+
+    @property
     def pid(self) -> int:
         """The number of the process."""
-        if isinstance(self.process, int):
-            return self.process
-        pid = self.process.pid
-        assert pid is not None, "checked when the operation was made"
-        return pid
+        return self._pid
 
 
 def file_number(file: HasFileno | int) -> int:

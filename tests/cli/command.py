@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -83,6 +84,15 @@ class Served:
 
     def signal(self, number: int) -> None:
         self.process.send_signal(number)
+
+    def ends_in_order(self) -> None:
+        """Tell it to end, which it does without complaint. Windows can tell it only through a console: it is killed."""
+        if sys.platform == "win32":
+            self.kill()
+            return
+        self.signal(signal.SIGTERM)
+        assert self.exit_status() == 0
+        assert self.stderr == ""
 
     def has_stopped_accepting(self) -> bool:
         """Wait until new clients are refused."""

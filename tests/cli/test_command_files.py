@@ -18,6 +18,7 @@ from types import SimpleNamespace
 
 import pytest
 from command import PATIENCE, Served, everything, received
+from platforms import WINDOWS, needs_rlimit, needs_signals
 
 import unio
 from unio.cli import files
@@ -50,7 +51,8 @@ def directory(tmp_path_factory):
     (root / "beside").symlink_to("../public-not")
     (root / "circle").symlink_to("circle")
     (root / "site" / "deep" / "index.html").symlink_to("../../../secret")
-    os.mkfifo(root / "fifo")
+    if not WINDOWS:
+        os.mkfifo(root / "fifo")
     return root
 
 
@@ -59,9 +61,7 @@ def served(request, directory):
     # Most tests of this module share it, so that the patience for one of them is not enough.
     with Served("files", str(directory), "--threads", request.param, patience=20 * PATIENCE) as server:
         yield server
-        server.signal(signal.SIGTERM)
-        assert server.exit_status() == 0
-        assert server.stderr == ""
+        server.ends_in_order()
 
 
 def get(served, target, method="GET", body=None, **headers):
@@ -339,7 +339,7 @@ def test_a_directory_that_is_served_through_a_link_is_served(directory):
         assert get(served, "/small.txt")[1] == SMALL
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is unreadable to root")
+@pytest.mark.skipif(WINDOWS or os.geteuid() == 0, reason="nothing is unreadable to root, or by its mode on Windows")
 def test_a_file_that_may_not_be_read_is_forbidden(tmp_path):
     (tmp_path / "private").write_bytes(SECRET)
     (tmp_path / "private").chmod(0)
@@ -492,8 +492,8 @@ def test_a_file_that_becomes_shorter_ends_the_connection(tmp_path):
             assert len(everything(client)) < 64 * 1024 * 1024
 
 
+@needs_rlimit
 def test_running_out_of_descriptors_is_survived(directory):
-    pytest.importorskip("resource")
     limit = 40
     before = (
         f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({limit}, {limit}))\n"
@@ -521,6 +521,7 @@ def test_a_client_that_sends_nothing_is_let_go(directory):
             assert everything(client).startswith(b"HTTP/1.1 408 ")
 
 
+@needs_signals
 def test_a_client_that_takes_nothing_is_let_go(tmp_path):
     with (tmp_path / "large").open("wb") as file:
         file.truncate(64 * 1024 * 1024)

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 from command import PATIENCE, Served, everything, received, run
+from platforms import needs_signals
 
 import unio
 from unio.cli.echo import EchoConnection
@@ -54,6 +55,7 @@ def test_a_named_backend_is_used(server):
         assert served.backend == name
 
 
+@needs_signals
 @pytest.mark.parametrize("threads", ["1", "3"])
 @pytest.mark.parametrize("number", STOPS)
 def test_a_signal_ends_an_idle_server_in_order(server, number, threads):
@@ -67,6 +69,7 @@ def test_a_signal_ends_an_idle_server_in_order(server, number, threads):
         assert served.stderr == ""
 
 
+@needs_signals
 @pytest.mark.parametrize("number", STOPS)
 def test_a_download_in_flight_is_finished(directory, number):
     with Served("files", str(directory), "--grace", "20") as served:
@@ -95,6 +98,7 @@ def test_a_client_that_comes_while_the_server_stops_is_let_go():
                 client.shutdown(socket.SHUT_WR)
 
 
+@needs_signals
 def test_an_echo_in_flight_is_finished():
     message = random.Random(4).randbytes(LARGE)
     with Served("echo", "--grace", "20") as served:
@@ -112,6 +116,7 @@ def test_an_echo_in_flight_is_finished():
         assert served.stderr == ""
 
 
+@needs_signals
 def test_a_download_that_takes_too_long_is_cut_off(directory):
     with Served("files", str(directory), "--grace", "0.1", "--threads", "2") as served, served.connect() as client:
         client.sendall(b"GET /large HTTP/1.1\r\nHost: here\r\n\r\n")
@@ -121,6 +126,7 @@ def test_a_download_that_takes_too_long_is_cut_off(directory):
         assert served.stderr == ""
 
 
+@needs_signals
 @pytest.mark.parametrize("number", STOPS)
 def test_the_second_signal_ends_the_server_at_once(directory, number):
     with Served("files", str(directory), "--grace", "1000") as served, served.connect() as client:

@@ -20,19 +20,34 @@ from pathlib import Path
 
 import pytest
 import support
+from platforms import WINDOWS
 
 import unio
 
-TRANSPORTS = ["tcp", "tcp6", "local", "pipe", "fifo"]
-"""TCP over IPv4 and IPv6, AF_UNIX, pipe(2), and a named FIFO."""
+SOCKETS = ["tcp", "tcp6"] if WINDOWS else ["tcp", "tcp6", "local"]
+"""TCP over IPv4 and IPv6, and AF_UNIX."""
 
-SOCKETS = TRANSPORTS[:3]
+PIPES = ["pipe"] if WINDOWS else ["pipe", "fifo"]
+"""What unio.pipe makes, and a named FIFO."""
+
+TRANSPORTS = SOCKETS + PIPES
+
+NEAR_BY = "tcp" if WINDOWS else "local"
+"""The sockets over which bytes arrive at once."""
+
+POLLABLE = SOCKETS if WINDOWS else TRANSPORTS
+"""Those that have readiness."""
 
 ROOM = 128 * 1024
 """What is asked for as the size of a socket's buffer, in bytes; the system may make it a few times as large."""
 
 every_stream = pytest.mark.parametrize("transport", TRANSPORTS)
 every_socket = pytest.mark.parametrize("transport", SOCKETS)
+every_pipe = pytest.mark.parametrize("transport", PIPES)
+every_pollable = pytest.mark.parametrize("transport", POLLABLE)
+
+PIPE_BUFFER = 65536
+"""How many bytes a pipe of Windows' takes before its writes wait; it has no non-blocking mode to find out with."""
 
 End = socket.socket | io.FileIO
 
@@ -42,6 +57,7 @@ class Far:
 
     def __init__(self, end: End) -> None:
         self.end = end
+        self._blocking = True
 
     def send(self, data: bytes) -> None:
         """Send all of it."""
@@ -55,7 +71,7 @@ class Far:
     def recv(self, most: int = 1 << 16) -> bytes | None:
         """What there is; b"" at the end of the stream, None if there is nothing now and the end does not block."""
         if not isinstance(self.end, socket.socket):
-            return self.end.read(most)
+            return _read(self.end, most, blocking=self._blocking) if WINDOWS else self.end.read(most)
         try:
             return self.end.recv(most)
         except BlockingIOError:
@@ -68,9 +84,10 @@ class Far:
         return bytes(received)
 
     def set_blocking(self, *, blocking: bool) -> None:
+        self._blocking = blocking
         if isinstance(self.end, socket.socket):
             self.end.settimeout(support.PATIENCE if blocking else 0)
-        else:
+        elif not WINDOWS:
             os.set_blocking(self.end.fileno(), blocking)
 
     def close(self) -> None:
@@ -113,10 +130,14 @@ def listener(resources: contextlib.ExitStack, transport: str, backlog: int = 128
     return sock
 
 
+def family_of(transport: str) -> int:
+    """The address family of a socket of that transport."""
+    return {"tcp": socket.AF_INET, "tcp6": socket.AF_INET6}.get(transport) or socket.AF_UNIX
+
+
 def client(resources: contextlib.ExitStack, transport: str) -> socket.socket:
     """A socket that is not connected yet."""
-    family = {"tcp": socket.AF_INET, "tcp6": socket.AF_INET6, "local": socket.AF_UNIX}[transport]
-    sock = resources.enter_context(socket.socket(family))
+    sock = resources.enter_context(socket.socket(family_of(transport)))
     sock.settimeout(support.PATIENCE)
     return sock
 
@@ -204,13 +225,38 @@ def take(far: Far, count: int) -> bytes:
     return bytes(taken)
 
 
+def _read(end: io.FileIO, most: int, *, blocking: bool) -> bytes | None:
+    """Read a pipe of Windows', which has no non-blocking mode: look whether there is something."""
+    import _winapi  # noqa: PLC0415 - Windows only
+    import msvcrt  # noqa: PLC0415 - Windows only
+
+    try:
+        there, _ = _winapi.PeekNamedPipe(msvcrt.get_osfhandle(end.fileno()))
+    except BrokenPipeError:
+        return b""
+    return end.read(min(most, there) if there else most) if there or blocking else None
+
+
 def fill_descriptor(end: End) -> int:
     """Write zeros behind the port's back until nothing more is taken; returns how many."""
+    if isinstance(end, socket.socket):
+        return support.fill(end)
+    if WINDOWS:
+        return end.write(bytes(PIPE_BUFFER))
     filled = 0
     with contextlib.suppress(BlockingIOError):
         while True:
             filled += os.write(end.fileno(), bytes(4096))
     return filled
+
+
+def system_number(file: io.FileIO) -> int:
+    """The operating system's own number of an open file."""
+    if WINDOWS:
+        import msvcrt  # noqa: PLC0415 - Windows only
+
+        return msvcrt.get_osfhandle(file.fileno())
+    return file.fileno()
 
 
 def pattern(size: int) -> bytes:

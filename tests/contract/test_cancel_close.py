@@ -29,12 +29,14 @@ from support import (
     listener,
     pending,
     recv_exactly,
+    recv_to_end,
     restless,
     reuse,
     run,
     succeed,
     until,
 )
+from wine import wine_row
 
 import unio
 
@@ -246,6 +248,8 @@ def test_a_send_without_an_end_is_ended_while_another_thread_is_at_it(
     size = 1 << 36
     operation: unio.Operation
     if kind == "send":
+        if sys.platform == "win32":
+            size = 1 << 31  # one call, whose count of bytes is a DWORD
         operation = unio.Send(handle, [bytes(1 << 24)] * (size >> 24))
     else:
         file = resources.enter_context(unio.open(tmp_path / "file", "w+b"))
@@ -418,10 +422,15 @@ def test_a_closed_handle_has_nothing_to_cancel(port: unio.Port, make_pair: Any) 
 
 
 @pytest.mark.clause("X3")
-@pytest.mark.parametrize("form", ["through unio", "socket", "number"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        "through unio",
+        pytest.param("socket", marks=wine_row("close-with-send-pending", run=False)),
+        pytest.param("number", marks=posix_only),
+    ],
+)
 def test_closing_completes_everything_as_cancelled_in_order(port: unio.Port, make_pair: Any, form: str) -> None:
-    if form == "number" and sys.platform == "win32":
-        pytest.skip("descriptors are POSIX's")
     near, far = make_pair()
     number = near.fileno()
     handle = port.associate(near.detach() if form == "number" else near, "key")
@@ -451,9 +460,18 @@ def test_closing_completes_everything_as_cancelled_in_order(port: unio.Port, mak
     del far
 
 
+WITH_A_HANDLE = [kind for kind in PENDING if kind not in ("timer", "process_exit")]
+
+
 @pytest.mark.clause("X3")
-@pytest.mark.parametrize("kind", [kind for kind in PENDING if kind not in ("timer", "process_exit")])
-@pytest.mark.parametrize("form", ["through unio", "plain"])
+@pytest.mark.parametrize(
+    ("form", "kind"),
+    [
+        *[("through unio", kind) for kind in WITH_A_HANDLE],
+        *[("plain", kind) for kind in WITH_A_HANDLE if kind != "send"],
+        pytest.param("plain", "send", marks=wine_row("close-with-send-pending", run=False)),
+    ],
+)
 def test_closing_completes_a_pending_operation_of_every_kind(
     port: unio.Port, resources: contextlib.ExitStack, tmp_path: Path, kind: str, form: str
 ) -> None:
@@ -621,7 +639,9 @@ def test_a_close_that_races_submits_leaves_each_refused_or_completed(port: unio.
             for thread in threads:
                 thread.result()
             handle.close()
+            reader = Background(recv_to_end, far)  # a system may go on with a send whose socket was closed
             found = completions(port, sum(map(len, submitted)))
+            reader.result()
             assert {id(each.operation) for each in found} == {id(each) for share in submitted for each in share}
             for each in found:
                 assert each.error is None or type(each.error) is unio.Cancelled

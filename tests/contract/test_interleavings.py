@@ -150,7 +150,6 @@ ACTIONS = (
 )
 CHANGES = (
     "cancel",
-    "cancel_all",
     "close_handle",
     "close_plainly",
     "close_port",

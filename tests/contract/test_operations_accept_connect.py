@@ -12,6 +12,8 @@ from typing import Any
 import channels
 import pytest
 import support
+from platforms import WINDOWS, needs_af_unix, needs_rlimit
+from wine import wine_row
 
 import unio
 
@@ -62,7 +64,7 @@ def test_the_accepted_socket_does_not_block_and_is_not_inheritable(
     support.succeed(port, accept)
     accepted = resources.enter_context(accept.socket)
     assert not accepted.getblocking()
-    assert not os.get_blocking(accepted.fileno())
+    assert WINDOWS or not os.get_blocking(accepted.fileno())
     with pytest.raises(BlockingIOError):
         accepted.recv(1)
     assert not accepted.get_inheritable()
@@ -187,6 +189,7 @@ def test_a_peer_that_has_closed_already_is_still_accepted_and_its_data_is_there(
 
 
 @pytest.mark.clause("O1")
+@wine_row("reset-before-accept")
 @pytest.mark.parametrize("submitted", ["before", "after"])
 @pytest.mark.parametrize("transport", ["tcp", "tcp6"])
 def test_a_peer_that_has_reset_already_never_ends_the_listener(
@@ -214,6 +217,7 @@ def test_a_peer_that_has_reset_already_never_ends_the_listener(
 
 
 @pytest.mark.clause("O1", "C2")
+@wine_row("accept-misuse", run=False)
 def test_accepting_on_a_socket_that_does_not_listen_is_an_error_of_the_completion(
     port: unio.Port, resources: contextlib.ExitStack
 ) -> None:
@@ -299,9 +303,9 @@ for sock in (listening, near, far, *clients, *accepted):
 
 
 @pytest.mark.clause("O1", "L1")
+@needs_rlimit
 @pytest.mark.parametrize("outstanding", [1, 4])
 def test_a_listener_without_descriptors_survives_does_not_spin_and_recovers(backend: str, outstanding: Any) -> None:
-    pytest.importorskip("resource")
     result = channels.run_script(DESCRIPTORS, backend, str(outstanding))
     refused, others, complete = json.loads(result)
     # It was told of the shortage, and not more often than once in ten milliseconds or so for each accept.
@@ -392,6 +396,7 @@ def test_a_refused_connect_is_a_connection_refused_error(
 
 
 @pytest.mark.clause("O2", "C2")
+@needs_af_unix
 def test_connecting_to_a_path_that_is_not_there_is_a_file_not_found_error(
     port: unio.Port, resources: contextlib.ExitStack
 ) -> None:
@@ -464,6 +469,7 @@ def test_a_connect_that_nobody_answers_can_be_cancelled(
 
 
 @pytest.mark.clause("O2", "L4")
+@needs_af_unix
 def test_a_local_connect_waits_until_a_full_backlog_has_room(port: unio.Port, resources: contextlib.ExitStack) -> None:
     listening, _ = full_listener(resources, "local")
     handle = port.associate(channels.client(resources, "local"), "late")
@@ -479,6 +485,7 @@ def test_a_local_connect_waits_until_a_full_backlog_has_room(port: unio.Port, re
 
 
 @pytest.mark.clause("O2", "L4")
+@needs_af_unix
 def test_a_local_connect_to_a_full_backlog_is_refused_when_the_listener_goes(
     port: unio.Port, resources: contextlib.ExitStack
 ) -> None:

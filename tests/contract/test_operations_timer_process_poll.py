@@ -20,6 +20,7 @@ from typing import Any
 import channels
 import pytest
 import support
+from platforms import WINDOWS, needs_parentage, needs_pollable_pipes, needs_signals
 
 import unio
 
@@ -247,7 +248,12 @@ UNTIL_TOLD = "import sys; sys.stdin.read(); sys.exit({})"
 
 def has_ended(process):
     """Wait until the process has ended, and leave its status to its owner."""
-    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    if WINDOWS:
+        import _winapi  # noqa: PLC0415 - Windows only
+
+        assert _winapi.WaitForSingleObject(int(process._handle), int(support.PATIENCE * 1000)) == _winapi.WAIT_OBJECT_0
+    else:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
 
 
 @pytest.mark.clause("O13", "C1", "C3")
@@ -265,7 +271,8 @@ def test_the_end_of_a_process_completes_with_its_exit_status(port: unio.Port, st
 
 
 @pytest.mark.clause("O13")
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@needs_signals
+@pytest.mark.parametrize("number", [signal.Signals(9), signal.SIGTERM] if not WINDOWS else [signal.SIGTERM])
 def test_a_process_that_a_signal_ended_has_its_negative_number_as_status(
     port: unio.Port, start: Any, number: Any
 ) -> None:
@@ -381,6 +388,7 @@ def test_a_process_that_does_not_exist_is_an_error_of_the_completion(port: unio.
 
 
 @pytest.mark.clause("O13", "C2", "S3")
+@needs_parentage
 def test_a_process_that_was_waited_for_is_gone(port: unio.Port, start: Any) -> None:
     process = start("pass")
     process.wait(support.PATIENCE)
@@ -396,6 +404,7 @@ child.wait()
 
 
 @pytest.mark.clause("O13", "C2")
+@needs_parentage
 def test_a_process_that_is_no_child_is_an_error_of_the_completion(port: unio.Port, start: Any) -> None:
     process = start(GRANDPARENT)
     exit_ = unio.ProcessExit(int(process.stdout.readline()))
@@ -510,7 +519,7 @@ def test_submits_and_cancels_that_race_leave_no_watch_behind(port: unio.Port, re
 
 
 @pytest.mark.clause("O14", "C1", "C3")
-@channels.every_stream
+@channels.every_pollable
 def test_a_poll_completes_once_there_is_something_to_receive_and_takes_nothing(
     port: unio.Port, resources: contextlib.ExitStack, transport: str
 ) -> None:
@@ -527,7 +536,7 @@ def test_a_poll_completes_once_there_is_something_to_receive_and_takes_nothing(
 
 
 @pytest.mark.clause("O14")
-@channels.every_stream
+@channels.every_pollable
 def test_a_poll_completes_at_once_for_as_long_as_there_is_something(
     port: unio.Port, resources: contextlib.ExitStack, transport: str
 ) -> None:
@@ -540,7 +549,7 @@ def test_a_poll_completes_at_once_for_as_long_as_there_is_something(
     # Somebody else, who knows nothing of the port, takes it bit by bit.
     for _ in range(4):
         assert support.run(port, poll).error is None
-        assert len(os.read(near.fileno(), 1)) == 1
+        assert len(near.recv(1) if isinstance(near, socket.socket) else near.read(1)) == 1
     port.submit(poll)
     support.assert_idle(port)
     far.send(b"more")
@@ -548,7 +557,7 @@ def test_a_poll_completes_at_once_for_as_long_as_there_is_something(
 
 
 @pytest.mark.clause("O14")
-@channels.every_stream
+@channels.every_pollable
 def test_a_poll_for_room_completes_at_once_if_there_is_some(
     port: unio.Port, resources: contextlib.ExitStack, transport: str
 ) -> None:
@@ -563,6 +572,7 @@ def test_a_poll_for_room_completes_at_once_if_there_is_some(
 
 
 @pytest.mark.clause("O14")
+@needs_pollable_pipes
 @pytest.mark.parametrize("transport", ["local", "pipe", "fifo"])
 def test_a_poll_for_room_waits_until_there_is_some(
     port: unio.Port, resources: contextlib.ExitStack, transport: str
@@ -599,7 +609,7 @@ def test_a_poll_for_both_says_which_is_ready(port: unio.Port, resources: context
 
 
 @pytest.mark.clause("O14")
-@channels.every_stream
+@channels.every_pollable
 def test_the_end_of_the_stream_is_something_to_receive(
     port: unio.Port, resources: contextlib.ExitStack, transport: str
 ) -> None:
@@ -631,7 +641,8 @@ def test_a_reset_counts_as_both_and_is_left_for_the_next_call(port: unio.Port, r
 
 
 @pytest.mark.clause("O14")
-@pytest.mark.parametrize("transport", ["pipe", "fifo"])
+@needs_pollable_pipes
+@channels.every_pipe
 def test_a_pipe_that_nobody_reads_any_more_counts_as_writable(
     port: unio.Port, resources: contextlib.ExitStack, transport: str
 ) -> None:
@@ -707,7 +718,7 @@ def test_a_poll_leaves_the_refusal_of_a_connect_to_the_other_library(
 
 
 @pytest.mark.clause("O14", "O3")
-@channels.every_stream
+@channels.every_pollable
 def test_a_poll_completes_also_while_a_receive_is_pending(
     port: unio.Port, resources: contextlib.ExitStack, transport: str
 ) -> None:
@@ -725,7 +736,7 @@ def test_a_poll_completes_also_while_a_receive_is_pending(
 
 
 @pytest.mark.clause("O14", "S1")
-@channels.every_stream
+@channels.every_pollable
 def test_several_polls_of_one_handle_all_complete(
     port: unio.Port, resources: contextlib.ExitStack, transport: str
 ) -> None:
@@ -756,7 +767,7 @@ def test_polls_of_both_directions_complete_apart(
 
 
 @pytest.mark.clause("O14", "X1", "S8")
-@channels.every_stream
+@channels.every_pollable
 def test_a_poll_is_cancelled_or_times_out(port: unio.Port, resources: contextlib.ExitStack, transport: str) -> None:
     near, far = channels.incoming(resources, transport)
     poll = unio.Poll(port.associate(near), READABLE)

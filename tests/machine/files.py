@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import collections
-import os
 from typing import TYPE_CHECKING, Any
 
 from machine.pattern import Sizes, one_or_many, pattern, split, taken
 from machine.subject import Subject, Submission, check
+from platforms import WINDOWS
 
 import unio
 
@@ -31,7 +31,8 @@ class File(Subject):
         path.write_bytes(self.content)
         self.check_file = path.open("rb", buffering=0)
         thing = unio.open(path, "rb+")
-        path.unlink()
+        if not WINDOWS:  # where the name of an open file stays taken
+            path.unlink()
         super().__init__(world, thing)
 
     def _blocks(self, submission: Submission) -> Iterable[int]:
@@ -96,7 +97,7 @@ class File(Subject):
 
     def finish(self) -> None:
         with self.check_file as file:
-            check(os.pread(file.fileno(), 1 << 20, 0) == self.content, "the file has other bytes than were written")
+            check(file.read() == self.content, "the file has other bytes than were written")
 
     def things(self) -> list[Any]:
         return [self.thing, self.check_file]

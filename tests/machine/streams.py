@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from machine.pattern import PERIOD, Sizes, one_or_many, pattern, split, taken
 from machine.subject import Subject, Submission, Violation, check
+from platforms import WINDOWS
 from support import PATIENCE
 
 import unio
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from machine.world import World
 
 LOCAL, TCP, PIPE_IN, PIPE_OUT = "local", "tcp", "pipe in", "pipe out"
-STREAMS = (LOCAL, TCP, PIPE_IN, PIPE_OUT)
+STREAMS = (LOCAL, TCP) if WINDOWS else (LOCAL, TCP, PIPE_IN, PIPE_OUT)  # its pipes have no non-blocking peers
 
 
 class Stream(Subject):
@@ -156,7 +157,7 @@ class Stream(Subject):
             if not self.connected or self.ended or self.kind == PIPE_OUT:
                 return
             try:
-                self.sent += os.write(self.peer.fileno(), pattern(self.base + self.sent, size))
+                self.sent += _write(self.peer, pattern(self.base + self.sent, size))
             except BlockingIOError:
                 pass
             except (ConnectionResetError, BrokenPipeError):
@@ -169,7 +170,7 @@ class Stream(Subject):
             if not self.connected or self.seen_end or self.kind == PIPE_IN:
                 return False
             try:
-                data = os.read(self.peer.fileno(), size)
+                data = _read(self.peer, size)
             except BlockingIOError:
                 return False
             except (ConnectionResetError, BrokenPipeError):
@@ -367,11 +368,26 @@ class Stream(Subject):
 
     def _drain_to_the_end(self) -> None:
         """The descriptor is closed, so the peer must see its end; a copy that is still open would keep it from that."""
-        poll = select.poll()
-        poll.register(self.peer, select.POLLIN)
         while not self.seen_end:
             self.peer_drains()
             if not self.seen_end:
-                check(poll.poll(PATIENCE * 1000), "closed, and the peer sees no end:", self)
+                check(_readable(self.peer), "closed, and the peer sees no end:", self)
         if not self.peer_failed:
             check(not self.expected, "the peer saw the end before the data:", self)
+
+
+def _write(peer: Any, data: memoryview) -> int:
+    return peer.send(data) if isinstance(peer, socket.socket) else os.write(peer.fileno(), data)
+
+
+def _read(peer: Any, size: int) -> bytes:
+    return peer.recv(size) if isinstance(peer, socket.socket) else os.read(peer.fileno(), size)
+
+
+def _readable(peer: Any) -> bool:
+    """Wait until the peer has something to read; whether it has."""
+    if WINDOWS:
+        return bool(select.select([peer], [], [], PATIENCE)[0])
+    poll = select.poll()
+    poll.register(peer, select.POLLIN)
+    return bool(poll.poll(PATIENCE * 1000))

@@ -17,10 +17,10 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import fcntl
 import itertools
 import os
 import socket
+import sys
 import tempfile
 import threading
 import time
@@ -36,6 +36,9 @@ from machine.timers import Timers
 from support import PATIENCE, open_descriptors
 
 import unio
+
+if sys.platform == "linux":
+    import fcntl
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,7 +76,9 @@ class World:
         self._met: dict[Any, socket.socket] = {}
         self._resources = contextlib.ExitStack()
         with contextlib.ExitStack() as stack:
-            self.directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="unio-model-")))
+            # On Windows a file that is open somewhere can't be removed.
+            temporary = tempfile.TemporaryDirectory(prefix="unio-model-", ignore_cleanup_errors=sys.platform == "win32")
+            self.directory = Path(stack.enter_context(temporary))
             self.file = stack.enter_context(self._pattern_file())
             self.meeting = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=256))
             self.meeting.setblocking(False)
@@ -111,7 +116,7 @@ class World:
             reader, writer = unio.pipe()
             ours, peer = (reader, writer) if kind == PIPE_IN else (writer, reader)
             os.set_blocking(peer.fileno(), False)
-            if small and hasattr(fcntl, "F_SETPIPE_SZ"):
+            if small and sys.platform == "linux":
                 fcntl.fcntl(peer, fcntl.F_SETPIPE_SZ, 4096)
             return Stream(self, ours, peer, kind, skip=skip)
         if kind == LOCAL:

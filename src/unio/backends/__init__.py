@@ -33,7 +33,7 @@ class Candidate(NamedTuple):
 
 # In the order of preference, with the systems (as sys.platform has them) that a backend is for; elsewhere its module is
 # not even imported. The module has `unavailable()`, which gives a reason or None, and PORT, the class of its ports.
-_SYSTEMS = {"epoll": ("linux",)}
+_SYSTEMS = {"iocp": ("win32",), "epoll": ("linux",)}
 
 
 def candidates() -> list[Candidate]:

@@ -1,0 +1,719 @@
+"""The IOCP backend: Windows, whose kernel has completion ports.
+
+What the kernel does by itself needs nothing here: the queue, its order, the choice of the thread that runs next. What
+is left is to say each thing in one way:
+
+- The key of the kernel's packets says what kind of packet it is; the caller's keys never leave Python. The packet of an
+  operation is found again by the address of its OVERLAPPED, in a table that also keeps the operation, its OVERLAPPED
+  and its buffers alive until the packet was reaped, whatever the caller drops.
+- A call that fails at once queues no packet, with one exception: a datagram that is larger than the buffer does, since
+  its status is a warning. So whether one will come is read off the OVERLAPPED: its status is untouched, or an error. An
+  operation that failed so, or was done without an overlapped call, has its packet posted by unio.
+- GetQueuedCompletionStatus returns in five ways (success, a failed operation, a time-out, an abandoned port, an error
+  of the call); GetQueuedCompletionStatusEx has three of them, and wait two.
+- What a cancelled or closed operation ends with differs by the layers below: 995, 64, 676, 1236 are all seen. So that
+  it was ended here is remembered with the operation, and not concluded from the code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import math
+import os
+import sys
+import threading
+import time
+from collections import deque
+from enum import IntEnum
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from unio.backends.pool import FilePool
+from unio.backends.timers import Timers
+from unio.errors import AssociationError, InFlight, NotAssociated, cancelled, timed_out
+from unio.operations import Operation, ProcessExit, Route, Status, Timer, seconds
+from unio.port import LIMIT_DEFAULT, Completion, Port, check_limit, port_closed
+
+if TYPE_CHECKING:
+    from unio.backends.timers import Deadline
+    from unio.handle import HasFileno
+
+IDLE = Status.IDLE
+PENDING = Status.PENDING
+QUEUED = Status.QUEUED
+
+
+def unavailable() -> str | None:
+    """Why this backend can't run here, or None."""
+    if sys.platform != "win32":
+        return f"IOCP is Windows', and this is {sys.platform}"
+    try:
+        import unio.backends.win32  # noqa: F401, PLC0415 - that it can be imported is the question
+    except ImportError as error:
+        return f"it needs cffi, which can't be imported: {error}"
+    return None
+
+
+if TYPE_CHECKING or unavailable() is None:
+    import _overlapped  # type: ignore[import-not-found]  # pyright: ignore[reportMissingImports]
+
+    from unio.backends import win32
+    from unio.backends.flights import FINISHES, STARTS, Flight, goes_alone
+    from unio.backends.iocp_handle import Direction, IocpHandle, Life
+    from unio.backends.win32 import NULL, kernel32, last_error
+    from unio.backends.win32_api import ffi
+
+SLICE_MS_MAX = 100
+"""How long the main thread sleeps in one go: Windows does not wake it for a signal, and Python's handlers run in it."""
+
+SLEEP_MS_MAX = 0x7FFFFFFF
+
+ENTRIES_MAX = 1024
+"""How many packets are fetched with one call at most."""
+
+REAP_MS = 50
+"""How long a port that is being closed waits for the next packet of what it has cancelled."""
+
+ENDED_HERE = (995, 64, 676, 1236, 6, 10004, 10038, 10053, 10054, 232, 109)
+"""The codes seen for an operation that was cancelled or whose handle was closed here; any other is a result that won.
+"""
+
+
+class PacketKey(IntEnum):
+    """The kinds of packets in the kernel's queue, told by their key."""
+
+    IO = 0  # of an operation; lpOverlapped is the address of its OVERLAPPED
+    FAILED = 1  # the same, for an operation that ended without Windows' packet; the count is its error code
+    POSTED = 2  # of the caller's; lpOverlapped is the number under which it is kept
+    WAKE = 3  # look again: at the deadlines, at what is ready, at whether the port is open
+
+
+class IocpPort(Port):
+    """A port over a completion port of Windows'."""
+
+    backend = "iocp"
+
+    def __init__(self, *, backend: str | None = None) -> None:
+        # 0 threads at once would mean the number of processors. Here any number may run.
+        port = kernel32.CreateIoCompletionPort(win32.INVALID_HANDLE_VALUE, NULL, 0, SLEEP_MS_MAX)
+        self._port = win32.check(port)
+        self._lock = threading.Lock()
+        self._held = threading.RLock()  # keeps the port's number this port's; a signal handler may post
+        self._flights: dict[int, Operation] = {}  # what Windows or the queue has, by the address of its OVERLAPPED
+        self._posted: dict[int, Completion] = {}
+        self._numbers = itertools.count(1, 2)  # odd, so that none is the address of anything
+        self._ready: deque[Operation | Completion] = deque()  # reaped, and not returned by a wait yet
+        self._timers = Timers()
+        self._bound = float("inf")  # until when the thread sleeps that minds the deadlines
+        self._waiting = 0
+        self._port_closed = False
+        self._pool = FilePool()
+        self._handles: dict[int, IocpHandle] = {}
+        self._detached: set[Operation] = set()
+        self._watched: dict[int, ProcessExit] = {}  # process exits, by the number that their packet will carry
+        self._afd: Any = None
+        super().__init__(backend=backend)
+
+    # Association
+
+    def associate(self, handle: HasFileno | int, key: Any = None, *, skip_on_success: bool = False) -> IocpHandle:
+        if self._unusable is not None:
+            raise self._unusable
+        made = IocpHandle(self, handle, key, skip_on_success=skip_on_success)
+        if not kernel32.CreateIoCompletionPort(made.pointer, self._port, PacketKey.IO, 0):
+            code = last_error()
+            if code in (win32.ERROR_INVALID_PARAMETER, win32.ERROR_ACCESS_DENIED, win32.ERROR_INVALID_HANDLE):
+                why = "it has joined a port already (a handle does so once), or was not opened for overlapped work"
+                hint = "; open files with unio.open and make pipes with unio.pipe" if made.socket is None else ""
+                raise AssociationError(f"{handle!r} can't join the port: {why}{hint}")
+            raise win32.os_error(code)
+        # A datagram that is too large is neither a success nor a failure to Windows: whether its packet is skipped
+        # can't be told. So datagram sockets queue all their packets.
+        made.skip_on_success = skip_on_success and made.stream
+        if made.skip_on_success:
+            flags = win32.FILE_SKIP_COMPLETION_PORT_ON_SUCCESS
+            win32.check(kernel32.SetFileCompletionNotificationModes(made.pointer, flags))
+        if made.socket is not None:
+            made.socket.setblocking(False)
+            if not made.stream and not made.connected:
+                win32.report_unreachable(made.socket, report=False)
+        with self._lock:
+            self._handles[made.number] = made
+        return made
+
+    # Submitting
+
+    def submit(self, operation: Operation, timeout: float | None = None) -> bool:
+        if self._unusable is not None:
+            raise self._unusable
+        if timeout is not None:
+            seconds(timeout, "the time-out")
+        handle = self._handle_of(operation)
+        if handle is None:
+            self._submit_detached(operation, timeout)
+            return False
+        with handle.lock:
+            self._begin(operation)
+            if handle.life is not Life.OPEN:
+                operation._status = IDLE
+                raise self._unusable or NotAssociated(f"{handle!r} is closed")
+            if operation._native is None:
+                operation._native = Flight()
+            operation._native.begin()
+            handle.sequence = operation._sequence = handle.sequence + 1
+            handle.pending[operation] = None
+            self._flights[operation._native.address] = operation
+            handle.directions[operation.route].waiting.append(operation)
+            if timeout is not None:
+                operation._expiry = self._timers.add(timeout, (operation, True))
+        done = self._start_waiting(handle, operation.route, operation if handle.skip_on_success else None)
+        if timeout is not None:
+            self._mind_deadlines()
+        return done
+
+    def _handle_of(self, operation: Operation) -> IocpHandle | None:
+        if not isinstance(operation, Operation):
+            raise TypeError(f"an operation is needed here, not {type(operation).__name__}")
+        handle = operation.handle
+        if handle is None or (isinstance(handle, IocpHandle) and handle.port() is self):
+            return handle
+        raise NotAssociated(f"{handle!r} belongs to another port")
+
+    def _begin(self, operation: Operation) -> None:
+        if operation._status is not IDLE:
+            raise InFlight(f"{operation!r} is in flight: wait for its completion, or make another operation")
+        operation._status = PENDING
+        operation._verdict = None
+        operation.transferred = 0
+        operation.error = None
+
+    def _start_waiting(self, handle: IocpHandle, route: Route, skipping: Operation | None = None) -> bool:
+        """Give Windows what waits to be started and may be. Returns whether *skipping* has succeeded at once."""
+        direction = handle.directions[route]
+        skipped = False
+        while (operation := self._next_to_start(handle, direction)) is not None:
+            sequence = operation._sequence
+            try:
+                skipped = self._start(handle, operation, skip=operation is skipping) or skipped
+            finally:
+                self._started(handle, operation, sequence, direction)
+        return skipped
+
+    def _started(
+        self, handle: IocpHandle, operation: Operation, sequence: int, direction: Direction | None = None
+    ) -> None:
+        """The call that starts an operation has returned: catch up on what was asked for meanwhile."""
+        with handle.lock:
+            handle.calling -= 1
+            if direction is not None:
+                direction.starting = False
+            if operation._status is PENDING and operation._sequence == sequence:
+                operation._native.started = True
+                if operation._verdict is not None:
+                    self._cancel_io(handle, operation)
+        if handle.life is Life.CLOSING:
+            self._close_handle(handle)
+
+    def _next_to_start(self, handle: IocpHandle, direction: Direction) -> Operation | None:
+        """The operation that this thread is to start now, or None."""
+        with handle.lock:
+            if direction.starting or not direction.waiting or handle.life is not Life.OPEN:
+                return None
+            alone = goes_alone(handle, direction.waiting[0])
+            if direction.exclusive or (alone and direction.busy):
+                return None
+            operation = direction.waiting.popleft()
+            handle.calling += 1
+            direction.starting = True
+            direction.busy += 1
+            direction.exclusive = alone
+            operation._native.given = True
+            return operation
+
+    def _start(self, handle: IocpHandle, operation: Operation, *, skip: bool) -> bool:
+        """Make the call that starts an operation. Returns whether it has succeeded at once and no packet will come."""
+        if operation.name == "flush":
+            self._pool.put(partial(_flush, handle, operation))
+            return False
+        flight: Flight = operation._native
+        while True:
+            code, count = self._call(handle, operation), 0
+            if code == win32.DONE_HERE:
+                code = 0
+            elif _packet_comes(handle, flight, code):
+                return False
+            else:
+                count = flight.overlapped.InternalHigh
+            if code or not skip:
+                self._post_end(flight, code, count)
+                return False
+            result = FINISHES[operation.name](handle, operation, 0, count)
+            if result is not None:
+                skipped = self._ended(handle, operation, self._error_of(handle, operation, result), silent=result == 0)
+                if not skipped:
+                    self._wake()
+                return skipped
+
+    def _post_end(self, flight: Flight, code: int, count: int) -> None:
+        """Queue the packet of an operation whose end Windows does not queue."""
+        if code == 0 and count:  # as Windows would have, had it not been told to skip it
+            self._post(count, PacketKey.IO, flight.address)
+        else:
+            self._post(code, PacketKey.FAILED, flight.address)
+
+    def _call(self, handle: IocpHandle, operation: Operation) -> int:
+        """Make the Win32 call of an operation; the code of what it, or Python on the way to it, reports."""
+        flight: Flight = operation._native
+        try:
+            if not handle.is_open():  # the number may be another's by now
+                raise cancelled("the object behind the handle was closed")
+            return STARTS[operation.name](handle, operation)
+        except OSError as error:
+            flight.failure = win32.normal(error)
+        except (ValueError, TypeError, OverflowError) as error:
+            flight.failure = OSError(errno.EINVAL, f"{type(error).__name__}: {error}")
+        flight.reset()
+        return win32.ERROR_OPERATION_ABORTED
+
+    def _post(self, count: int, key: PacketKey, number: int = 0) -> None:
+        overlapped = ffi.cast("OVERLAPPED *", number)
+        with self._held:
+            if not self._port_closed:
+                win32.check(kernel32.PostQueuedCompletionStatus(self._port, count, key, overlapped))
+
+    # Operations without a handle
+
+    def _submit_detached(self, operation: Operation, timeout: float | None) -> None:
+        with self._lock:
+            if self._unusable is not None:  # it was closed meanwhile, and nobody would end the operation any more
+                raise self._unusable
+            self._begin(operation)
+            self._detached.add(operation)
+            if isinstance(operation, Timer):
+                times_out = timeout is not None and timeout < operation.delay
+                delay = timeout if timeout is not None and times_out else operation.delay
+                operation._expiry = self._timers.add(delay, (operation, times_out))
+            elif timeout is not None:
+                operation._expiry = self._timers.add(timeout, (operation, True))
+            if isinstance(operation, ProcessExit):
+                self._start_watch(operation)
+        self._mind_deadlines()
+        if self._ready:
+            self._wake()
+
+    def _start_watch(self, operation: ProcessExit) -> None:
+        """Have a process watched, or end the operation if that can't be; the caller holds the port's lock."""
+        operation.status = getattr(operation.process, "returncode", None)
+        if operation.status is not None:
+            self._end_detached(operation, None)
+            return
+        process = win32.open_process(operation.process, operation.pid)
+        if not process:
+            code = last_error()
+            unknown = code == win32.ERROR_INVALID_PARAMETER
+            error = OSError(errno.ESRCH, os.strerror(errno.ESRCH)) if unknown else win32.os_error(code)
+            self._end_detached(operation, error)
+            return
+        # The packet that a wait queues can't be called back. It carries a number that is never used again, so that
+        # one of a cancelled operation finds nothing.
+        number = next(self._numbers)
+        wait = _overlapped.RegisterWaitWithQueue(
+            int(ffi.cast("uintptr_t", process)), int(ffi.cast("uintptr_t", self._port)), number, win32.INFINITE
+        )
+        operation._native = (number, process, wait)
+        self._watched[number] = operation
+
+    def _process_ended(self, number: int) -> None:
+        with self._lock:
+            operation = self._watched.get(number)
+            if operation is None:  # it was cancelled meanwhile
+                return
+            code = ffi.new("DWORD *")
+            kernel32.GetExitCodeProcess(operation._native[1], code)
+            operation.status = int(code[0])
+            self._end_detached(operation, None)
+
+    def _end_detached(self, operation: Operation, error: OSError | None) -> None:
+        """Complete an operation without a handle; the caller holds the port's lock."""
+        self._detached.discard(operation)
+        native, operation._native = operation._native, None
+        if native is not None:
+            number, process, wait = native
+            del self._watched[number]
+            with contextlib.suppress(OSError):  # ERROR_IO_PENDING: it is being called, and ends by itself
+                _overlapped.UnregisterWait(wait)
+            kernel32.CloseHandle(process)
+        self._deliver(operation, error)
+
+    def _detached_ended(self, operation: Operation, error: OSError | None, expiry: Deadline | None = None) -> bool:
+        with self._lock:
+            if operation not in self._detached or (expiry is not None and operation._expiry is not expiry):
+                return False
+            self._end_detached(operation, error)
+        self._wake()
+        return True
+
+    # Ending
+
+    def _reaped(self, operation: Operation, code: int, count: int) -> None:
+        """Act on the packet of an operation: it has ended, or goes on with another call."""
+        handle = operation.handle
+        assert isinstance(handle, IocpHandle)
+        if not handle.is_open():
+            self._left_behind(handle)
+        result = FINISHES[operation.name](handle, operation, code, count)
+        if result is None and self._go_on(handle, operation):
+            return
+        self._ended(handle, operation, self._error_of(handle, operation, result))
+        self._start_waiting(handle, operation.route)
+
+    def _left_behind(self, handle: IocpHandle) -> None:
+        """The program has closed the object itself: end what is in flight as if the handle had been closed."""
+        with handle.lock:
+            if handle.life is not Life.OPEN:
+                return
+            handle.life = Life.CLOSING
+        self._close_handle(handle)
+
+    def _go_on(self, handle: IocpHandle, operation: Operation) -> bool:
+        """Make the next call of an operation, unless it is being ended. Returns whether it goes on."""
+        with handle.lock:
+            if operation._verdict is not None or handle.life is not Life.OPEN or self._unusable is not None:
+                return False
+            handle.calling += 1
+            operation._native.started = False
+            sequence = operation._sequence
+        try:
+            self._start(handle, operation, skip=False)
+        finally:
+            self._started(handle, operation, sequence)
+        return True
+
+    def _error_of(self, handle: IocpHandle, operation: Operation, result: int | None) -> OSError | None:
+        """The error of a completion: the result of the call, unless the operation was ended here."""
+        failure: OSError | None = operation._native.failure
+        verdict = operation._verdict
+        if result == 0:
+            return None  # it won
+        if result is None or result in ENDED_HERE:
+            if verdict is not None:
+                return verdict
+            if handle.life is not Life.OPEN or not handle.is_open():
+                return cancelled("the handle or the object behind it was closed")
+        if failure is not None:
+            return failure
+        error = win32.os_error(result or win32.ERROR_OPERATION_ABORTED)
+        return cancelled("cancelled from outside") if error.errno == errno.ECANCELED else error
+
+    def _ended(self, handle: IocpHandle, operation: Operation, error: OSError | None, *, silent: bool = False) -> bool:
+        """End the flight of an operation and queue its completion, unless *silent*. Returns *silent*."""
+        flight: Flight = operation._native
+        with handle.lock:
+            del handle.pending[operation]
+            self._flights.pop(flight.address, None)
+            if flight.given:
+                direction = handle.directions[operation.route]
+                direction.busy -= 1
+                direction.exclusive = False
+            if silent:
+                self._forget(operation)
+                return True
+            if handle.life is Life.OPEN:
+                self._deliver(operation, error)
+                return False
+            operation.error = error
+            handle.ended.append(operation)
+            if not handle.pending:
+                for each in sorted(handle.ended, key=lambda ended: ended._sequence):
+                    self._deliver(each, each.error)
+                handle.ended.clear()
+        return False
+
+    def _forget(self, operation: Operation) -> None:
+        if operation._expiry is not None:
+            self._timers.discard(operation._expiry)
+            operation._expiry = None
+        operation._status = IDLE
+
+    def _deliver(self, operation: Operation, error: OSError | None) -> None:
+        operation.error = error
+        self._forget(operation)
+        if self._unusable is None:
+            operation._status = QUEUED
+            self._ready.append(operation)
+
+    def cancel(self, operation: Operation) -> bool:
+        if self._unusable is not None:
+            raise self._unusable
+        self._handle_of(operation)
+        return self._end(operation, cancelled("cancelled by Port.cancel"))
+
+    def _end(self, operation: Operation, verdict: OSError, expiry: Deadline | None = None) -> bool:
+        """Ask that an operation ends with *verdict*. Returns whether it was in flight."""
+        handle = operation.handle
+        if handle is None:
+            return self._detached_ended(operation, verdict, expiry)
+        assert isinstance(handle, IocpHandle)
+        with handle.lock:
+            if operation._status is not PENDING or (expiry is not None and operation._expiry is not expiry):
+                return False
+            waiting = handle.directions[operation.route].waiting
+            if handle.life is not Life.OPEN:
+                return False  # it is being ended already
+            if operation not in waiting:
+                operation._verdict = operation._verdict or verdict  # it must not go on after a packet on the way either
+                return not operation._native.started or self._cancel_io(handle, operation)
+            operation._verdict = verdict
+            waiting.remove(operation)
+        self._post(win32.ERROR_OPERATION_ABORTED, PacketKey.FAILED, operation._native.address)
+        return True
+
+    def _cancel_io(self, handle: IocpHandle, operation: Operation) -> bool:
+        """Ask Windows to end an operation. Returns whether it was still at it (or unio's own threads are)."""
+        pointer = self._afd if operation.route is Route.READINESS else handle.pointer
+        if operation.name == "flush" or not handle.is_open():
+            return True
+        return bool(kernel32.CancelIoEx(pointer, operation._native.overlapped)) or last_error() != win32.ERROR_NOT_FOUND
+
+    def _close_handle(self, handle: IocpHandle) -> None:
+        """Cancel what a closing handle has in flight, and close it, once no thread is starting anything on it."""
+        with handle.lock:
+            if handle.life is not Life.CLOSING or handle.calling:
+                return
+            handle.life = Life.CLOSED
+            unstarted = [operation for each in handle.directions.values() for operation in each.waiting]
+            for each in handle.directions.values():
+                each.waiting.clear()
+            for operation in handle.pending:
+                operation._verdict = operation._verdict or cancelled("the handle was closed")
+                if operation not in unstarted:
+                    self._cancel_io(handle, operation)
+        for operation in unstarted:
+            self._post(win32.ERROR_OPERATION_ABORTED, PacketKey.FAILED, operation._native.address)
+        with self._lock:
+            if self._handles.get(handle.number) is handle:
+                del self._handles[handle.number]
+        handle.close_object()
+
+    # Waiting
+
+    def post(self, key: Any, operation: Any = None, transferred: int = 0) -> None:
+        if self._unusable is not None:
+            raise self._unusable
+        number = next(self._numbers)
+        self._posted[number] = Completion(key, operation, transferred, None)
+        self._post(0, PacketKey.POSTED, number)
+
+    def wait(self, timeout: float | None = None, limit: int = LIMIT_DEFAULT) -> list[Completion]:
+        check_limit(limit)
+        until = None if timeout is None else time.monotonic() + seconds(timeout, "the time-out")
+        looked = False
+        while True:
+            if self._unusable is not None:
+                raise self._unusable
+            for deadline, (what, times_out) in self._timers.expired():
+                if times_out:
+                    self._end(what, timed_out(), deadline)
+                else:
+                    self._detached_ended(what, None, deadline)
+            # The kernel is asked in each call: what is ready may be a flood that renews itself, as timers of no delay.
+            if looked:
+                batch = self._take(limit)
+                if batch or (until is not None and time.monotonic() >= until):
+                    self._hand_over()
+                    return batch
+            self._dequeue(min(limit, ENTRIES_MAX), until)
+            looked = True
+
+    def _take(self, limit: int) -> list[Completion]:
+        batch: list[Completion] = []
+        while self._ready and len(batch) < limit:
+            try:
+                packet = self._ready.popleft()
+            except IndexError:  # another thread was quicker
+                break
+            if isinstance(packet, Operation):
+                batch.append(Completion(packet.key, packet, packet.transferred, packet.error))
+                packet._status = IDLE  # last: from here on another thread may submit it again
+            else:
+                batch.append(packet)
+        return batch
+
+    def _dequeue(self, limit: int, until: float | None) -> None:
+        """Sleep in the kernel's queue until packets come, *until*, or the next deadline, and act on the packets."""
+        entries, count = self._entries(limit)
+        with self._lock:
+            if self._port_closed or self._unusable is not None:
+                return
+            if self._ready:
+                until = 0.0  # do not sleep
+            self._waiting += 1
+            mine = self._timers.next_time()
+            if mine is None or mine >= self._bound:
+                mine = None  # another thread minds the deadlines
+            else:
+                self._bound = mine
+        try:
+            found = kernel32.GetQueuedCompletionStatusEx(self._port, entries, limit, count, _ms(until, mine), 0)
+        finally:
+            with self._lock:
+                self._waiting -= 1
+                if mine is not None and self._bound == mine:
+                    self._bound = float("inf")
+            if self._unusable is not None:
+                self._close_port()
+        for index in range(count[0] if found else 0):
+            self._packet(entries[index])
+
+    def _packet(self, entry: Any) -> None:
+        key, count = entry.lpCompletionKey, entry.dwNumberOfBytesTransferred
+        number = int(ffi.cast("uintptr_t", entry.lpOverlapped))
+        if key == PacketKey.POSTED:
+            if (packet := self._posted.pop(number, None)) is not None:  # it is not dropped with the port
+                self._ready.append(packet)
+            return
+        operation = self._flights.get(number)
+        if operation is None:
+            if key == PacketKey.IO:
+                self._process_ended(number)
+        elif key == PacketKey.FAILED:
+            self._reaped(operation, count, 0)
+        else:
+            status = operation._native.overlapped.Internal & 0xFFFFFFFF
+            if status == win32.STATUS_PENDING:  # seen under Wine, where the thread ended that had submitted it
+                status = entry.Internal & 0xFFFFFFFF
+            self._reaped(operation, win32.status_error(status), count)
+
+    def _entries(self, limit: int) -> tuple[Any, Any]:
+        """Room for the packets of one call, one for each thread."""
+        room = getattr(_thread, "room", None)
+        if room is None or room[2] < limit:
+            room = _thread.room = (ffi.new("OVERLAPPED_ENTRY[]", limit), ffi.new("DWORD *"), limit)
+        room[1][0] = 0
+        return room[0], room[1]
+
+    def _hand_over(self) -> None:
+        """See to it that another thread takes what this one leaves: completions beyond its limit, or the deadlines."""
+        if self._waiting and (self._ready or (self._bound == float("inf") and len(self._timers))):
+            self._wake()
+
+    def _mind_deadlines(self) -> None:
+        """Wake a thread for a deadline that comes before those that are minded."""
+        if self._waiting:
+            earliest = self._timers.next_time()
+            if earliest is not None and earliest < self._bound:
+                self._wake()
+
+    def _wake(self) -> None:
+        if self._unusable is None:
+            self._post(0, PacketKey.WAKE)
+
+    def _afd_handle(self) -> Any:
+        """A handle of the device that answers polls, opened for this port when the first one is submitted."""
+        with self._lock:
+            if self._afd is None:
+                afd = win32.open_afd()
+                win32.check(kernel32.CreateIoCompletionPort(afd, self._port, PacketKey.IO, 0))
+                win32.check(kernel32.SetFileCompletionNotificationModes(afd, win32.FILE_SKIP_SET_EVENT_ON_HANDLE))
+                self._afd = afd
+            return self._afd
+
+    # Closing
+
+    def close(self) -> None:
+        with self._lock:
+            if self._unusable is not None:
+                return
+            self._unusable = port_closed()
+            handles = list(self._handles.values())
+            self._handles.clear()
+        for handle in handles:
+            self._cancel_all(handle)
+        for operation in list(self._detached):
+            self._end(operation, cancelled("the port was closed"))
+        while self._ready:
+            packet = self._ready.popleft()
+            if isinstance(packet, Operation):
+                packet._status = IDLE
+        self._posted.clear()
+        self._timers.clear()
+        self._pool.close()
+        self._reap_cancelled()
+        self._close_port()
+
+    def _cancel_all(self, handle: IocpHandle) -> None:
+        """End what a handle has in flight because the port is closed; the object stays open."""
+        with handle.lock:
+            for direction in handle.directions.values():
+                for operation in direction.waiting:
+                    handle.pending.pop(operation, None)
+                    self._flights.pop(operation._native.address, None)
+                    self._deliver(operation, cancelled("the port was closed"))
+                direction.waiting.clear()
+            for operation in handle.pending:
+                operation._verdict = operation._verdict or cancelled("the port was closed")
+                self._cancel_io(handle, operation)
+
+    def _reap_cancelled(self) -> None:
+        """Fetch the packets of what was cancelled, so that Windows is done with its memory."""
+        entries, count = self._entries(LIMIT_DEFAULT)
+        while self._flights:
+            if not kernel32.GetQueuedCompletionStatusEx(self._port, entries, LIMIT_DEFAULT, count, REAP_MS, 0):
+                _limbo.append(dict(self._flights))  # some device does not let go: never free what it may write to
+                return
+            for index in range(count[0]):
+                self._packet(entries[index])
+
+    def _close_port(self) -> None:
+        """Close the kernel's port, unless threads are in it: each wakes the next, and the last of them does it."""
+        if self._waiting:
+            self._post(0, PacketKey.WAKE)  # one for each would not do, as one thread may fetch several
+            return
+        with self._held:
+            if self._port_closed:
+                return
+            self._port_closed = True
+            kernel32.CloseHandle(self._port)
+        if self._afd is not None:
+            kernel32.CloseHandle(self._afd)
+
+    def _in_flight(self) -> int:
+        return len(self._flights) + len(self._detached) + sum([isinstance(each, Operation) for each in self._ready])
+
+
+_thread = threading.local()
+_limbo: list[dict[int, Operation]] = []
+
+
+def _ms(until: float | None, deadline: float | None) -> int:
+    """How long the kernel may hold this thread, in milliseconds."""
+    ends = [end for end in (until, deadline) if end is not None]
+    most = SLICE_MS_MAX if threading.current_thread() is threading.main_thread() else SLEEP_MS_MAX
+    if not ends:
+        return most if most == SLICE_MS_MAX else win32.INFINITE
+    left = (min(ends) - time.monotonic()) * 1000
+    return math.ceil(left) if 0 < left < most else most if left > 0 else 0  # rounded up, never to wake early
+
+
+def _packet_comes(handle: IocpHandle, flight: Flight, code: int) -> bool:
+    """Whether Windows queues a packet for a call that has returned this code."""
+    if code == win32.ERROR_IO_PENDING:
+        return True
+    if code == 0:
+        return not handle.skip_on_success
+    return bool(flight.overlapped.Internal >> 30 & 3 == 2)  # noqa: PLR2004 - a status that is but a warning
+
+
+def _flush(handle: IocpHandle, operation: Operation) -> None:
+    """A job of the pool: FlushFileBuffers has no overlapped form."""
+    code = 0 if kernel32.FlushFileBuffers(handle.pointer) else last_error()
+    if code == win32.ERROR_ACCESS_DENIED:
+        code = win32.ERROR_INVALID_HANDLE  # not open for writing
+    port = handle.port()
+    if port is not None and port._unusable is None:
+        port._post(code, PacketKey.FAILED, operation._native.address)
+
+
+PORT = IocpPort

@@ -1,0 +1,190 @@
+"""A handle of Windows': its operations in flight, and those that Windows has not been given yet."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import weakref
+from collections import deque
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any
+
+from unio.backends import win32
+from unio.backends.win32 import kernel32
+from unio.backends.win32_api import ffi
+from unio.errors import AssociationError, cancelled
+from unio.handle import Handle, HasFileno, Kind
+from unio.operations import Operation, Route
+from unio.port import port_closed
+
+if TYPE_CHECKING:
+    from unio.backends.iocp import IocpPort
+
+
+class Life(IntEnum):
+    """What became of a handle."""
+
+    OPEN = 0
+    CLOSING = 1  # closed; its operations have still to be reaped
+    CLOSED = 2
+
+
+class Direction:
+    """The operations of one direction that Windows has not been given yet, oldest first."""
+
+    __slots__ = ("busy", "exclusive", "starting", "waiting")
+
+    def __init__(self) -> None:
+        self.waiting: deque[Operation] = deque()
+        self.starting = False  # a thread is giving them to Windows, so that their order is kept
+        self.busy = 0  # how many Windows has
+        self.exclusive = False  # whether the one it has is to be alone
+
+
+class IocpHandle(Handle):
+    """A handle of Windows'. Its ``lock`` guards its directions, its life, and the status of its operations.
+
+    The lock is held over CancelIoEx, so that an operation can't end, be submitted again and be hit by the cancel of its
+    former flight; that call does not block.
+    """
+
+    __slots__ = (
+        "calling",
+        "connected",
+        "directions",
+        "disconnected",
+        "ended",
+        "extensions",
+        "life",
+        "lock",
+        "number",
+        "pending",
+        "pointer",
+        "port",
+        "sequence",
+        "stream",
+    )
+
+    def __init__(self, port: IocpPort, given: HasFileno | int, key: Any, *, skip_on_success: bool) -> None:
+        self.object = given
+        self.key = key
+        self.skip_on_success = skip_on_success
+        self.kind, self.number, self.socket = _examine(given)
+        self.pointer: Any = ffi.cast("HANDLE", self.number)
+        self.port = weakref.ref(port)
+        self.lock = threading.Lock()
+        self.life = Life.OPEN
+        self.directions = {
+            route: Direction() for route in (Route.INCOMING, Route.OUTGOING, Route.READINESS, Route.FILE)
+        }
+        self.pending: dict[Operation, None] = {}  # in flight, in the order of submission
+        self.ended: list[Operation] = []  # reaped since the handle began to close; delivered in order, at the end
+        self.sequence = 0
+        self.calling = 0  # threads that are in a call which starts something here, so that the number must stay
+        self.extensions: dict[str, Any] = {}
+        self.stream = self.socket is None or self.socket.type == socket.SOCK_STREAM
+        self.connected = False
+        self.disconnected = False
+        if self.socket is not None and not self.stream:
+            with contextlib.suppress(OSError):
+                self.socket.getpeername()
+                self.connected = True
+
+    def fileno(self) -> int:
+        if self.life is not Life.OPEN or not self.is_open():
+            return -1
+        return self.object if isinstance(self.object, int) else self.object.fileno()
+
+    @property
+    def closed(self) -> bool:
+        return self.life is not Life.OPEN or not self.is_open()
+
+    def is_open(self) -> bool:
+        """Whether the number still stands for what was associated."""
+        if isinstance(self.object, int):
+            return win32.is_socket(self.number) if self.socket is not None else win32.is_handle(self.pointer)
+        try:
+            return self.object.fileno() >= 0
+        except (ValueError, OSError):
+            return False
+
+    def extension(self, function_id: str, kind: str) -> Any:
+        """An extension function of this socket's provider."""
+        found = self.extensions.get(function_id)
+        if found is None:
+            assert self.socket is not None
+            found = self.extensions[function_id] = win32.extension(self.socket, function_id, kind)
+        return found
+
+    def afd(self) -> Any:
+        """The port's handle of the device that answers polls."""
+        port = self.port()
+        assert port is not None
+        return port._afd_handle()
+
+    def cancel(self) -> int:
+        port = self.port()
+        if port is None:
+            raise port_closed()
+        if port._unusable is not None:
+            raise port._unusable
+        return sum([port._end(operation, cancelled("cancelled by Handle.cancel")) for operation in list(self.pending)])
+
+    def close(self) -> None:
+        with self.lock:
+            if self.life is not Life.OPEN:
+                return
+            self.life = Life.CLOSING
+        port = self.port()
+        if port is None or port._unusable is not None:
+            self.close_object()
+        else:
+            port._close_handle(self)
+
+    def close_object(self) -> None:
+        """Close what was associated."""
+        with contextlib.suppress(OSError):
+            if isinstance(self.object, int):
+                if self.socket is not None:
+                    self.socket.close()
+                else:
+                    kernel32.CloseHandle(self.pointer)
+            else:
+                self.object.close()  # type: ignore[attr-defined]
+
+
+def _examine(given: HasFileno | int) -> tuple[Kind, int, socket.socket | None]:
+    """What kind of handle it is, its number, and its socket if it is one."""
+    if isinstance(given, bool) or not (isinstance(given, int) or hasattr(given, "fileno")):
+        raise TypeError(f"a handle is an object with a fileno() or a HANDLE, not {type(given).__name__}")
+    if isinstance(given, Handle):
+        raise AssociationError(f"{given!r} has joined a port already")
+    closed = AssociationError(f"{given!r} is closed or has no handle")
+    if isinstance(given, socket.socket):
+        if given.fileno() < 0:
+            raise closed
+        return Kind.SOCKET, given.fileno(), given
+    try:
+        number = given if isinstance(given, int) else given.fileno()
+    except (ValueError, OSError):
+        raise closed from None
+    if not 0 <= number < 2**63:
+        raise closed
+    with contextlib.suppress(OSError):
+        return Kind.SOCKET, number, _BorrowedSocket(fileno=number)
+    try:
+        pointer = win32.file_handle(given)
+    except OSError:
+        raise closed from None
+    kind = {win32.FILE_TYPE_DISK: Kind.FILE, win32.FILE_TYPE_PIPE: Kind.PIPE}.get(kernel32.GetFileType(pointer))
+    if kind is None:
+        raise AssociationError(f"only sockets, pipes and regular files can join a port, and {given!r} is none of them")
+    return kind, int(ffi.cast("uintptr_t", pointer)), None
+
+
+class _BorrowedSocket(socket.socket):
+    """Makes a socket's methods available for a descriptor that is somebody else's to close."""
+
+    def __del__(self) -> None:
+        self.detach()

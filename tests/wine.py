@@ -1,0 +1,70 @@
+"""Where Wine differs from Windows: the one table of it, and the marks of the tests that meet such a difference.
+
+The reference is Windows, as Microsoft documents it. Each row has the name that the tests' marks use, what differs, and
+the major versions of Wine it was seen with. A marked test is expected to fail there, and that it does is checked; only
+where it would hang or end the process it is not run. A row that no test names is one that the backend goes around, or
+that no test meets yet.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+EVERY = (8, 10)
+
+
+def wine_version() -> int | None:
+    """The major version of the Wine that this Python runs under, or None: it may well be real Windows."""
+    if sys.platform != "win32":
+        return None
+    import ctypes  # noqa: PLC0415 - needed on Windows only
+
+    try:
+        tell = ctypes.WinDLL("ntdll").wine_get_version
+    except AttributeError:
+        return None
+    tell.restype = ctypes.c_char_p
+    return int(tell().split(b".")[0])
+
+
+VERSION = wine_version()
+
+ROWS: dict[str, tuple[str, tuple[int, ...]]] = {
+    "accept-misuse": ("AcceptEx on a socket that does not listen is not refused: it pends for ever", EVERY),
+    "close-with-send-pending": (
+        "closesocket with a send pending queues no packet until the peer reads: to wait for one may be to hang",
+        EVERY,
+    ),
+    "waiter-of-a-closed-port": ("CloseHandle of a completion port does not wake the threads that wait on it", (8,)),
+    "fifo-waiters": (
+        "threads that wait on a completion port are released in the order they came, not the last first",
+        (8,),
+    ),
+    "no-concurrency-limit": ("NumberOfConcurrentThreads is ignored", EVERY),
+    "receive-after-reset": ("a receive started after a reset ends with 0 bytes instead of WSAECONNRESET", (8,)),
+    "unreachable-unconnected": ("an unconnected datagram socket is never told that a datagram met nobody", EVERY),
+    "unreachable-connected": ("a connected datagram socket is told 1225 and not 1234 when nobody is there", EVERY),
+    "reset-before-accept": ("a peer that is gone before AcceptEx gives 59 or 10057, not 64", EVERY),
+    "disconnect-reuse": ("ConnectEx on a socket that DisconnectEx was to make reusable fails with WSAEISCONN", EVERY),
+    "recvmsg-truncated": ("WSARecvMsg does not say MSG_TRUNC", EVERY),
+    "waitall-short": ("MSG_WAITALL returns what is there", EVERY),
+    "send-after-reset": ("TransmitFile on a connection that was reset says WSAENOTCONN, not WSAECONNRESET", EVERY),
+    "send-unconnected": ("WSASend on a socket that never connected says WSAECONNRESET, not WSAENOTCONN", EVERY),
+    "refused-once": ("a connected datagram socket is told once only that nobody is there", EVERY),
+    "unreadable-file": ("TransmitFile sends a file that is not open for reading", EVERY),
+    "reset-before-data": ("a reset discards what had arrived before it and was not received yet", EVERY),
+    "cancelled-pipe-write": ("a cancelled write to a pipe that was taken in part leaves nothing for the reader", EVERY),
+    "console-events": ("GenerateConsoleCtrlEvent fails: a child can't be sent a signal", EVERY),
+}
+
+
+def wine_row(name: str, *, run: bool = True) -> pytest.MarkDecorator:
+    """Mark a test that meets a row of the table; with ``run=False`` it would hang or end the process there."""
+    text, versions = ROWS[name]
+    here = VERSION in versions
+    reason = f"Wine {VERSION}, {name}: {text}"
+    if not run:
+        return pytest.mark.skipif(here, reason=reason)
+    return pytest.mark.xfail(here, reason=reason, strict=True)
