@@ -139,6 +139,15 @@ class Operation:
         if self._status is not IDLE:
             raise InFlight(f"{self!r} is in flight: it can't be changed before its completion")
 
+    def _begin(self) -> None:
+        """Start a flight; the backend holds the lock that guards the status."""
+        if self._status is not IDLE:
+            raise InFlight(f"{self!r} is in flight: wait for its completion, or make another operation")
+        self._status = Status.PENDING
+        self._verdict = None
+        self.transferred = 0
+        self.error = None
+
     def __repr__(self) -> str:
         what = self._status.name.lower() if self._status is not IDLE else "idle"
         return f"<unio.{type(self).__name__} {what} key={self.key!r:.60}>"

@@ -36,7 +36,7 @@ from unio.backends.attempts import ATTEMPTS, Outcome, RetryLater, as_oserror, fo
 from unio.backends.lanes import EmulatedHandle, Lane, Life, number_of, stands_for
 from unio.backends.pool import FilePool
 from unio.backends.queue import CompletionQueue
-from unio.errors import AssociationError, InFlight, NotAssociated, cancelled, timed_out
+from unio.errors import AssociationError, NotAssociated, cancelled, timed_out
 from unio.handle import HasFileno, Kind
 from unio.operations import Operation, Poll, ProcessExit, Readiness, Status, Timer, seconds
 from unio.port import LIMIT_DEFAULT, Completion, Port, check_limit, port_closed
@@ -239,7 +239,7 @@ class EmulatedPort(Port, ABC):
     def _link(self, handle: EmulatedHandle, lane: Lane, operation: Operation, timeout: float | None) -> bool:
         """Put an operation into its lane. Returns whether this thread has become the lane's owner."""
         with handle.lock:
-            self._begin(operation)
+            operation._begin()
             if handle.life is not Life.OPEN:
                 operation._status = IDLE
                 raise self._unusable or NotAssociated(f"{handle!r} is closed")
@@ -260,21 +260,11 @@ class EmulatedPort(Port, ABC):
             return handle
         raise NotAssociated(f"{handle!r} belongs to another port")
 
-    def _begin(self, operation: Operation) -> None:
-        """Start the flight of an operation; the caller holds the lock that guards its status."""
-        if operation._status is not IDLE:
-            raise InFlight(f"{operation!r} is in flight: wait for its completion, or make another operation")
-        operation._status = PENDING
-        operation._native = None
-        operation._verdict = None
-        operation.transferred = 0
-        operation.error = None
-
     def _submit_detached(self, operation: Operation, timeout: float | None) -> None:
         with self._lock:
             if self._unusable is not None:  # it was closed meanwhile, and nobody would end the operation any more
                 raise self._unusable
-            self._begin(operation)
+            operation._begin()
             self._detached.add(operation)
             if isinstance(operation, Timer):
                 times_out = timeout is not None and timeout < operation.delay

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 from unio.backends.pool import FilePool
 from unio.backends.timers import Timers
-from unio.errors import AssociationError, InFlight, NotAssociated, cancelled, timed_out
+from unio.errors import AssociationError, NotAssociated, cancelled, timed_out
 from unio.operations import Operation, ProcessExit, Route, Status, Timer, seconds
 from unio.port import LIMIT_DEFAULT, Completion, Port, check_limit, port_closed
 
@@ -155,7 +155,7 @@ class IocpPort(Port):
             self._submit_detached(operation, timeout)
             return False
         with handle.lock:
-            self._begin(operation)
+            operation._begin()
             if handle.life is not Life.OPEN:
                 operation._status = IDLE
                 raise self._unusable or NotAssociated(f"{handle!r} is closed")
@@ -180,14 +180,6 @@ class IocpPort(Port):
         if handle is None or (isinstance(handle, IocpHandle) and handle.port() is self):
             return handle
         raise NotAssociated(f"{handle!r} belongs to another port")
-
-    def _begin(self, operation: Operation) -> None:
-        if operation._status is not IDLE:
-            raise InFlight(f"{operation!r} is in flight: wait for its completion, or make another operation")
-        operation._status = PENDING
-        operation._verdict = None
-        operation.transferred = 0
-        operation.error = None
 
     def _start_waiting(self, handle: IocpHandle, route: Route, skipping: Operation | None = None) -> bool:
         """Give Windows what waits to be started and may be. Returns whether *skipping* has succeeded at once."""
@@ -289,7 +281,7 @@ class IocpPort(Port):
         with self._lock:
             if self._unusable is not None:  # it was closed meanwhile, and nobody would end the operation any more
                 raise self._unusable
-            self._begin(operation)
+            operation._begin()
             self._detached.add(operation)
             if isinstance(operation, Timer):
                 times_out = timeout is not None and timeout < operation.delay
