@@ -1,0 +1,39 @@
+"""Compiles the double of kqueue(2), once for each state of its source; as a script, prints the path of the library."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+SOURCE = Path(__file__).with_name("kqueue.c")
+COMMAND = ["cc", "-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-fPIC", "-fvisibility=hidden", "-pthread"]
+
+
+def unavailable() -> str | None:
+    """Why the double can't be built here, or None."""
+    if sys.platform != "linux":
+        return "the double of kqueue is for Linux"
+    return None if shutil.which(COMMAND[0]) else "the double of kqueue needs a C compiler, cc"
+
+
+def library(*options: str) -> str:
+    """The path of the shared library, compiled if it isn't there; *options* are the compiler's."""
+    command = [*COMMAND, *options]
+    mark = hashlib.sha256(" ".join(command).encode() + SOURCE.read_bytes()).hexdigest()[:16]
+    folder = Path(tempfile.gettempdir()) / f"unio-kqueue-double-{os.getuid()}"
+    made = folder / f"kqueue-{mark}.so"
+    if not made.exists():
+        folder.mkdir(mode=0o700, exist_ok=True)
+        unfinished = folder / f"{os.getpid()}.so"  # another process may be compiling it too
+        subprocess.run([*command, "-shared", "-o", str(unfinished), str(SOURCE)], check=True)
+        unfinished.rename(made)
+    return str(made)
+
+
+if __name__ == "__main__":
+    print(library(*sys.argv[1:]))
