@@ -36,4 +36,4 @@ def library(*options: str) -> str:
 
 
 if __name__ == "__main__":
-    print(library(*sys.argv[1:]))
+    sys.stdout.write(library(*sys.argv[1:]) + "\n")

@@ -591,6 +591,8 @@ static int add(struct kqueue *kq, struct kevent *change, const struct filter *fi
     knote->report = *change;
     knote->report.flags &= (unsigned short)~(EV_ADD | EV_DELETE | EV_ENABLE | EV_DISABLE);
     LIST_INSERT_HEAD(&kq->buckets[change->ident % BUCKETS], knote, in_bucket);
+    if (filter->is_descriptor && sibling(knote) != NULL)
+        knote->socket_error = sibling(knote)->socket_error;
     int error = filter->attach(knote);
     if (error)
         drop(knote);
