@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -11,19 +12,28 @@ import tempfile
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("kqueue.c")
-COMMAND = ["cc", "-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-fPIC", "-fvisibility=hidden", "-pthread"]
+OPTIONS = ["-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-fPIC", "-fvisibility=hidden", "-pthread"]
+
+
+def compiler() -> list[str] | None:
+    """The system's C compiler, or the one that comes from PyPI as ziglang, where it is installed."""
+    if shutil.which("cc"):
+        return ["cc"]
+    return [sys.executable, "-m", "ziglang", "cc"] if importlib.util.find_spec("ziglang") else None
 
 
 def unavailable() -> str | None:
     """Why the double can't be built here, or None."""
     if sys.platform != "linux":
         return "the double of kqueue is for Linux"
-    return None if shutil.which(COMMAND[0]) else "the double of kqueue needs a C compiler, cc"
+    return None if compiler() else "the double of kqueue needs a C compiler: cc, or PyPI's ziglang"
 
 
 def library(*options: str) -> str:
     """The path of the shared library, compiled if it isn't there; *options* are the compiler's."""
-    command = [*COMMAND, *options]
+    if reason := unavailable():
+        raise RuntimeError(reason)
+    command = [*(compiler() or []), *OPTIONS, *options]
     mark = hashlib.sha256(" ".join(command).encode() + SOURCE.read_bytes()).hexdigest()[:16]
     folder = Path(tempfile.gettempdir()) / f"unio-kqueue-double-{os.getuid()}"
     made = folder / f"kqueue-{mark}.so"

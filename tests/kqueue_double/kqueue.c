@@ -73,7 +73,7 @@ enum {
     EV_ERROR = 0x4000,
     EV_EOF = 0x8000,
 };
-#define EV_KNOWN 0xffu
+#define EV_KNOWN 0xffu /* the first eight */
 #define NOTE_LOWAT 0x1u
 #define NOTE_EXIT 0x80000000u
 #define NOTE_SECONDS 0x1u
@@ -177,7 +177,8 @@ static void drop(struct knote *knote)
     dequeue(knote);
     LIST_REMOVE(knote, in_bucket);
     if (knote->source >= 0) {
-        epoll_ctl(knote->kq->number, EPOLL_CTL_DEL, knote->source, NULL); /* a child may still have it: close() is not enough */
+        /* A child may still have it, and then close() alone would leave its entry, which points to this knote. */
+        epoll_ctl(knote->kq->number, EPOLL_CTL_DEL, knote->source, NULL);
         close(knote->source);
     } else if (knote->filter->is_descriptor && sibling(knote) == NULL) {
         epoll_ctl(knote->kq->number, EPOLL_CTL_DEL, (int)knote->report.ident, NULL);
@@ -201,6 +202,14 @@ static void drop_stale(struct knote *knote)
 {
     if (knote != NULL && !is_current(knote))
         drop(knote);
+}
+
+/* Whether a knote of a descriptor or a process can be asked for this. */
+static bool takes_fflags(const struct knote *knote, unsigned int fflags)
+{
+    if (knote->report.filter == EVFILT_PROC)
+        return fflags == NOTE_EXIT;
+    return fflags == 0 || (fflags == NOTE_LOWAT && knote->report.filter == EVFILT_READ && S_ISSOCK(knote->type));
 }
 
 /* Run the filter, as BSD does when something happened to what the knote is about. */
@@ -416,8 +425,7 @@ static int attach_descriptor(struct knote *knote)
     knote->type = found.st_mode;
     knote->device = found.st_dev;
     knote->inode = found.st_ino;
-    bool low_water = knote->report.filter == EVFILT_READ && S_ISSOCK(knote->type);
-    if (knote->asked_fflags & ~(low_water ? NOTE_LOWAT : 0))
+    if (!takes_fflags(knote, knote->asked_fflags))
         return EINVAL;
     if (S_ISREG(knote->type))
         return attach_file(knote);
@@ -490,7 +498,7 @@ static bool has_expired(struct knote *knote)
 
 static int attach_process(struct knote *knote)
 {
-    if (knote->asked_fflags != NOTE_EXIT)
+    if (!takes_fflags(knote, knote->asked_fflags))
         return EINVAL;
     knote->report.flags |= EV_CLEAR;
     if (knote->report.ident == 0 || knote->report.ident > INT_MAX)
@@ -604,6 +612,8 @@ static int add(struct kqueue *kq, struct kevent *change, const struct filter *fi
 /* As in FreeBSD, the flags of the first EV_ADD stay, and only EV_ENABLE enables. */
 static int modify(struct knote *knote, const struct kevent *change)
 {
+    if (knote->filter->touch == NULL && !takes_fflags(knote, change->fflags))
+        return EINVAL;
     if (change->flags & EV_ENABLE)
         knote->disabled = false;
     else if (change->flags & EV_DISABLE)
@@ -776,7 +786,7 @@ static struct kqueue *find_kqueue(int number)
     return NULL;
 }
 
-static struct timespec now(void)
+static struct timespec monotonic(void)
 {
     struct timespec time;
     clock_gettime(CLOCK_MONOTONIC, &time);
@@ -786,7 +796,7 @@ static struct timespec now(void)
 /* What is left until a deadline; nothing, once it has passed. */
 static struct timespec left_until(struct timespec deadline)
 {
-    struct timespec time = now();
+    struct timespec time = monotonic();
     time.tv_sec = deadline.tv_sec - time.tv_sec;
     time.tv_nsec = deadline.tv_nsec - time.tv_nsec;
     if (time.tv_nsec < 0) {
@@ -823,7 +833,7 @@ static int wait_for_events(struct kqueue *kq, struct kevent *events, int nevents
             errno = EINVAL;
             return -1;
         }
-        deadline = now();
+        deadline = monotonic();
         deadline.tv_nsec += timeout->tv_nsec;
         deadline.tv_sec += timeout->tv_sec + deadline.tv_nsec / 1000000000;
         deadline.tv_nsec %= 1000000000;

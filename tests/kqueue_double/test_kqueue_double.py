@@ -519,6 +519,14 @@ def test_flags_that_contradict_each_other_or_that_the_double_has_not_are_invalid
         assert failure(kq.change, pair[0].fileno(), READ, flags) == errno.EINVAL
 
 
+@pytest.mark.parametrize(("which", "fflags"), [(READ, 2), (READ, LOWAT | 2), (WRITE, LOWAT)])
+def test_filter_flags_that_the_double_has_not_are_invalid(kq, pair, which, fflags) -> None:
+    number = pair[0].fileno()
+    assert failure(kq.change, number, which, ADD, fflags) == errno.EINVAL
+    kq.change(number, which, ADD)
+    assert failure(kq.change, number, which, ADD, fflags) == errno.EINVAL
+
+
 def test_descriptors_that_a_queue_does_not_take_are_invalid(kq, make, tmp_path, stack) -> None:
     eventfd = os.eventfd(1)
     folder = os.open(tmp_path, os.O_RDONLY)
@@ -933,6 +941,8 @@ def test_what_the_double_does_not_know_of_processes_is_refused(kq, stack) -> Non
     for fflags in (0, FORK, EXIT | FORK):
         assert failure(kq.change, child.pid, PROC, ADD, fflags) == errno.EINVAL
     assert failure(kq.change, os.getppid(), PROC, ADD, EXIT) == errno.ECHILD  # its status is not for us
+    kq.change(child.pid, PROC, ADD, EXIT)
+    assert failure(kq.change, child.pid, PROC, ENABLE) == errno.EINVAL  # BSD would watch for nothing from here on
     child.stdin.close()
 
 
