@@ -1,15 +1,16 @@
 /*
- * A double of kqueue(2) for Linux, so that the kqueue backend can be run where there is no BSD. Tests use it; the wheel
- * does not have it.
+ * A double of kqueue(2) for Linux, so that the kqueue backend can be run where there is no BSD. Tests use it; the
+ * wheel does not have it.
  *
  * It is FreeBSD's kqueue(2) as the manual page has it, and as sys/kern/kern_event.c, sys_pipe.c and uipc_socket.c have
- * it where the page is silent. What a real kqueue has and this one doesn't is refused (EINVAL), never ignored. The layout
- * of struct kevent and the numbers are those that libkqueue has on Linux, so that one table serves both.
+ * it where the page is silent. What a real kqueue has and this one doesn't is refused (EINVAL), never ignored. The
+ * layout of struct kevent and the numbers are those that libkqueue has on Linux, so that one table serves both.
  *
  * How it is made:
- * - The kqueue's descriptor is an epoll instance. Each watched descriptor is in it once, edge-triggered. An edge does what
- *   a wake-up does inside BSD: it runs the filters of that descriptor's knotes, and those that are true go to the queue.
- *   A call takes knotes off the queue, and a level-triggered one goes back to its end, until its filter is false.
+ * - The kqueue's descriptor is an epoll instance. Each watched descriptor is in it once, edge-triggered. An edge does
+ *   what a wake-up does inside BSD: it runs the filters of that descriptor's knotes, and those that are true go to the
+ *   queue. A call takes knotes off the queue, and a level-triggered one goes back to its end, until its filter is
+ *   false. An edge does not say its direction: where one descriptor has both knotes, it can repeat an EV_CLEAR event.
  * - A timer, a process and a file that may grow have a descriptor of their own, their *source*: a timerfd, a pidfd, an
  *   inotify instance.
  * - The bell is one eventfd for all kqueues, which can always be read. Setting its mask anew is an edge. It makes the
@@ -17,7 +18,8 @@
  * - A knote ends with its descriptor *number*, but epoll knows open files, and close() isn't told to us. Adding what is
  *   there already fails with EEXIST, and only then the number still stands for the same file: that is asked before a
  *   knote is used. It misses a number that was closed and then given to a duplicate of the same open file.
- * - A kqueue that was closed is noticed when its number is used, or at the next kqueue(); its sources stay open till then.
+ * - A kqueue that was closed is noticed when its number is used, or at the next kqueue(); its sources stay open till
+ *   then.
  * - One lock guards everything, and is not held while a thread sleeps.
  */
 
@@ -98,7 +100,7 @@ struct knote {
     unsigned int asked_fflags;
     intptr_t asked_data;
     mode_t type;      /* of the descriptor */
-    dev_t device;     /* of a file, which epoll doesn't take: with the inode, it tells whether the number is still its */
+    dev_t device;     /* with the inode, tells whether a number is still that file's, which epoll doesn't take */
     ino_t inode;
     int source;       /* or -1 */
     int socket_error; /* that was taken from the socket, see end_of_socket() */
