@@ -217,8 +217,6 @@ static bool takes_fflags(const struct knote *knote, unsigned int fflags)
 /* Run the filter, as BSD does when something happened to what the knote is about. */
 static void wake(struct knote *knote)
 {
-    if (!is_current(knote)) /* it goes when somebody next asks for it; another file has the number, perhaps */
-        return;
     if (knote->filter->is_true(knote))
         knote->active = true;
     if (knote->active && !knote->disabled)
@@ -690,27 +688,70 @@ static void ring(struct kqueue *kq)
     epoll_ctl(kq->number, EPOLL_CTL_MOD, bell, &event);
 }
 
+/*
+ * Build the epoll instance anew, under the same number. The old one has an entry of a file that lives on in a
+ * duplicate, while the number that it was watched by is closed: BSD watches it no more, and epoll can't be told to stop.
+ * What is ready is an edge of the new one, so nothing that happens meanwhile is lost; an EV_CLEAR event may come again.
+ */
+static void renew(struct kqueue *kq)
+{
+    struct epoll_event none = {0};
+    struct knote *knote, *next;
+    int fresh = epoll_create1(EPOLL_CLOEXEC);
+    if (fresh < 0)
+        return; /* the next edge tries again */
+    epoll_ctl(fresh, EPOLL_CTL_ADD, bell, &none);
+    for (int i = 0; i < BUCKETS; i++) {
+        for (knote = LIST_FIRST(&kq->buckets[i]); knote != NULL; knote = next) {
+            next = LIST_NEXT(knote, in_bucket);
+            drop_stale(knote);
+        }
+    }
+    ring(kq); /* who sleeps on the old one is to come back to the new one */
+    dup3(fresh, kq->number, O_CLOEXEC);
+    close(fresh);
+    for (int i = 0; i < BUCKETS; i++) {
+        LIST_FOREACH(knote, &kq->buckets[i], in_bucket) {
+            if (knote->source >= 0)
+                watch_source(knote);
+            else if (knote->filter->is_descriptor)
+                watch_descriptor(knote);
+        }
+    }
+}
+
+/* Pass on that something happened to a descriptor. Returns whether it is watched by that number still. */
+static bool wake_number(struct kqueue *kq, uintptr_t number)
+{
+    bool watched = false;
+    for (short filter = EVFILT_READ; filter >= EVFILT_WRITE; filter--) {
+        struct knote *knote = find_knote(kq, number, filter);
+        if (knote != NULL && is_current(knote)) {
+            watched = true;
+            wake(knote);
+        }
+    }
+    return watched;
+}
+
 /* Pass on what epoll has to tell. */
 static void collect(struct kqueue *kq)
 {
     struct epoll_event found[64];
+    bool stray = false;
     int count;
     do {
         count = epoll_wait(kq->number, found, 64, 0);
         for (int i = 0; i < count; i++) {
             uint64_t what = found[i].data.u64;
-            if (what & 1) {
-                struct knote *reading = find_knote(kq, what >> 1, EVFILT_READ);
-                struct knote *writing = find_knote(kq, what >> 1, EVFILT_WRITE);
-                if (reading != NULL)
-                    wake(reading);
-                if (writing != NULL)
-                    wake(writing);
-            } else if (what != 0) {
+            if (what & 1)
+                stray |= !wake_number(kq, what >> 1);
+            else if (what != 0)
                 wake((struct knote *)(uintptr_t)what);
-            }
         }
     } while (count == 64);
+    if (stray)
+        renew(kq);
 }
 
 /* Take one knote off the queue. Returns whether there is an event to return. */
@@ -858,6 +899,7 @@ __attribute__((visibility("default"))) int kevent(
     const struct timespec *timeout)
 {
     int result = -1;
+    int previous = errno;
     if (nchanges < 0 || nevents < 0) {
         errno = EINVAL;
         return -1;
@@ -872,7 +914,7 @@ __attribute__((visibility("default"))) int kevent(
         kq = find_kqueue(number);
         if (kq != NULL && !TAILQ_EMPTY(&kq->queue))
             ring(kq); /* for the next to wait, or who waits already */
-        errno = error;
+        errno = result < 0 ? error : previous; /* as a system call, which leaves it alone when it succeeds */
     }
     pthread_mutex_unlock(&lock);
     return result;

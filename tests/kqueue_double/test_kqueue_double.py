@@ -305,6 +305,47 @@ def test_deleting_from_a_number_that_was_closed_fails(kq, pair, stack) -> None:
     assert failure(kq.change, number, READ, DELETE) == errno.ENOENT
 
 
+@pytest.mark.parametrize("reused", [True, False])
+def test_what_happens_to_a_duplicate_does_not_make_the_queue_readable_again_and_again(kq, pair, reused, stack) -> None:
+    near, far = pair
+    number = near.fileno()
+    stack.callback(os.close, os.dup(number))
+    other, end = (stack.enter_context(sock) for sock in socket.socketpair())
+    kq.change(number, READ, ADD)
+    kq.change(other.fileno(), READ, ADD | CLEAR)
+    kq.change(1, TIMER, ADD | ONESHOT, 0, 100)
+    near.close()
+    if reused:
+        assert os.dup(other.fileno()) == number
+        stack.callback(os.close, number)
+    for _ in range(3):
+        far.send(b"x")
+        assert kq.events() == []
+    assert select.select([kq.number], [], [], 0)[0] == []
+    far.send(b"x")
+    assert select.select([kq.number], [], [], 0)[0] == []
+    end.send(b"x")
+    assert kq.event().ident == other.fileno()  # all the rest is watched as before
+    assert kq.events() == []
+    assert kq.event().ident == 1
+
+
+def test_a_thread_that_sleeps_meanwhile_misses_nothing(kq, pair, stack) -> None:
+    near, far = pair
+    stack.callback(os.close, os.dup(near.fileno()))
+    other, end = (stack.enter_context(sock) for sock in socket.socketpair())
+    kq.change(near.fileno(), READ, ADD)
+    kq.change(other.fileno(), READ, ADD)
+    near.close()
+    with running(kq.event) as waiting:
+        asleep(waiting)
+        far.send(b"x")
+        assert kq.events() == []
+        asleep(waiting)
+        end.send(b"x")
+        assert waiting.result().ident == other.fileno()
+
+
 def test_a_registration_keeps_no_descriptor_open(kq, pair) -> None:
     near, far = pair
     kq.change(near.fileno(), READ, ADD)
@@ -403,6 +444,12 @@ def test_a_timeout_of_zero_polls_and_another_is_never_early(kq) -> None:
         start = time.monotonic()
         assert kq.kevent(timeout=timeout) == []
         assert time.monotonic() - start >= timeout
+
+
+def test_a_call_that_succeeds_leaves_errno_alone(kq) -> None:
+    ctypes.set_errno(errno.ENOSYS)
+    assert kq.kevent(Kevent(1, USER, ADD), Kevent(1, USER, 0, TRIGGER), timeout=0.01)
+    assert ctypes.get_errno() == errno.ENOSYS
 
 
 def test_without_timeout_the_call_waits(kq, pair) -> None:
