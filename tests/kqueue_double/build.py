@@ -8,10 +8,11 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("kqueue.c")
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unio" / "kqueue-double"
+"""The user's own, and no folder for all, where somebody else could leave a library under the name that is loaded."""
 OPTIONS = ["-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-fPIC", "-fvisibility=hidden", "-pthread"]
 
 
@@ -35,11 +36,10 @@ def library(*options: str) -> str:
         raise RuntimeError(reason)
     command = [*(compiler() or []), *OPTIONS, *options]
     mark = hashlib.sha256(" ".join(command).encode() + SOURCE.read_bytes()).hexdigest()[:16]
-    folder = Path(tempfile.gettempdir()) / f"unio-kqueue-double-{os.getuid()}"
-    made = folder / f"kqueue-{mark}.so"
+    made = CACHE / f"kqueue-{mark}.so"
     if not made.exists():
-        folder.mkdir(mode=0o700, exist_ok=True)
-        unfinished = folder / f"{os.getpid()}.so"  # another process may be compiling it too
+        CACHE.mkdir(parents=True, exist_ok=True)
+        unfinished = CACHE / f"{os.getpid()}.so"  # another process may be compiling it too
         subprocess.run([*command, "-shared", "-o", str(unfinished), str(SOURCE)], check=True)
         unfinished.rename(made)
     return str(made)

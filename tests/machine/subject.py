@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +62,7 @@ class Submission:
         return f"<{what} asked={self.cancel_asked} {result} of {self.subject!r}>"
 
 
-class Subject:
+class Subject(ABC):
     """What can be submitted to, and what the model knows of it."""
 
     def __init__(self, world: World, thing: Any = None, *, skip: bool = False) -> None:
@@ -220,12 +221,12 @@ class Subject:
 
     # What each kind of subject defines
 
-    def submitted(self, submission: Submission) -> None:
+    def submitted(self, submission: Submission) -> None:  # noqa: B027 - not every kind has something to note
         """Note what has been submitted."""
 
+    @abstractmethod
     def completed(self, submission: Submission) -> None:
         """Check the result."""
-        raise NotImplementedError
 
     def may_fail(self, submission: Submission, error: OSError) -> bool:
         """Whether what happened to the subject explains an error."""
@@ -239,7 +240,7 @@ class Subject:
         """Let the peer take what there is, so that sends can go on; whether there was something."""
         return False
 
-    def finish(self) -> None:
+    def finish(self) -> None:  # noqa: B027 - not every kind has something left
         """Check what is left to check once nothing is pending any more, and let go of the peer."""
 
     def retire(self) -> None:
