@@ -129,7 +129,9 @@ class IocpHandle(Handle):
             raise port_closed()
         if port._unusable is not None:
             raise port._unusable
-        return sum([port._end(operation, cancelled("cancelled by Handle.cancel")) for operation in list(self.pending)])
+        with self.lock:  # a submit whose operation is in flight already may be about to enter it here
+            pending = list(self.pending)
+        return sum([port._end(operation, cancelled("cancelled by Handle.cancel")) for operation in pending])
 
     def close(self) -> None:
         with self.lock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import functools
 import math
 import os
@@ -119,13 +120,21 @@ def real_directory(path: str) -> Path:
     return directory
 
 
+def why(error: OSError | UnicodeError) -> str | None:
+    """Why it can't listen."""
+    if isinstance(error, UnicodeError):
+        return "that can't be the name of a host"
+    if error.errno == errno.EADDRINUSE:  # Windows says it in a sentence from which few would see what to do
+        return "the address is in use"
+    return error.strerror
+
+
 def serve(options: argparse.Namespace, connect: Connect) -> int:
     """Listen, say where, and serve until a signal ends it."""
     try:
         listener = listen(options.host, options.port)
     except (OSError, UnicodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "that can't be the name of a host"
-        raise Problem(f"can't listen on {options.host} port {options.port}: {why}") from error
+        raise Problem(f"can't listen on {options.host} port {options.port}: {why(error)}") from error
     with listener, unio.Port(backend=options.backend) as port:
         server = Server(port, listener, connect, options.grace)
         with stopping_on_signals(port):

@@ -14,6 +14,9 @@ INDEX = "index.html"
 # POSIX has files with such names; colons are common in them, so only what is no separator anywhere is let through.
 _FORBIDDEN = ("\0", "/", "\\", ":") if os.name == "nt" else ("\0", "/", "\\")
 
+# Windows drops these from the end of a name, so that a name which ends in them would stand for another name's file.
+_DROPPED = ". " if os.name == "nt" else ""
+
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
@@ -66,6 +69,8 @@ def decode(part: str) -> str:
         raise Refused(400) from error
     if name == ".." or any(character in name for character in _FORBIDDEN):
         raise Refused(400)
+    if name not in ("", ".") and name.rstrip(_DROPPED) != name:
+        raise Refused(404)
     return name
 
 
