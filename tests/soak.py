@@ -2,7 +2,7 @@
 
 ``python tests/soak.py --operations 1000000`` submits a million operations of all kinds to one port, among posts,
 cancels, closes and whatever peers do; ``--threads 4`` does it from four threads at once. It is the state machine's
-model (see machine/model.py) without the search for a short example. The last line of its output has the figures, and
+model (see machine/world.py) without the search for a short example. The last line of its output has the figures, and
 the exit status is not 0 if a promise was broken.
 
 It goes in rounds. Each begins with new handles and ends with closing them all, so that what is left of one round can
@@ -17,6 +17,7 @@ import argparse
 import gc
 import mmap
 import random
+import struct
 import sys
 import threading
 import time
@@ -26,10 +27,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from machine.datagrams import Datagrams
 from machine.files import File
 from machine.listeners import Listener
-from machine.streams import LOCAL, PIPE_IN, PIPE_OUT, TCP, Stream
+from machine.streams import LOCAL, STREAMS, Stream
 from machine.subject import Violation, check
-from machine.world import World, descriptors_settle
-from support import PATIENCE, open_descriptors
+from machine.world import World, handles_settle, handles_warm
+from support import PATIENCE
 
 import unio
 
@@ -39,9 +40,14 @@ if TYPE_CHECKING:
 ROUND = 20_000
 """How many operations are submitted in one round."""
 
-STREAMS = 24
+AT_ONCE = 24
+"""How many streams there are at a time."""
+
 PENDING_MAX = 40
 """How many operations are in flight on one handle at most: more than a backend tries in one go."""
+
+STATM = Path("/proc/self/statm")
+"""Where Linux says how much memory the process has."""
 
 BLOCKS_GROWTH_MAX = 2_000
 RSS_GROWTH_MAX_KIB = 16 * 1024
@@ -67,7 +73,7 @@ class Crowd:
         self.choice = choice
         self.lock = threading.Lock()
         self.failures: list[BaseException] = []
-        self.streams = [self.new_stream() for _ in range(STREAMS)]
+        self.streams = [self.new_stream() for _ in range(AT_ONCE)]
         self.listener = Listener(world)
         self.datagrams = [Datagrams(world), Datagrams(world)]
         self.files = [File(world), File(world)]
@@ -76,7 +82,7 @@ class Crowd:
         chance = self.choice.random
         if chance() < 0.02:
             return self.world.new_connection(refused=chance() < 0.3, timeout=self.choice.choice([None, 0.001]))
-        kind = self.choice.choice([LOCAL, LOCAL, LOCAL, TCP, PIPE_IN, PIPE_OUT])
+        kind = self.choice.choice([LOCAL, LOCAL, *STREAMS])
         return self.world.new_stream(kind, skip=chance() < 0.3, small=chance() < 0.3)
 
     def stream(self, index: int) -> Stream:
@@ -162,7 +168,7 @@ class Driver:
             actions[int(chance() * len(actions))]()
 
     def stream(self) -> Stream:
-        return self.crowd.stream(int(self.random() * STREAMS))
+        return self.crowd.stream(int(self.random() * AT_ONCE))
 
     def roomy(self, subject: Any) -> Any:
         """The subject, if there is room for one more operation in flight; else one that has room."""
@@ -327,8 +333,20 @@ class Footprint(NamedTuple):
     @classmethod
     def measure(cls) -> Footprint:
         gc.collect()
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return cls(pages * mmap.PAGESIZE // 1024, sys.getallocatedblocks())
+        return cls(resident_kib(), sys.getallocatedblocks())
+
+
+def resident_kib() -> int:
+    """How much memory the process has, in KiB; 0 where the system does not say."""
+    if sys.platform == "win32":
+        import ctypes  # noqa: PLC0415 - needed on Windows only
+
+        counters = ctypes.create_string_buffer(72)  # PROCESS_MEMORY_COUNTERS, of which WorkingSetSize is the fourth
+        ctypes.windll.kernel32.K32GetProcessMemoryInfo(ctypes.c_void_p(-1), counters, len(counters))
+        return struct.unpack_from("<Q", counters, 16)[0] // 1024
+    if STATM.exists():
+        return int(STATM.read_text().split()[1]) * mmap.PAGESIZE // 1024
+    return 0
 
 
 def run_round(world: World, threads: int, seed: str, goal: int) -> None:
@@ -392,7 +410,7 @@ def main() -> int:
         sys.setswitchinterval(1e-4)  # let threads meet in the middle of things more often
     if options.seed is None:
         options.seed = random.SystemRandom().randrange(2**32)
-    before = len(open_descriptors())
+    before = handles_warm(options.backend)
     world = World(backend=options.backend, ordered=options.threads == 1)
     print(f"seed {options.seed}, {options.threads} threads, {world.port!r}")
     problem = ""
@@ -406,7 +424,7 @@ def main() -> int:
         problem = str(violation)
     lost = world.lost()
     world.close()
-    after = descriptors_settle(before)
+    after = handles_settle(before)
     counts = world.counts
     if problem:
         print(f"VIOLATION: {problem}")
@@ -414,7 +432,7 @@ def main() -> int:
         f"{counts['submitted']} operations and {counts['posted']} posts, {counts['completed']} completed in waits and "
         f"{counts['skipped']} within submit, {lost} lost, {counts['doubled']} doubled; "
         f"{counts['cancelled']} were cancelled, {counts['timed out']} timed out, {counts['failed']} failed as they "
-        f"must; descriptors: {before} before, {after} after; memory: {warm.rss_kib} KiB and {warm.blocks} blocks after "
+        f"must; handles: {before} before, {after} after; memory: {warm.rss_kib} KiB and {warm.blocks} blocks after "
         f"the warm-up, {last.rss_kib} KiB and {last.blocks} blocks at the end"
     )
     balanced = counts["submitted"] + counts["posted"] == counts["completed"] + counts["skipped"]

@@ -4,8 +4,6 @@
 port. Meanwhile another thread posts, and cancels operations at random: whatever it hits completes once, cancelled or
 not, and is submitted again or given up. The last line of the output has the figures, and the exit status is not 0 if a
 completion was lost, came twice or out of order, or if handles or memory are left over.
-
-It runs on any system; unlike soak.py it needs nothing that only POSIX has.
 """
 
 # ruff: noqa: T201 - a script speaks to whoever runs it
@@ -16,13 +14,14 @@ import argparse
 import collections
 import contextlib
 import gc
-import os
 import random
 import socket
 import struct
 import sys
 import threading
 import time
+
+from support import open_handles
 
 import unio
 
@@ -48,27 +47,6 @@ class Violation(AssertionError):
 def check(holds: object, *what: object) -> None:
     if not holds:
         raise Violation(" ".join(map(str, what)))
-
-
-def open_handles() -> int:
-    """How many descriptors or handles this process has."""
-    if sys.platform != "win32":
-        return len(os.listdir("/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"))
-    # GetProcessHandleCount would be simpler, and says 0 under Wine.
-    import ctypes  # noqa: PLC0415 - needed on Windows only
-
-    query = ctypes.WinDLL("ntdll").NtQuerySystemInformation
-    size = 1 << 16
-    while True:
-        room = ctypes.create_string_buffer(size)
-        status = query(64, room, size, None) & 0xFFFFFFFF  # SystemExtendedHandleInformation
-        if status != 0xC0000004:  # STATUS_INFO_LENGTH_MISMATCH
-            break
-        size *= 2
-    check(status == 0, "the system does not list its handles:", hex(status))
-    (count,) = struct.unpack_from("<Q", room)
-    own = os.getpid()
-    return sum(struct.unpack_from("<Q", room, 16 + 40 * index + 8)[0] == own for index in range(count))
 
 
 class Connection:

@@ -384,6 +384,32 @@ def open_descriptors() -> dict[int, str]:
     return found
 
 
+def open_handles() -> int:
+    """How many descriptors, or on Windows handles, this process has."""
+    if sys.platform != "win32":
+        return len(os.listdir(LISTED if LISTED.is_dir() else "/dev/fd"))
+    import ctypes  # noqa: PLC0415 - needed on Windows only
+
+    count = ctypes.c_ulong()
+    ctypes.windll.kernel32.GetProcessHandleCount(ctypes.c_void_p(-1), ctypes.byref(count))
+    return count.value or _handles_listed(ctypes.windll.ntdll.NtQuerySystemInformation)  # Wine leaves the count at 0
+
+
+def _handles_listed(query: Callable[..., int]) -> int:
+    """How many handles of this process are among all that the system has."""
+    import ctypes  # noqa: PLC0415 - needed on Windows only
+
+    size = 1 << 16
+    while (status := query(64, room := ctypes.create_string_buffer(size), size, None)) & 0xFFFFFFFF == 0xC0000004:
+        size *= 2  # STATUS_INFO_LENGTH_MISMATCH; 64 is SystemExtendedHandleInformation
+    assert status == 0, hex(status & 0xFFFFFFFF)
+    # SYSTEM_HANDLE_INFORMATION_EX: the number of entries, 8 bytes that are reserved, and 40 for each entry, whose
+    # UniqueProcessId comes second.
+    (entries,) = struct.unpack_from("<Q", room)
+    own = os.getpid()
+    return sum(struct.unpack_from("<Q", room, 16 + 40 * index + 8)[0] == own for index in range(entries))
+
+
 def no_more_descriptors_than(before: dict[int, str]) -> None:
     """Fail if there are descriptors that were not there before; those of garbage don't count."""
     if open_descriptors().items() - before.items():

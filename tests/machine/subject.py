@@ -6,6 +6,7 @@ import collections
 import errno
 import itertools
 import os
+import socket
 import sys
 import threading
 import time
@@ -74,7 +75,7 @@ class Subject(ABC):
         self.idle: dict[type, list[Any]] = collections.defaultdict(list)
         self.closed = False
         self.closed_plainly = False
-        self.duplicate = -1
+        self.duplicate: Any = None
         self._sequences = itertools.count(1)
         self._cancelled_last = 0
         self._closed_after = sys.maxsize  # what is submitted after a plain close has no order
@@ -161,8 +162,8 @@ class Subject(ABC):
     def duplicate_descriptor(self) -> None:
         """Keep the object below alive in another descriptor, which must never fire for this handle."""
         with self.lock:
-            if not self.closed and self.duplicate < 0:
-                self.duplicate = os.dup(self.thing.fileno())
+            if not self.closed and self.duplicate is None:
+                self.duplicate = duplicate_of(self.thing)
 
     # What completes
 
@@ -246,9 +247,7 @@ class Subject(ABC):
     def retire(self) -> None:
         """End the subject, closed and with nothing pending."""
         with self.lock:
-            if self.duplicate >= 0:
-                os.close(self.duplicate)
-                self.duplicate = -1
+            self._close_duplicate()
             self.finish()
             self.idle.clear()
             self.handle.close()  # also after a plain close: whoever has the number by now must not notice
@@ -258,10 +257,18 @@ class Subject(ABC):
         for each in self.things():
             if each is not None:
                 each.close()
-        if self.duplicate >= 0:
-            os.close(self.duplicate)
-            self.duplicate = -1
+        self._close_duplicate()
+
+    def _close_duplicate(self) -> None:
+        if self.duplicate is not None:
+            self.duplicate.close()
+            self.duplicate = None
 
     def things(self) -> list[Any]:
         """What abandon closes."""
         return [self.thing]
+
+
+def duplicate_of(thing: Any) -> Any:
+    """Another descriptor of a socket or a file, for the caller to close."""
+    return thing.dup() if isinstance(thing, socket.socket) else open(os.dup(thing.fileno()), "rb", buffering=0)

@@ -17,8 +17,8 @@ from machine.files import File
 from machine.listeners import Listener
 from machine.streams import STREAMS, Stream
 from machine.subject import Subject, check
-from machine.world import World, descriptors_settle
-from support import open_descriptors
+from machine.world import World, handles_settle, handles_warm
+from support import open_handles
 
 import unio
 
@@ -100,7 +100,7 @@ class PortMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.descriptors = len(open_descriptors())
+        self.handles = open_handles()
         self.world = World(backend=self.backend)
         self.abrupt = False
 
@@ -192,12 +192,15 @@ class PortMachine(RuleBasedStateMachine):
             self.world.end_abruptly() if self.abrupt else self.world.end()
         finally:
             self.world.close()
-        after = descriptors_settle(self.descriptors)
-        check(after == self.descriptors, after, "descriptors are open at the end, and before it were", self.descriptors)
+        after = handles_settle(self.handles)
+        check(
+            after == self.handles, after, "descriptors or handles are open at the end, and before it were", self.handles
+        )
 
 
 @pytest.mark.timeout(3600)
 @pytest.mark.clause("S1", "S6", "S7", "C1", "O3", "O4", "O5", "X1", "X2", "X3", "X4", "A3", "A4")
 def test_anything_in_any_order(backend: str) -> None:
     machine = type("PortMachine", (PortMachine,), {"backend": backend})
+    handles_warm(backend)
     run_state_machine_as_test(machine, settings=settings.get_profile(os.environ.get("UNIO_PROFILE", "machine")))

@@ -33,7 +33,7 @@ from machine.pattern import PERIOD, _twice
 from machine.streams import LOCAL, PIPE_IN, PIPE_OUT, TCP, Stream
 from machine.subject import Subject, Submission, Violation, check
 from machine.timers import Timers
-from support import PATIENCE, open_descriptors
+from support import PATIENCE, open_handles
 
 import unio
 
@@ -310,9 +310,15 @@ def _raises_port_closed(call: Callable[[], object]) -> bool:
     return False
 
 
-def descriptors_settle(wanted: int) -> int:
-    """How many descriptors are open, once a file operation that a thread was doing has let go of its own."""
+def handles_warm(backend: str | None) -> int:
+    """How many descriptors or handles are open, with those that the system makes at some first use and keeps."""
+    World(backend=backend).end()
+    return open_handles()
+
+
+def handles_settle(wanted: int) -> int:
+    """How many descriptors or handles are open, once threads have let go of theirs: of files, or of themselves."""
     deadline = time.monotonic() + PATIENCE
-    while len(open_descriptors()) != wanted and time.monotonic() < deadline:
+    while (count := open_handles()) != wanted and time.monotonic() < deadline:
         time.sleep(0.001)
-    return len(open_descriptors())
+    return count
