@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 
 import nox
@@ -15,7 +16,7 @@ nox.options.sessions = ["tests", "lint", "typing", "docs"]
 PROJECT = nox.project.load_toml("pyproject.toml")
 
 # Which backends a platform must be able to run. The tests are run once for each, with UNIO_BACKEND naming it.
-BACKENDS = {"linux": ["epoll"]}.get(sys.platform, [])
+BACKENDS = {"linux": ["epoll"], "win32": []}.get(sys.platform, ["kqueue"])
 
 # Modules that are checked as the other system's own, where they are imported and nowhere else.
 WINDOWS_ONLY = [f"src/unio/backends/{name}.py" for name in ("flights", "iocp", "iocp_handle", "win32")]
@@ -25,10 +26,10 @@ def install_group(session: nox.Session, group: str) -> None:
     session.install(*nox.project.dependency_groups(PROJECT, group))
 
 
-def run_tests(session: nox.Session, backend: str) -> None:
+def run_tests(session: nox.Session, backend: str, **variables: str) -> None:
     install_group(session, "test")
     session.install(".")
-    session.run("pytest", *session.posargs, env={"UNIO_BACKEND": backend})
+    session.run("pytest", *session.posargs, env={"UNIO_BACKEND": backend, **variables})
 
 
 @nox.session
@@ -50,6 +51,21 @@ def iocp(session: nox.Session) -> None:
     else:
         pytest = ["python.exe", "-m", "pytest", *session.posargs]
         session.run("python", "tools/wine.py", "run", "--", *pytest, env={"UNIO_BACKEND": "iocp"})
+
+
+@nox.session
+def kqueue(session: nox.Session) -> None:
+    """Run the tests on the kqueue backend; arguments after ``--`` go to pytest.
+
+    On macOS and the BSDs they run as they are; on Linux, over the double of kqueue that the tests bring.
+    """
+    if sys.platform == "linux":
+        if shutil.which("cc") is None:
+            session.install("ziglang")  # a C compiler
+        library = session.run("python", "tests/kqueue_double/build.py", silent=True)
+        run_tests(session, "kqueue", UNIO_KQUEUE_LIBRARY=str(library))
+    else:
+        run_tests(session, "kqueue")
 
 
 @nox.session

@@ -14,12 +14,17 @@ from typing import TYPE_CHECKING, NamedTuple
 from unio.errors import BackendUnavailable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from unio.port import Port
 
 __all__ = ["VARIABLE", "Candidate", "candidates", "choose"]
 
 VARIABLE = "UNIO_BACKEND"
 """The environment variable that names a backend."""
+
+KQUEUE_LIBRARY = "UNIO_KQUEUE_LIBRARY"
+"""The environment variable that names a library with kqueue(2), to be called in place of the system's own."""
 
 
 class Candidate(NamedTuple):
@@ -31,21 +36,45 @@ class Candidate(NamedTuple):
     """Why it is available or is not, in words."""
 
 
-# In the order of preference, with the systems (as sys.platform has them) that a backend is for; elsewhere its module is
-# not even imported. The module has `unavailable()`, which gives a reason or None, and PORT, the class of its ports.
-_SYSTEMS = {"iocp": ("win32",), "epoll": ("linux",)}
+# In the order of preference, with the systems that a backend is for: sys.platform begins with such a name, and may go
+# on with a version. Elsewhere its module is not even imported. The module has `unavailable()`, which gives a reason or
+# None, and PORT, the class of its ports.
+_SYSTEMS = {
+    "iocp": ("win32",),
+    "epoll": ("linux",),
+    "kqueue": ("darwin", "dragonfly", "freebsd", "netbsd", "openbsd"),
+}
+_STAND_INS = {"kqueue": KQUEUE_LIBRARY}  # what names a library that makes a backend run on other systems too
 
 
 def candidates() -> list[Candidate]:
     """All backends in the order of preference, each with the reason why it can or can't run here."""
     found = []
     for name, systems in _SYSTEMS.items():
-        if sys.platform in systems:
-            problem = importlib.import_module(f"unio.backends.{name}").unavailable()
+        stand_in = _STAND_INS.get(name, "")
+        if sys.platform.startswith(systems) or os.environ.get(stand_in):
+            problem = _unavailable(name)
         else:
-            problem = f"it is for {' and '.join(systems)}, and this is {sys.platform}"
+            problem = f"it is for {_listed(systems)}, and this is {sys.platform}"
+            if stand_in:
+                problem += f"; {stand_in} is not set"
         found.append(Candidate(name, problem is None, problem or "available"))
     return found
+
+
+def _unavailable(name: str) -> str | None:
+    try:
+        module = importlib.import_module(f"unio.backends.{name}")
+    except ModuleNotFoundError as error:
+        if error.name != "_cffi_backend":
+            raise
+        return "it needs cffi, which isn't installed"
+    problem: str | None = module.unavailable()
+    return problem
+
+
+def _listed(words: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
 def choose(name: str | None = None) -> str:

@@ -81,7 +81,9 @@ NETWORK_LOST = tuple(
     if hasattr(errno, name)
 )
 
-NOT_FROM_KERNEL = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EOVERFLOW)
+# What sendfile(2) says where this file or this socket can't be sent from within the kernel: ENOTSUP on macOS,
+# EOPNOTSUPP on FreeBSD. EOVERFLOW is of an offset beyond what the file system could have; pread finds the end there.
+NOT_FROM_KERNEL = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EOVERFLOW)
 
 _accept = socket.socket.accept
 _connect_ex = socket.socket.connect_ex
@@ -263,8 +265,10 @@ def connect(handle: EmulatedHandle, operation: Operation) -> Outcome:
     operation = cast("Connect", operation)
     sock = _socket(handle)
     number = 0
-    if operation._native is not None:  # on its way: see whether it has failed
-        number = _getsockopt(sock, socket.SOL_SOCKET, socket.SO_ERROR)
+    if operation._native is None:
+        handle.failure = 0
+    else:  # on its way: see whether it has failed; what made an event of it may have taken the error from the socket
+        number = _getsockopt(sock, socket.SOL_SOCKET, socket.SO_ERROR) or handle.failure
     # Calling connect once more tells the rest, and makes the socket itself notice that it is connected.
     number = number or _connect_ex(sock, operation._address)
     if number in (errno.EINPROGRESS, errno.EALREADY):
@@ -307,6 +311,8 @@ def send_file(handle: EmulatedHandle, operation: Operation) -> Outcome:
     file = file_number(operation._file)
     try:
         if operation._native is None:
+            # One call for three: Python gives each system's its own arguments, and where macOS and FreeBSD say EAGAIN
+            # of a part that was sent, returns its size. The chunk is never 0, which means "all of it" to those two.
             count = os.sendfile(handle.checked_number(), file, offset, chunk)
         else:
             data = os.pread(file, min(chunk, COPY_CHUNK), offset)
@@ -314,8 +320,6 @@ def send_file(handle: EmulatedHandle, operation: Operation) -> Outcome:
     except BrokenPipeError as error:
         raise _peer_gone(handle, error) from None
     except OSError as error:
-        # sendfile(2): EINVAL and ENOSYS mean that this file or socket can't be sent from within the kernel; EOVERFLOW
-        # that the offset is beyond what the file system could have, where pread simply finds the end.
         if operation._native is None and error.errno in NOT_FROM_KERNEL:
             operation._native = "copy"
             return PROGRESS

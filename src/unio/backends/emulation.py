@@ -30,7 +30,7 @@ import weakref
 from abc import ABC, abstractmethod
 from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from unio.backends.attempts import ATTEMPTS, Outcome, RetryLater, as_oserror, found_ready
 from unio.backends.lanes import EmulatedHandle, Lane, Life, number_of, stands_for
@@ -118,6 +118,9 @@ def _strike(handle: EmulatedHandle) -> None:
 class EmulatedPort(Port, ABC):
     """A port on a kernel that tells readiness. Subclasses add the kernel."""
 
+    tells_urgent: ClassVar[bool] = True
+    """Whether an event tells that urgent data have come, after which a short receive doesn't show an empty socket."""
+
     def __init__(self, *, backend: str | None = None) -> None:
         self._queue = CompletionQueue(self._make_interrupt())
         self._pool = FilePool()
@@ -136,8 +139,8 @@ class EmulatedPort(Port, ABC):
         """Make what wakes a thread in :meth:`_harvest`, and return the callable that does it."""
 
     @abstractmethod
-    def _register(self, number: int) -> None:
-        """Have events of a descriptor reported, both directions, edge-triggered."""
+    def _register(self, handle: EmulatedHandle) -> None:
+        """Have events of a handle's descriptor reported, both directions, edge-triggered."""
 
     @abstractmethod
     def _unregister(self, number: int) -> None:
@@ -156,7 +159,7 @@ class EmulatedPort(Port, ABC):
         """
 
     @abstractmethod
-    def _unwatch_process(self, watch: Any) -> None:
+    def _unwatch_process(self, operation: ProcessExit) -> None:
         """End it."""
 
     @abstractmethod
@@ -198,7 +201,7 @@ class EmulatedPort(Port, ABC):
                 raise self._unusable
             self._table[number] = handle
         if handle.kind is not Kind.FILE:
-            self._register(number)
+            self._register(handle)
 
     def _forget(self, handle: EmulatedHandle, *, is_open: bool) -> None:
         """Have no more events of a handle, and let its number be associated again."""
@@ -296,12 +299,19 @@ class EmulatedPort(Port, ABC):
         operation.status = getattr(operation.process, "returncode", None)
         return operation.status is not None
 
+    def _end_process(self, operation: ProcessExit, status: int | None, error: OSError | None) -> None:
+        """Complete the exit of a process; the caller holds the port's lock, and wakes a thread afterwards."""
+        operation.status = status
+        if error is not None and self._know_status(operation):
+            error = None
+        self._end_detached(operation, error)
+
     def _end_detached(self, operation: Operation, error: OSError | None) -> None:
         """Complete an operation without a handle; the caller holds the port's lock, and wakes a thread afterwards."""
         self._detached.discard(operation)
-        watch, operation._native = operation._native, None
-        if watch is not None:
-            self._unwatch_process(watch)
+        if operation._native is not None:
+            assert isinstance(operation, ProcessExit)
+            self._unwatch_process(operation)
         self._queue.complete(operation, error)
 
     def _detached_ended(self, operation: Operation, error: OSError | None, expiry: Deadline | None = None) -> bool:
@@ -315,7 +325,7 @@ class EmulatedPort(Port, ABC):
 
     # Trying
 
-    def _notice(self, handle: EmulatedHandle, *, readable: bool, writable: bool, ended: bool) -> None:
+    def _notice(self, handle: EmulatedHandle, *, readable: bool, writable: bool, ended: bool = False) -> None:
         """Act on an event: these directions may be ready."""
         if ended:
             handle.ended = True

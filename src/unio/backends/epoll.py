@@ -24,16 +24,18 @@ import contextlib
 import errno
 import os
 import select
-import threading
 from select import EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP
 from typing import TYPE_CHECKING
 
 from unio.backends.emulation import EmulatedPort
+from unio.backends.interrupt import Interrupt
+from unio.backends.processes import exit_status
 from unio.handle import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from unio.backends.lanes import EmulatedHandle
     from unio.operations import ProcessExit
 
 EVENTS_MAX = 256
@@ -62,13 +64,15 @@ class EpollPort(EmulatedPort):
 
     def _make_interrupt(self) -> Callable[[], None]:
         self._epoll = select.epoll()
-        self._interrupt = _Interrupt()
-        self._epoll.register(self._interrupt.eventfd, EPOLLIN)
+        eventfd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._interrupt = Interrupt(eventfd, eventfd)
+        self._epoll.register(eventfd, EPOLLIN)
         self._processes: dict[int, ProcessExit] = {}  # by pidfd
         self._strays: set[int] = set()
         return self._interrupt
 
-    def _register(self, number: int) -> None:
+    def _register(self, handle: EmulatedHandle) -> None:
+        number = handle.number
         self._strays.discard(number)
         try:
             self._epoll.register(number, MASK)
@@ -91,7 +95,7 @@ class EpollPort(EmulatedPort):
                     writable=bool(mask & WRITABLE),
                     ended=bool(mask & ENDED),
                 )
-            elif number == self._interrupt.eventfd:
+            elif number == self._interrupt.reader:
                 self._interrupt.clear()
             elif number in self._processes:
                 self._process_ended(number)
@@ -113,13 +117,13 @@ class EpollPort(EmulatedPort):
             stale, self._epoll = self._epoll, select.epoll()
             handles = list(self._table.values())
             processes = list(self._processes)
-        for watched in (self._interrupt.eventfd, *processes):
+        for watched in (self._interrupt.reader, *processes):
             with contextlib.suppress(OSError):
                 self._epoll.register(watched, EPOLLIN)
         for handle in handles:
             if handle.kind is not Kind.FILE:
                 with contextlib.suppress(OSError):
-                    self._register(handle.number)
+                    self._register(handle)
         stale.close()
 
     def _watch_process(self, operation: ProcessExit) -> None:
@@ -128,10 +132,11 @@ class EpollPort(EmulatedPort):
         self._processes[pidfd] = operation
         self._epoll.register(pidfd, EPOLLIN)
 
-    def _unwatch_process(self, watch: int) -> None:
-        del self._processes[watch]
-        self._unregister(watch)
-        os.close(watch)
+    def _unwatch_process(self, operation: ProcessExit) -> None:
+        pidfd = operation._native
+        del self._processes[pidfd]
+        self._unregister(pidfd)
+        os.close(pidfd)
 
     def _process_ended(self, pidfd: int) -> None:
         operation = self._processes.get(pidfd)
@@ -139,57 +144,20 @@ class EpollPort(EmulatedPort):
             return
         status, error = None, None
         try:
-            result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            if result is None:
+            status = exit_status(os.P_PIDFD, pidfd, os.WNOHANG)
+            if status is None:
                 return  # threads of it are still ending; the event comes again
-            status = result.si_status if result.si_code == os.CLD_EXITED else -result.si_status
         except OSError as failure:  # it was waited for already, or is no child
             error = failure
         with self._lock:
             if self._processes.get(pidfd) is not operation:
                 return
-            operation.status = status
-            if error is not None and self._know_status(operation):
-                error = None
-            self._end_detached(operation, error)
+            self._end_process(operation, status, error)
         self._queue.wake()
 
     def _close_kernel(self) -> None:
         self._epoll.close()
         self._interrupt.close()
-
-
-class _Interrupt:
-    """Wakes the leader.
-
-    It is apart from the port, so that who can wake the leader does not keep the port alive. Its lock keeps a thread
-    from writing to a number that was closed, and perhaps reused, since it looked; it can be taken again by the same
-    thread, because a signal handler may post in the middle.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.RLock()
-        self._process = os.getpid()
-        self.eventfd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-
-    def __call__(self) -> None:
-        with self._lock, contextlib.suppress(BlockingIOError):  # it is at its maximum: the leader will wake
-            if self.eventfd >= 0:
-                os.eventfd_write(self.eventfd, 1)
-
-    def clear(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self.eventfd)
-
-    def close(self) -> None:
-        # In a forked child the lock may be held for ever, by a thread that only the parent has; nobody else is there.
-        with self._lock if self._process == os.getpid() else contextlib.nullcontext():
-            eventfd, self.eventfd = self.eventfd, -1
-        if eventfd >= 0:
-            os.close(eventfd)
-
-    def __del__(self) -> None:
-        self.close()
 
 
 PORT = EpollPort

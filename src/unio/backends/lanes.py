@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import socket
 import stat
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
     from unio.backends.emulation import EmulatedPort
     from unio.operations import Operation
+
+
+_serials = itertools.count(1)  # no two handles of a process have the same, whatever their numbers
 
 
 class Life(IntEnum):
@@ -83,6 +87,7 @@ class EmulatedHandle(Handle):
 
     __slots__ = (
         "ended",
+        "failure",
         "files",
         "identity",
         "incoming",
@@ -97,6 +102,7 @@ class EmulatedHandle(Handle):
         "readiness",
         "running",
         "sequence",
+        "serial",
         "shows_drained",
         "shut_down",
         "stream",
@@ -122,6 +128,8 @@ class EmulatedHandle(Handle):
         self.sequence = 0
         self.running = 0  # owners of lanes, and file operations on the pool: who may be in a system call
         self.life = Life.OPEN
+        self.serial = next(_serials)
+        self.failure = 0  # the errno of the last connect, where an event told it
         self.ended = False  # the peer will send no more, or urgent data made receives short
         self.shut_down = False  # the write side was ended here
         self.socket = None
@@ -135,7 +143,7 @@ class EmulatedHandle(Handle):
             self.socket = sock
             self.stream = sock.type == socket.SOCK_STREAM
             # Only TCP's receive ends early for no other reason; AF_UNIX stops where credentials or descriptors change.
-            self.shows_drained = inet and self.stream
+            self.shows_drained = inet and self.stream and port.tells_urgent
             # A local datagram socket blocks on its receiver's queue, and events tell of its own.
             self.misses_writable = not inet and not self.stream
 

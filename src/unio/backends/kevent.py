@@ -1,0 +1,177 @@
+"""kqueue(2) as each system has it: its calls, the layout of ``struct kevent``, and the numbers that differ.
+
+Names are those of ``<sys/event.h>``; the declarations are in kqueue_cdef.h. Sources: sys/event.h of xnu (macOS),
+FreeBSD 12 to 15, NetBSD 9 and 10, OpenBSD and DragonFly, and their manual pages kqueue(2).
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import sys
+import threading
+from functools import cache
+from typing import Any, NamedTuple, Protocol
+
+from unio.backends import KQUEUE_LIBRARY
+from unio.backends.kqueue_api import ffi
+
+EVENTS_MAX = 256
+"""How many events one call fetches at most; more of them wait in the kernel for the next."""
+
+NANOSECONDS = 10**9
+
+# The same everywhere
+EV_ADD = 0x1
+EV_DELETE = 0x2
+EV_ONESHOT = 0x10
+EV_CLEAR = 0x20
+EV_RECEIPT = 0x40
+EV_EOF = 0x8000
+NOTE_EXIT = 0x80000000
+NOTE_TRIGGER = 0x01000000
+
+NOTE_EXITSTATUS = 0x04000000
+"""macOS alone: an exit is told with the status, to the parent only. The others tell it unasked."""
+
+
+class Dialect(NamedTuple):
+    """What is not the same everywhere."""
+
+    struct: str
+    call: str
+    """The symbol of the kevent call that takes this layout."""
+    read: int = -1
+    write: int = -2
+    process: int = -5
+    user: int = -10
+    exit_notes: int = NOTE_EXIT
+
+
+# By the beginning of sys.platform. Where an older version doesn't know EVFILT_USER (NetBSD before 10, and OpenBSD for
+# long), adding one fails with EINVAL.
+DIALECTS = {
+    "darwin": Dialect("struct kevent", "kevent", exit_notes=NOTE_EXIT | NOTE_EXITSTATUS),
+    "dragonfly": Dialect("struct kevent", "kevent", user=-9),
+    "freebsd": Dialect("struct kevent_freebsd", "kevent", user=-11),
+    "netbsd": Dialect("struct kevent_netbsd", "__kevent50", read=0, write=1, process=4, user=8),
+    "openbsd": Dialect("struct kevent", "kevent"),
+}
+STAND_IN = Dialect("struct kevent", "kevent", user=-11)
+"""That of the libraries that bring kqueue to Linux."""
+
+
+class Kevent(Protocol):
+    """A ``struct kevent`` that the kernel returned."""
+
+    ident: int
+    filter: int
+    flags: int
+    fflags: int
+    data: int
+    udata: int
+
+
+class Change(NamedTuple):
+    """A change to make: what :class:`Kevent` has, in its order."""
+
+    ident: int
+    filter: int
+    flags: int
+    fflags: int = 0
+    data: int = 0
+    udata: int = 0
+
+
+def dialect() -> Dialect:
+    """What this system speaks, or the library that stands in for it."""
+    if os.environ.get(KQUEUE_LIBRARY):
+        return STAND_IN
+    return next(spoken for system, spoken in DIALECTS.items() if sys.platform.startswith(system))
+
+
+@cache  # once opened, it stays so: it may keep a state
+def library(name: str | None, call: str) -> Any:
+    """The C library, or the one that *name* has stand in for it; OSError if it can't be opened or has no kqueue."""
+    opened = ffi.dlopen(name)
+    for symbol in ("kqueue", call):
+        try:
+            getattr(opened, symbol)
+        except ffi.error:
+            raise OSError(f"{name or 'the C library'} has no {symbol}") from None
+    return opened
+
+
+class Kqueue:
+    """One kqueue. Any thread may change it and trigger its event; one at a time waits.
+
+    A lock keeps a thread from using a number that was closed, and is perhaps another kqueue's, since it looked; it can
+    be taken again by the same thread, because a signal handler may post in the middle.
+    """
+
+    def __init__(self) -> None:
+        self.number = -1
+        self._lock = threading.RLock()
+        self._process = os.getpid()
+        self._spoken = dialect()
+        opened = library(os.environ.get(KQUEUE_LIBRARY) or None, self._spoken.call)
+        self._kevent = getattr(opened, self._spoken.call)
+        self._events = self._new(EVENTS_MAX)
+        self._timeout = ffi.new("struct timespec *")
+        self._trigger = self._new([Change(0, self._spoken.user, 0, NOTE_TRIGGER)])
+        number = opened.kqueue()
+        if number < 0:
+            raise _failure()
+        self.number = number
+        os.set_inheritable(number, False)
+
+    def _new(self, content: int | list[Change]) -> Any:
+        return ffi.new(f"{self._spoken.struct}[]", content)
+
+    def change(self, *changes: Change) -> list[int]:
+        """Make changes in one call, and return the errno of each, or 0.
+
+        ``EV_RECEIPT`` has each answered, also one that succeeded. The answers fill the room for events, so that none
+        of those comes with them and is lost.
+        """
+        count = len(changes)
+        answers = self._new([change._replace(flags=change.flags | EV_RECEIPT) for change in changes])
+        with self._lock:
+            if self.number < 0 or self._kevent(self.number, answers, count, answers, count, ffi.NULL) < 0:
+                return [errno.EBADF if self.number < 0 else ffi.errno] * count
+        return [answers[index].data for index in range(count)]
+
+    def wait(self, timeout: float | None) -> list[Kevent]:
+        """Wait up to *timeout* seconds for events. They are valid until the next call."""
+        limit = ffi.NULL
+        if timeout is not None:
+            limit = self._timeout
+            limit.tv_sec, limit.tv_nsec = divmod(math.ceil(timeout * NANOSECONDS), NANOSECONDS)
+        count = self._kevent(self.number, ffi.NULL, 0, self._events, EVENTS_MAX, limit)
+        if count >= 0:
+            return list(self._events[0:count])
+        if ffi.errno == errno.EINTR:  # Python calls the signal's handler when this has returned
+            return []
+        raise _failure()
+
+    def trigger(self) -> None:
+        """Make the user event happen."""
+        with self._lock:
+            if self.number >= 0:
+                self._kevent(self.number, self._trigger, 1, ffi.NULL, 0, ffi.NULL)
+
+    def close(self) -> None:
+        if self._process != os.getpid():
+            return  # "The queue is not inherited by a child": there the number is free, or another's
+        with self._lock:
+            number, self.number = self.number, -1
+        if number >= 0:
+            os.close(number)
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def _failure() -> OSError:
+    return OSError(ffi.errno, os.strerror(ffi.errno))

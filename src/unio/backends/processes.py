@@ -1,0 +1,17 @@
+"""What became of a child process."""
+
+from __future__ import annotations
+
+import os
+
+
+def exit_status(kind: int, number: int, options: int = 0) -> int | None:
+    """The exit status of a child, as subprocess has it; the child stays for its owner to wait for.
+
+    Returns None while the child runs, if *options* has ``WNOHANG``, and waits for its end otherwise.
+    """
+    # On macOS, Python has it since 3.13.
+    result = os.waitid(kind, number, os.WEXITED | os.WNOWAIT | options)  # type: ignore[attr-defined, unused-ignore]
+    if result is None:
+        return None
+    return int(result.si_status if result.si_code == os.CLD_EXITED else -result.si_status)

@@ -1,0 +1,234 @@
+"""What only the kqueue backend does: each system's layouts, what it does without a filter, events that come late."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import support
+
+import unio
+from unio import backends
+from unio.backends import kevent
+from unio.backends.kqueue_api import ffi
+
+REASON = next(each.reason for each in backends.candidates() if each.name == "kqueue")
+needs_kqueue = pytest.mark.skipif(REASON != "available", reason=f"kqueue can't run here: {REASON}")
+needs_stand_in = pytest.mark.skipif(
+    not os.environ.get(backends.KQUEUE_LIBRARY), reason=f"{backends.KQUEUE_LIBRARY} names no library"
+)
+
+QUITS = [sys.executable, "-S", "-E", "-c", "import sys; sys.exit(sys.stdin.read() and 7)"]
+
+
+@pytest.fixture
+def port(resources: contextlib.ExitStack) -> unio.Port:
+    return resources.enter_context(unio.Port(backend="kqueue"))
+
+
+@pytest.fixture
+def child(resources: contextlib.ExitStack) -> subprocess.Popen[str]:
+    """A process that ends with 7 once it is told something."""
+    return resources.enter_context(subprocess.Popen(QUITS, stdin=subprocess.PIPE, text=True))
+
+
+# The layer below
+
+
+@pytest.mark.parametrize(
+    ("system", "size", "offsets"),
+    [
+        ("darwin", 32, (0, 8, 10, 12, 16, 24)),
+        ("dragonfly", 32, (0, 8, 10, 12, 16, 24)),
+        ("freebsd14", 64, (0, 8, 10, 12, 16, 24)),
+        ("netbsd10", 40, (0, 8, 12, 16, 24, 32)),
+        ("openbsd7", 32, (0, 8, 10, 12, 16, 24)),
+    ],
+)
+def test_each_systems_layout(system: str, size: int, offsets: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(backends.KQUEUE_LIBRARY, raising=False)
+    monkeypatch.setattr(sys, "platform", system)
+    struct = kevent.dialect().struct
+    assert ffi.sizeof(struct) == size
+    assert tuple(ffi.offsetof(struct, field) for field in kevent.Change._fields) == offsets
+
+
+def found() -> backends.Candidate:
+    return next(each for each in backends.candidates() if each.name == "kqueue")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the others have a kqueue, or no library that could have one")
+def test_on_linux_it_takes_a_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv(backends.KQUEUE_LIBRARY, raising=False)
+    assert not found().available
+    assert found().reason == (
+        "it is for darwin, dragonfly, freebsd, netbsd and openbsd, and this is linux; UNIO_KQUEUE_LIBRARY is not set"
+    )
+    monkeypatch.setenv(backends.KQUEUE_LIBRARY, str(tmp_path / "none.so"))
+    assert not found().available
+    assert "none.so" in found().reason
+    monkeypatch.setenv(backends.KQUEUE_LIBRARY, "libc.so.6")
+    assert found()[1:] == (False, "kqueue fails: libc.so.6 has no kqueue")
+
+
+def test_without_cffi_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(backends.KQUEUE_LIBRARY, "any")
+    for name in ("_cffi_backend", "unio.backends.kqueue", "unio.backends.kevent", "unio.backends.kqueue_api"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, "_cffi_backend", None)  # type: ignore[arg-type]
+    assert found()[1:] == (False, "it needs cffi, which isn't installed")
+
+
+@needs_kqueue
+def test_each_change_has_its_answer_and_no_event_comes_with_them(resources: contextlib.ExitStack) -> None:
+    spoken = kevent.dialect()
+    kqueue = resources.enter_context(contextlib.closing(kevent.Kqueue()))
+    near, far = map(resources.enter_context, socket.socketpair())
+    far.send(b"x")
+    with socket.socket() as gone:
+        number = gone.fileno()
+    answers = kqueue.change(
+        kevent.Change(near.fileno(), spoken.read, kevent.EV_ADD | kevent.EV_CLEAR, udata=1),
+        kevent.Change(number, spoken.read, kevent.EV_DELETE),
+        kevent.Change(near.fileno(), spoken.write, kevent.EV_ADD | kevent.EV_CLEAR, udata=2),
+    )
+    assert [bool(answer) for answer in answers] == [False, True, False]
+    events = {event.filter: event.udata for event in kqueue.wait(support.PATIENCE)}
+    assert events == {spoken.read: 1, spoken.write: 2}
+
+
+@needs_kqueue
+def test_a_closed_kqueue_touches_nothing(resources: contextlib.ExitStack) -> None:
+    spoken = kevent.dialect()
+    kqueue = kevent.Kqueue()
+    number = kqueue.number
+    kqueue.close()
+    other = resources.enter_context(contextlib.closing(kevent.Kqueue()))
+    assert other.number == number
+    assert other.change(kevent.Change(0, spoken.user, kevent.EV_ADD | kevent.EV_CLEAR)) == [0]
+    kqueue.trigger()
+    kqueue.change(kevent.Change(0, spoken.user, kevent.EV_DELETE))
+    assert not other.wait(0)
+    other.trigger()
+    assert [event.filter for event in other.wait(support.PATIENCE)] == [spoken.user]
+    kqueue.close()
+    os.fstat(number)
+
+
+# The port
+
+
+@needs_stand_in
+def test_a_pipe_wakes_where_there_is_no_user_event(
+    monkeypatch: pytest.MonkeyPatch, resources: contextlib.ExitStack
+) -> None:
+    monkeypatch.setattr(kevent, "STAND_IN", kevent.STAND_IN._replace(user=-99))  # which it doesn't know
+    port = resources.enter_context(unio.Port(backend="kqueue"))
+    for number in range(3):
+        waiter = support.Background(support.completion, port)
+        support.asleep(waiter)
+        port.post(number)
+        assert waiter.result().key == number
+    support.assert_nothing_comes(port)
+
+
+@needs_kqueue
+def test_an_event_of_a_number_that_has_another_handle_by_now_is_dropped(
+    monkeypatch: pytest.MonkeyPatch, port: unio.Port, resources: contextlib.ExitStack
+) -> None:
+    # The event, with the error of the connect, has been fetched when the handle is closed and its number joins anew.
+    with support.listener() as closed:
+        nobody = closed.getsockname()
+    old = port.associate(resources.enter_context(socket.socket()))
+    number = old.fileno()
+    port.submit(unio.Connect(old, nobody))
+    connect: unio.Connect | None = None
+    fetch = kevent.Kqueue.wait
+
+    def late(kqueue: kevent.Kqueue, timeout: float | None) -> object:
+        nonlocal connect
+        events = fetch(kqueue, timeout)
+        if connect is None and any(event.fflags for event in events):
+            old.close()
+            young = socket.socket()
+            assert young.fileno() == number
+            resources.enter_context(young)
+            connect = unio.Connect(port.associate(young, "young"), support.full_listener(resources))
+            port.submit(connect)
+        return events
+
+    monkeypatch.setattr(kevent.Kqueue, "wait", late)
+    support.assert_cancelled(support.completion(port))
+    support.assert_nothing_comes(port)
+    assert connect is not None
+    assert port.cancel(connect)
+    support.assert_cancelled(support.completion(port))
+
+
+@needs_kqueue
+def test_operations_share_the_watch_of_one_process(port: unio.Port, child: subprocess.Popen[str]) -> None:
+    first, second, third = (unio.ProcessExit(child, key) for key in "abc")
+    for operation in (first, second, third):
+        port.submit(operation)
+    assert port.cancel(first)
+    support.assert_cancelled(support.completion(port))
+    child.communicate("go")
+    ended = {found.key: (found.error, found.operation.status) for found in support.completions(port, 2)}
+    assert ended == {"b": (None, 7), "c": (None, 7)}
+
+
+@needs_kqueue
+def test_a_watch_that_was_cancelled_is_not_the_next_one(port: unio.Port, child: subprocess.Popen[str]) -> None:
+    operation = unio.ProcessExit(child)
+    for _ in range(3):
+        port.submit(operation)
+        assert port.cancel(operation)
+        support.assert_cancelled(support.completion(port))
+    port.submit(operation)
+    child.stdin.write("go")  # type: ignore[union-attr]
+    child.stdin.close()  # type: ignore[union-attr]
+    assert support.completion(port).error is None
+    assert operation.status == child.wait() == 7
+
+
+@needs_kqueue
+def test_the_event_tells_the_status_where_python_has_no_waitid(
+    monkeypatch: pytest.MonkeyPatch, port: unio.Port, child: subprocess.Popen[str]
+) -> None:
+    monkeypatch.setattr(backends.kqueue, "HAS_WAITID", False)
+    operation = unio.ProcessExit(child.pid)
+    port.submit(operation)
+    child.stdin.write("go")  # type: ignore[union-attr]
+    child.stdin.close()  # type: ignore[union-attr]
+    assert support.completion(port).error is None
+    assert operation.status == child.wait() == 7
+
+
+@needs_kqueue
+@pytest.mark.parametrize("has_waitid", [True, False])
+def test_a_child_that_ended_before_is_found_where_kqueue_knows_it_no_more(
+    has_waitid: bool, monkeypatch: pytest.MonkeyPatch, port: unio.Port, child: subprocess.Popen[str]
+) -> None:
+    child.stdin.write("go")  # type: ignore[union-attr]
+    child.stdin.close()  # type: ignore[union-attr]
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    change = kevent.Kqueue.change
+
+    def as_macos(kqueue: kevent.Kqueue, *changes: kevent.Change) -> list[int]:
+        if changes[0].filter == kevent.dialect().process:
+            return [errno.ESRCH]
+        return change(kqueue, *changes)
+
+    monkeypatch.setattr(kevent.Kqueue, "change", as_macos)
+    monkeypatch.setattr(backends.kqueue, "HAS_WAITID", has_waitid)
+    operation = unio.ProcessExit(child)
+    assert support.run(port, operation).error is None
+    assert operation.status == child.wait() == 7
+    gone = support.run(port, unio.ProcessExit(child.pid))
+    assert isinstance(gone.error, ProcessLookupError)
