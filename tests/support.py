@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import io
 import os
 import select
+import signal
 import socket
 import struct
 import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any, Generic, TypeVar
+
+import pytest
 
 import unio
 
@@ -369,6 +374,37 @@ def until(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"{condition} did not come true"
         time.sleep(0)
+
+
+# Processes
+
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+
+
+def in_child(function: Callable[[], object]) -> None:
+    """Run the function in a forked child, which ends without cleaning up; its failure is the caller's."""
+    reader, writer = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of a fork where there are threads: that is the test
+        pid = os.fork()
+    if not pid:
+        try:
+            function()
+            os.write(writer, b"done")
+        except BaseException as error:  # noqa: BLE001 - it is to be told to the parent, whatever it is
+            os.write(writer, repr(error).encode()[:4000])
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with io.FileIO(reader) as said:
+        watch = Background(said.read)
+        try:
+            assert watch.result() == b"done"
+        finally:
+            if watch.is_alive():
+                os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
 
 
 # What a process holds

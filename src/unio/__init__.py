@@ -33,6 +33,10 @@ from unio.operations import (
 )
 from unio.port import Completion, Port
 
+TYPE_CHECKING = False  # as typing has it, which costs an import
+if TYPE_CHECKING:
+    from unio.pool import Pool
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -49,6 +53,7 @@ __all__ = [
     "NotAssociated",
     "Operation",
     "Poll",
+    "Pool",
     "Port",
     "PortClosed",
     "ProcessExit",
@@ -70,3 +75,13 @@ __all__ = [
 
 def __dir__() -> list[str]:
     return sorted([*__all__, "__version__"])
+
+
+def __getattr__(name: str) -> object:
+    # The one name that is fetched when it is used: it imports concurrent.futures, which others need not pay for.
+    if name != "Pool":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from unio.pool import Pool  # noqa: PLC0415
+
+    globals()[name] = Pool
+    return Pool

@@ -163,7 +163,11 @@ class Port:
         return self._unusable is not None
 
     def _in_flight(self) -> int:
-        """How many operations are in flight; counted only when a port was dropped."""
+        """How many operations are in flight; counted only when a port was dropped or a pool is ending.
+
+        Other threads may be at work. An operation that a thread is about to return from its wait may be missed, and
+        no other one.
+        """
         raise _left_to_the_backend()
 
     def __enter__(self) -> Self:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import io
 import math
 import os
 import signal
@@ -29,8 +28,10 @@ from support import (
     completion,
     completions,
     connect,
+    in_child,
     in_threads,
     inside_wait,
+    needs_fork,
     recv_exactly,
     restless,
     succeed,
@@ -39,7 +40,6 @@ from support import (
 
 import unio
 
-needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 needs_interval_timer = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no setitimer")
 
 
@@ -905,31 +905,6 @@ def test_a_key_is_not_kept_longer_than_its_handle(port: unio.Port, make_pair: An
 
 
 # Clause P10: fork
-
-
-def in_child(function: Callable[[], object]) -> None:
-    """Run the function in a forked child, which ends without cleaning up; its failure is the caller's."""
-    reader, writer = os.pipe()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of a fork where there are threads: that is the test
-        pid = os.fork()
-    if not pid:
-        try:
-            function()
-            os.write(writer, b"done")
-        except BaseException as error:  # noqa: BLE001 - it is to be told to the parent, whatever it is
-            os.write(writer, repr(error).encode()[:4000])
-        finally:
-            os._exit(0)
-    os.close(writer)
-    with io.FileIO(reader) as said:
-        watch = Background(said.read)
-        try:
-            assert watch.result() == b"done"
-        finally:
-            if watch.is_alive():
-                os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
 
 
 def every_method_raises(port: unio.Port, handle: unio.Handle, operation: unio.Operation) -> None:

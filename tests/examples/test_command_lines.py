@@ -11,7 +11,7 @@ import pytest
 import support
 
 Run = Callable[..., Any]
-SERVERS = {"echo": (), "chat": (), "forward": ("127.0.0.1", "9")}
+SERVERS = {"echo": (), "chat": (), "digest": (), "forward": ("127.0.0.1", "9")}
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,7 @@ SERVERS = {"echo": (), "chat": (), "forward": ("127.0.0.1", "9")}
         ("echo", ["--host", "::1"], "::1"),
         ("chat", ["--port", "-1"], "65535"),
         ("chat", ["stray"], "stray"),
+        ("digest", ["--port", "-1"], "65535"),
         ("forward", [], "target_host, target_port"),
         ("forward", ["127.0.0.1", "65536"], "65536"),
         ("forward", ["127..0.0.1", "80"], "label"),

@@ -663,11 +663,13 @@ class EmulatedPort(Port, ABC):
         self._close_kernel()
 
     def _in_flight(self) -> int:
-        count = len(self._detached) + sum([isinstance(packet, Operation) for packet in self._queue.packets])
+        # An operation goes from its handle to the queue, so in this order none is missed.
+        count = 0
         for handle in list(self._table.values()):
             with handle.lock:
                 count += len(handle.in_flight())
-        return count
+        count += len(self._detached)
+        return count + sum([isinstance(packet, Operation) for packet in self._queue.packets.copy()])
 
 
 def _do_on_pool(handle: EmulatedHandle, operation: Operation, sequence: int) -> None:

@@ -672,7 +672,8 @@ class IocpPort(Port):
             kernel32.CloseHandle(self._afd)
 
     def _in_flight(self) -> int:
-        return len(self._flights) + len(self._detached) + sum([isinstance(each, Operation) for each in self._ready])
+        count = len(self._flights) + len(self._detached)  # first, as from there they go to what is ready
+        return count + sum([isinstance(each, Operation) for each in self._ready.copy()])
 
 
 _thread = threading.local()

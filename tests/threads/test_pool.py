@@ -1,0 +1,626 @@
+"""unio.Pool: threads that run a handler over a port."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import gc
+import itertools
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import (
+    PATIENCE,
+    Background,
+    assert_cancelled,
+    assert_idle,
+    completion,
+    in_child,
+    in_threads,
+    needs_fork,
+    recv_exactly,
+    restless,
+    until,
+)
+
+import unio
+
+MakePair = Callable[..., tuple[socket.socket, socket.socket]]
+
+LONG = 10 * PATIENCE
+"""A grace that no test can wait for: a pool that ends did not use it up."""
+
+
+class Record:
+    """A handler that keeps the completions it was called with."""
+
+    def __init__(self) -> None:
+        self.seen: list[unio.Completion] = []
+
+    def __call__(self, found: unio.Completion) -> None:
+        self.seen.append(found)
+
+    @property
+    def keys(self) -> list[Any]:
+        return [found.key for found in self.seen]
+
+
+class Gate:
+    """A handler that stays in each call until it is let go."""
+
+    def __init__(self) -> None:
+        self.entered = threading.Semaphore(0)
+        self.go = threading.Event()
+
+    def __call__(self, _: object = None) -> None:
+        self.entered.release()
+        assert self.go.wait(PATIENCE)
+
+    def is_entered(self) -> bool:
+        return self.entered.acquire(timeout=PATIENCE)
+
+
+class Hook:
+    """What threading.excepthook was called with."""
+
+    def __init__(self) -> None:
+        self.errors: list[BaseException] = []
+
+    def __call__(self, arguments: threading.ExceptHookArgs) -> None:
+        assert arguments.exc_value is not None
+        assert arguments.thread is threading.current_thread()
+        self.errors.append(arguments.exc_value)
+
+
+@pytest.fixture
+def hook(monkeypatch: pytest.MonkeyPatch) -> Hook:
+    hook = Hook()
+    monkeypatch.setattr(threading, "excepthook", hook)
+    return hook
+
+
+@pytest.fixture
+def threads_before() -> Iterator[set[threading.Thread]]:
+    """The threads before the test; after it there are no others."""
+    before = set(threading.enumerate())
+    yield before
+    until(lambda: set(threading.enumerate()) <= before)
+
+
+# Completions
+
+
+def test_the_handler_gets_each_completion_once_and_one_thread_gets_them_in_order(port: unio.Port) -> None:
+    record = Record()
+    with unio.Pool(port, record, threads=1):
+        for number in range(1000):
+            port.post(number, "what", number + 1)
+    assert record.seen == [(number, "what", number + 1, None) for number in range(1000)]
+    assert_idle(port)
+
+
+def test_the_handler_gets_operations_and_may_submit_the_next(port: unio.Port, make_pair: MakePair) -> None:
+    near, far = make_pair()
+    handle = port.associate(near, "echo")
+
+    def echo(found: unio.Completion) -> None:
+        key, operation, transferred, error = found
+        assert (key, error) == ("echo", None)
+        if isinstance(operation, unio.Recv):
+            port.submit(unio.Send(handle, bytes(operation.buffer[:transferred])))
+        else:
+            port.submit(unio.Recv(handle, bytearray(100)))
+
+    with unio.Pool(port, echo, grace=0):
+        port.submit(unio.Recv(handle, bytearray(100)))
+        for word in b"one", b"two", b"three":
+            far.sendall(word)
+            assert recv_exactly(far, len(word)) == word
+
+
+def test_there_are_two_threads_for_each_processor_unless_told(port: unio.Port, threads_before: Any) -> None:
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with unio.Pool(port, Record()):
+        assert len(set(threading.enumerate()) - threads_before) == 2 * available
+    with unio.Pool(port, Record(), threads=3):
+        assert len(set(threading.enumerate()) - threads_before) == 3
+
+
+@pytest.mark.parametrize("threads", [0, -1])
+def test_a_pool_without_threads_is_refused(port: unio.Port, threads: int) -> None:
+    with pytest.raises(ValueError, match=f"not {threads}"):
+        unio.Pool(port, Record(), threads)
+
+
+@pytest.mark.parametrize("grace", [-1.0, float("nan")])
+def test_a_grace_that_is_no_time_is_refused(port: unio.Port, grace: float) -> None:
+    with pytest.raises(ValueError, match="grace"):
+        unio.Pool(port, Record(), grace=grace)
+
+
+def test_a_thread_that_can_not_be_started_ends_those_that_were(
+    port: unio.Port, threads_before: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = []
+
+    def start(thread: threading.Thread) -> None:
+        if len(started) == 2:
+            raise RuntimeError("no more threads")
+        started.append(thread)
+        start_really(thread)
+
+    start_really = threading.Thread.start
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        with pytest.raises(RuntimeError, match="no more threads"):
+            unio.Pool(port, Record(), 4)
+    assert len(started) == 2
+    assert not [thread for thread in started if thread.is_alive()]
+    assert_idle(port)
+
+
+def test_an_idle_pool_keeps_no_completion_alive(port: unio.Port) -> None:
+    class Key:
+        pass
+
+    key = Key()
+    gone = weakref.ref(key)
+    with unio.Pool(port, lambda _: None):
+        port.post(key)
+        del key
+        until(lambda: (gc.collect() and False) or gone() is None)
+
+
+def test_many_threads_handle_each_of_many_packets_once(port: unio.Port) -> None:
+    record = Record()
+    with restless(), unio.Pool(port, record, threads=16) as pool:
+
+        def post(thread: int) -> list[futures.Future[int]]:
+            calls = []
+            for number in range(200):
+                port.post((thread, number))
+                calls.append(pool.submit(pow, number, 2))
+            return calls
+
+        for calls in in_threads(8, post):
+            assert [call.result(PATIENCE) for call in calls] == [number**2 for number in range(200)]
+    assert sorted(record.keys) == [(thread, number) for thread in range(8) for number in range(200)]
+    assert_idle(port)
+
+
+# Exceptions
+
+
+def test_what_a_handler_raises_is_reported_with_the_completion_and_the_thread_goes_on(
+    port: unio.Port, hook: Hook
+) -> None:
+    def fail(found: unio.Completion) -> None:
+        raise ValueError(found.transferred)
+
+    with unio.Pool(port, fail, threads=1):
+        for number in range(3):
+            port.post("the key", transferred=number)
+    assert [(type(error), error.args) for error in hook.errors] == [(ValueError, (number,)) for number in range(3)]
+    for number, error in enumerate(hook.errors):
+        [note] = error.__notes__
+        assert f"Completion(key='the key', operation=None, transferred={number}, error=None)" in note
+
+
+def test_what_a_handler_raises_is_printed_unless_told(port: unio.Port, capfd: pytest.CaptureFixture[str]) -> None:
+    # pytest has a hook of its own, so that this is for another process.
+    program = (
+        "import unio\n"
+        "with unio.Port() as port, unio.Pool(port, lambda found: 1 / found.transferred):\n"
+        "    port.post('the key')"
+    )
+    done = run(port, program)
+    assert done.returncode == 0
+    assert "ZeroDivisionError" in done.stderr
+    assert "Completion(key='the key'" in done.stderr
+
+
+@pytest.mark.parametrize("raised", [SystemExit, KeyboardInterrupt, GeneratorExit])
+def test_no_exception_ends_a_thread_without_a_word(port: unio.Port, hook: Hook, raised: type[BaseException]) -> None:
+    seen: list[Any] = []
+
+    def fail(found: unio.Completion) -> None:
+        seen.append(found.key)
+        raise raised
+
+    with unio.Pool(port, fail, threads=1):
+        port.post(1)
+        port.post(2)
+    assert seen == [1, 2]
+    assert len(hook.errors) == 2
+    for error in hook.errors:
+        assert not isinstance(error, SystemExit)  # which the default hook passes over
+        assert isinstance(error if raised is not SystemExit else error.__cause__, raised)
+
+
+def test_a_hook_or_a_key_that_raises_itself_costs_no_thread(
+    port: unio.Port, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Key:
+        def __repr__(self) -> str:
+            raise ValueError("a broken repr")
+
+    def broken(_: object) -> None:
+        raise ValueError("a broken hook")
+
+    def fail(found: unio.Completion) -> None:
+        raise ValueError(f"handler {found.transferred}")
+
+    monkeypatch.setattr(threading, "excepthook", broken)
+    with unio.Pool(port, fail, threads=1) as pool:
+        port.post(Key(), transferred=1)
+        port.post("key", transferred=2)
+        assert pool.submit(int, "3").result(PATIENCE) == 3
+    said = capsys.readouterr().err
+    for expected in "a broken repr", "a broken hook", "handler 1", "handler 2":
+        assert expected in said
+
+
+# Context
+
+variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="nothing")
+
+
+def test_threads_run_in_copies_of_the_context_in_which_the_pool_was_made(port: unio.Port) -> None:
+    seen = []
+
+    def handle(_: object) -> None:
+        seen.append(variable.get())
+        variable.set("the handler's")
+
+    def make() -> unio.Pool:
+        variable.set("the maker's")
+        return unio.Pool(port, handle, threads=1)
+
+    context = contextvars.copy_context()
+    with context.run(make):
+        port.post("key")
+    assert seen == ["the maker's"]
+    assert context[variable] == "the maker's"
+    assert variable.get() == "nothing"
+
+
+def test_a_call_runs_in_a_copy_of_the_context_in_which_it_was_submitted(port: unio.Port) -> None:
+    def call() -> str:
+        found = variable.get()
+        variable.set("the call's")
+        return found
+
+    def submit(text: str) -> futures.Future[str]:
+        variable.set(text)
+        return pool.submit(call)
+
+    with unio.Pool(port, Record(), threads=1) as pool:
+        for text in "one", "two":
+            context = contextvars.copy_context()
+            assert context.run(submit, text).result(PATIENCE) == text
+            assert context[variable] == text
+        assert pool.submit(call).result(PATIENCE) == "nothing"
+
+
+# Calls, in the manner of concurrent.futures
+
+
+def test_a_call_gets_its_arguments_and_its_future_the_result_or_the_exception(port: unio.Port) -> None:
+    with unio.Pool(port, Record()) as pool:
+        assert isinstance(pool, futures.Executor)
+        assert pool.submit(int, "ff", base=16).result(PATIENCE) == 255
+        failed = pool.submit(int, "none")
+        assert isinstance(failed.exception(PATIENCE), ValueError)
+        assert isinstance(pool.submit(sys.exit).exception(PATIENCE), SystemExit)
+        assert list(pool.map(pow, [2, 3, 4], [5, 2, 1], timeout=PATIENCE)) == [32, 9, 4]
+        assert pool.submit(threading.current_thread).result(PATIENCE) is not threading.current_thread()
+
+
+def test_calls_and_completions_take_their_turns_in_one_queue(port: unio.Port) -> None:
+    turns = []
+    gate = Gate()
+    with unio.Pool(port, lambda found: turns.append(found.key), threads=1) as pool:
+        pool.submit(gate)
+        for number in range(0, 100, 2):
+            port.post(number)
+            pool.submit(turns.append, number + 1)
+        gate.go.set()
+    assert turns == list(range(100))
+
+
+def test_a_call_that_no_thread_has_begun_can_be_cancelled(port: unio.Port) -> None:
+    called = []
+    gate = Gate()
+    with unio.Pool(port, Record(), threads=1) as pool:
+        running = pool.submit(gate)
+        assert gate.is_entered()
+        waiting = pool.submit(called.append, "cancelled")
+        last = pool.submit(called.append, "last")
+        assert not running.cancel()
+        assert waiting.cancel()
+        gate.go.set()
+        last.result(PATIENCE)
+    assert called == ["last"]
+
+
+def test_the_future_of_a_failed_call_is_freed_without_the_garbage_collector(port: unio.Port) -> None:
+    class Failure(Exception):
+        pass
+
+    def fail() -> None:
+        raise Failure
+
+    with unio.Pool(port, Record(), threads=1) as pool:
+        gc.disable()
+        try:
+            failed = pool.submit(fail)
+            assert isinstance(failed.exception(PATIENCE), Failure)
+            gone = weakref.ref(failed)
+            del failed
+            pool.submit(int).result(PATIENCE)  # so the thread is done with the former call
+            assert gone() is None
+        finally:
+            gc.enable()
+
+
+# Shutting down
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 16])
+def test_what_is_queued_is_done_and_no_packet_is_left_behind(port: unio.Port, threads: int) -> None:
+    with restless():
+        for _ in range(20):
+            record = Record()
+            pool = unio.Pool(port, record, threads, grace=LONG)
+            for number in range(50):
+                port.post(number)
+            calls = [pool.submit(abs, -number) for number in range(50)]
+            pool.shutdown()
+            pool.shutdown()
+            assert [call.result(0) for call in calls] == list(range(50))
+            assert sorted(record.keys) == list(range(50))
+            assert_idle(port)
+
+
+def test_after_the_shutdown_no_call_is_taken(port: unio.Port) -> None:
+    pool = unio.Pool(port, Record())
+    pool.shutdown()
+    with pytest.raises(RuntimeError, match="shut down"):
+        pool.submit(int)
+    assert_idle(port)
+    with unio.Pool(port, Record()) as successor:  # and the port is as good as new
+        assert successor.submit(int, "1").result(PATIENCE) == 1
+
+
+def test_what_is_in_flight_is_waited_for_and_what_follows_from_it_as_well(port: unio.Port, make_pair: MakePair) -> None:
+    near, far = make_pair()
+    handle = port.associate(near)
+    received = bytearray()
+
+    def handle_recv(found: unio.Completion) -> None:
+        received.extend(found.operation.buffer[: found.transferred])
+        if found.transferred:
+            port.submit(found.operation)
+        else:
+            handle.close()
+
+    pool = unio.Pool(port, handle_recv, threads=4, grace=LONG)
+    port.submit(unio.Recv(handle, bytearray(4)))
+    pool.shutdown(wait=False)
+    far.sendall(b"a" * 50)
+    until(lambda: len(received) == 50)
+    far.sendall(b"b" * 50)
+    far.close()
+    Background(pool.join).result()
+    assert received == b"a" * 50 + b"b" * 50
+    assert_idle(port)
+
+
+def test_a_handler_that_runs_while_others_find_nothing_in_flight_may_begin_something(port: unio.Port) -> None:
+    gate = Gate()
+    ended = threading.Event()
+
+    def handle(found: unio.Completion) -> None:
+        if found.key == "begin":
+            gate()
+            port.submit(unio.Timer(0.02, "timer"))
+        else:
+            ended.set()
+
+    pool = unio.Pool(port, handle, threads=4, grace=LONG)
+    port.post("begin")
+    assert gate.is_entered()
+    pool.shutdown(wait=False)
+    gate.go.set()
+    Background(pool.join).result()
+    assert ended.is_set()
+
+
+def test_what_does_not_end_in_time_is_left_to_the_port(port: unio.Port, make_pair: MakePair) -> None:
+    record = Record()
+    near, far = make_pair()
+    recv = unio.Recv(port.associate(near), bytearray(4))
+    port.submit(recv)
+    began = time.monotonic()
+    with unio.Pool(port, record, grace=0.1):
+        pass
+    assert time.monotonic() - began >= 0.1
+    assert record.seen == []
+    assert recv.in_flight
+    assert port.cancel(recv)
+    assert_cancelled(completion(port))
+
+
+def test_a_flood_that_renews_itself_is_ended_by_the_time_limit(port: unio.Port) -> None:
+    with unio.Pool(port, lambda found: port.submit(found.operation), grace=0.05):
+        port.submit(unio.Timer(0, "again"))
+        port.submit(unio.Timer(0, "and again"))
+    # Each was in flight or queued when the last thread left.
+    assert {completion(port).key, completion(port).key} == {"again", "and again"}
+    assert_idle(port)
+
+
+def test_calls_are_made_after_the_time_limit_too_unless_they_are_cancelled(port: unio.Port) -> None:
+    gate = Gate()
+    pool = unio.Pool(port, Record(), threads=1, grace=0)
+    pool.submit(gate)
+    assert gate.is_entered()
+    later = pool.submit(int, "1")
+    pool.shutdown(wait=False)
+    gate.go.set()
+    assert later.result(PATIENCE) == 1
+
+    gate = Gate()
+    pool = unio.Pool(port, Record(), threads=1)
+    running = pool.submit(gate)
+    assert gate.is_entered()
+    never = [pool.submit(int, "1") for _ in range(10)]
+    pool.shutdown(wait=False, cancel_futures=True)
+    assert all(call.cancelled() for call in never)
+    gate.go.set()
+    assert running.result(PATIENCE) is None
+    Background(pool.join).result()
+    assert_idle(port)
+
+
+def test_handlers_may_shut_the_pool_down_and_do_not_wait_for_themselves(port: unio.Port) -> None:
+    together = threading.Barrier(2)
+    returned = threading.Semaphore(0)
+
+    def shut_down(_: object = None) -> None:
+        with contextlib.suppress(threading.BrokenBarrierError):  # one thread after the other is as good
+            together.wait(0.2)
+        pool.shutdown()
+        returned.release()
+
+    pool = unio.Pool(port, shut_down, threads=2, grace=LONG)
+    port.post("stop")
+    pool.submit(shut_down)
+    Background(pool.join).result()
+    assert returned.acquire(timeout=0)
+    assert returned.acquire(timeout=0)
+    assert_idle(port)
+
+
+def test_a_thread_of_the_pool_can_not_wait_for_its_end(port: unio.Port) -> None:
+    with unio.Pool(port, Record()) as pool, pytest.raises(RuntimeError, match="of the pool"):
+        pool.submit(pool.join).result(PATIENCE)
+
+
+def test_several_threads_may_shut_it_down_at_once(port: unio.Port) -> None:
+    with restless():
+        for _ in range(20):
+            pool = unio.Pool(port, Record(), threads=4, grace=LONG)
+            in_threads(4, lambda _, pool=pool: pool.shutdown())
+            assert_idle(port)
+
+
+# The port is closed
+
+
+def test_a_pool_whose_port_is_closed_is_over_and_its_calls_are_cancelled(backend: str, threads_before: Any) -> None:
+    gate = Gate()
+    port = unio.Port(backend=backend)
+    pool = unio.Pool(port, Record(), threads=2)
+    running = [pool.submit(gate), pool.submit(gate)]
+    assert gate.is_entered()
+    waiting = [pool.submit(int) for _ in range(5)]
+    port.close()
+    gate.go.set()
+    Background(pool.join).result()
+    # The second of the two may not have been begun when the port was closed.
+    assert futures.wait([*running, *waiting], PATIENCE).not_done == set()
+    assert running[0].result() is None
+    assert all(call.cancelled() for call in waiting)
+    with pytest.raises(unio.PortClosed):
+        pool.submit(int)
+    pool.shutdown()
+
+
+# The process
+
+
+def run(port: unio.Port, program: str) -> subprocess.CompletedProcess[str]:
+    """Run a program on the port's backend to its end."""
+    paths = [str(Path(unio.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), unio.backends.VARIABLE: port.backend}
+    return subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+
+
+def test_a_program_that_ends_without_a_word_ends_its_pools_in_order(port: unio.Port) -> None:
+    program = (
+        "import unio, time\n"
+        "port = unio.Port()\n"
+        "pool = unio.Pool(port, lambda found: print(found.key))\n"
+        "port.submit(unio.Timer(0.2, 'timer'))\n"
+        "pool.submit(print, 'call')\n"
+        "del port, pool\n"
+    )
+    done = run(port, program)
+    assert (done.returncode, done.stdout.split(), done.stderr) == (0, ["call", "timer"], "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there, Ctrl-C goes to all processes of a console")
+def test_ctrl_c_ends_a_program_that_waits_for_its_pool(port: unio.Port) -> None:
+    program = (
+        "import os, signal, threading, unio\n"
+        "def interrupt(found):\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    port.submit(unio.Timer(0.1, state=print))\n"
+        "def handle(found):\n"
+        "    found.operation.state('drained') if found.operation else interrupt(found)\n"
+        "with unio.Port() as port, unio.Pool(port, handle) as pool:\n"
+        "    port.post('now')\n"
+        "    pool.join()\n"
+    )
+    done = run(port, program)
+    assert done.returncode == -signal.SIGINT
+    assert done.stdout.split() == ["drained"]
+    assert done.stderr.rstrip().endswith("KeyboardInterrupt")
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="this system sends no signal to one thread")
+def test_a_signal_handler_may_shut_it_down(port: unio.Port) -> None:
+    # Signals come at any moment of the main thread: here while it submits calls.
+    for _ in range(20):
+        pool = unio.Pool(port, Record(), grace=LONG)
+        before = signal.signal(signal.SIGINT, lambda *_, pool=pool: pool.shutdown(wait=False))
+        try:
+            killer = Background(signal.pthread_kill, threading.get_ident(), signal.SIGINT)
+            calls: list[futures.Future[int]] = []
+            with pytest.raises(RuntimeError, match="shut down"):
+                calls.extend(pool.submit(int, "7") for _ in itertools.count())
+            killer.result()
+        finally:
+            signal.signal(signal.SIGINT, before)
+        Background(pool.join).result()
+        assert {call.result(0) for call in calls} <= {7}
+        assert_idle(port)
+
+
+@needs_fork
+def test_a_forked_child_can_not_use_the_pool_and_does_no_harm_to_it(port: unio.Port) -> None:
+    def child() -> None:
+        with pytest.raises(RuntimeError, match="fork"):
+            pool.submit(int)
+        pool.shutdown()
+        pool.join()
+
+    with unio.Pool(port, Record(), threads=4) as pool, restless():
+        busy = Background(lambda: [pool.submit(int).result(PATIENCE) for _ in range(3000)])
+        for _ in range(5):
+            in_child(child)
+        assert busy.result() == [0] * 3000
