@@ -96,6 +96,17 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session
+def bench(session: nox.Session) -> None:
+    """Compare unio with its peers on this machine; arguments after ``--`` go to benchmarks/run.py.
+
+    It takes a C compiler and two processors that have nothing else to do. ``--force-python 3.13`` has the most peers.
+    """
+    install_group(session, "bench")
+    session.install(".")
+    session.run("python", "benchmarks/run.py", *session.posargs)
+
+
+@nox.session
 def matrix(session: nox.Session) -> None:
     """Run the tests on every supported interpreter that is installed."""
     session.install("tox>=4.22")

@@ -1,0 +1,39 @@
+"""For each byte that it receives this server sends SIZE bytes of a file: ``unio_sendfile.py SIZE``."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import tempfile
+
+import unio
+
+
+def serve(listening: socket.socket, path: str, size: int) -> None:
+    with unio.open(path) as source, unio.Port() as port:
+        port.submit(unio.Accept(port.associate(listening)))
+        while True:
+            for _, operation, transferred, error in port.wait():
+                match operation:
+                    case unio.Accept():
+                        if error is None:
+                            connection = port.associate(operation.socket)
+                            request = unio.Recv(connection, bytearray(1))
+                            response = unio.SendFile(connection, source, 0, size, state=request)
+                            request.state = response
+                            port.submit(request)
+                        port.submit(operation)
+                    case _ if error is not None or not transferred:
+                        operation.handle.close()
+                    case _:
+                        port.submit(operation.state)
+
+
+if __name__ == "__main__":
+    with (
+        tempfile.NamedTemporaryFile() as content,
+        socket.create_server(("127.0.0.1", 0), backlog=1024) as listening,
+    ):
+        content.truncate(int(sys.argv[1]))
+        print(listening.getsockname()[1], flush=True)
+        serve(listening, content.name, int(sys.argv[1]))
