@@ -117,7 +117,7 @@ def write(results: dict[str, Any], folder: Path) -> Path:
         "# Results\n\n"
         f"{results['rounds']} rounds of {results['seconds']} s for each entry, in turns; medians of the ratios within"
         f" one pass. Differences under {TIE:.0%} are ties. Rates are better when larger, all else when smaller. Times"
-        " are processor time of the server for each exchange; a load that is busy near 100 % limits what it measures.\n\n"
+        " are processor time of the server for each exchange; a load busy near 100 % limits what it measures.\n\n"
         f"{versions}.\n\n"
     )
     for table in tables:
