@@ -163,8 +163,8 @@ class KqueuePort(EmulatedPort):
         if HAS_WAITID:
             with contextlib.suppress(ChildProcessError):
                 operation.status = exit_status(os.P_PID, operation.pid, os.WNOHANG)
-        elif hasattr(operation.process, "poll"):  # a subprocess.Popen, which keeps the status when it asks for it
-            operation.status = operation.process.poll()
+        elif (ask := getattr(operation.process, "poll", None)) is not None:
+            operation.status = ask()  # a subprocess.Popen keeps what it is told for its owner
         return operation.status is not None
 
     def _unwatch_process(self, operation: ProcessExit) -> None:
