@@ -67,7 +67,7 @@ def kqueue(session: nox.Session) -> None:
         if shutil.which("cc") is None:
             session.install("ziglang")  # a C compiler
         library = session.run("python", "tests/kqueue_double/build.py", silent=True)
-        run_tests(session, "kqueue", UNIO_KQUEUE_LIBRARY=str(library))
+        run_tests(session, "kqueue", UNIO_KQUEUE_LIBRARY=str(library).strip())
     else:
         run_tests(session, "kqueue")
 
