@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -194,6 +195,41 @@ def test_a_watch_that_was_cancelled_is_not_the_next_one(port: unio.Port, child: 
     child.stdin.write("go")  # type: ignore[union-attr]
     child.stdin.close()  # type: ignore[union-attr]
     assert support.completion(port).error is None
+    assert operation.status == child.wait() == 7
+
+
+@needs_kqueue
+def test_a_process_that_ended_before_is_told_to_who_sleeps_already(
+    monkeypatch: pytest.MonkeyPatch, port: unio.Port, child: subprocess.Popen[str]
+) -> None:
+    child.stdin.write("go")  # type: ignore[union-attr]
+    child.stdin.close()  # type: ignore[union-attr]
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    change, fetch = kevent.Kqueue.change, kevent.Kqueue.wait
+    fetched, back = threading.Event(), threading.Event()
+
+    def fetched_before_it_returns(kqueue: kevent.Kqueue, *changes: kevent.Change) -> list[int]:
+        answers = change(kqueue, *changes)
+        if changes[0].filter == kevent.dialect().process:
+            assert fetched.wait(support.PATIENCE)
+            back.wait(0.1)  # the other thread drops the event, if it does, and comes back
+        return answers
+
+    def wait(kqueue: kevent.Kqueue, timeout: float | None) -> list[kevent.Kevent]:
+        if fetched.is_set():
+            back.set()
+        events = fetch(kqueue, timeout)
+        if any(event.filter == kevent.dialect().process for event in events):
+            fetched.set()
+        return events
+
+    monkeypatch.setattr(kevent.Kqueue, "change", fetched_before_it_returns)
+    monkeypatch.setattr(kevent.Kqueue, "wait", wait)
+    waiter = support.Background(support.completion, port)
+    support.asleep(waiter)
+    operation = unio.ProcessExit(child)
+    port.submit(operation)
+    assert waiter.result().error is None
     assert operation.status == child.wait() == 7
 
 

@@ -130,7 +130,7 @@ class KqueuePort(EmulatedPort):
     def _descriptor_event(self, event: Kevent, *, readable: bool) -> None:
         handle = self._table.get(event.ident)
         if handle is not None and handle.serial == event.udata:
-            if event.flags & EV_EOF and not readable:
+            if event.flags & EV_EOF and event.fflags:
                 handle.failure = event.fflags
             self._notice(handle, readable=readable, writable=not readable)
         elif self._pipe is not None and self._pipe.reader == event.ident:
@@ -176,7 +176,8 @@ class KqueuePort(EmulatedPort):
 
     def _process_event(self, event: Kevent) -> None:
         pid = event.ident
-        watch = self._watches.get(pid)
+        with self._lock:  # a process that has ended makes an event before who adds the watch can write it down
+            watch = self._watches.get(pid)
         if watch is None or watch.serial != event.udata:  # it was cancelled meanwhile
             return
         status, error = None, None
