@@ -21,7 +21,7 @@ from unio.port import port_closed
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from unio.backends.emulation import EmulatedPort
+    from unio.backends.queued_port import QueuedPort
     from unio.operations import Operation
 
 
@@ -109,7 +109,7 @@ class EmulatedHandle(Handle):
     )
 
     def __init__(
-        self, port: EmulatedPort, given: HasFileno | int, number: int, key: Any, *, skip_on_success: bool
+        self, port: QueuedPort, given: HasFileno | int, number: int, key: Any, *, skip_on_success: bool
     ) -> None:
         status = os.fstat(number)
         self.object = given
