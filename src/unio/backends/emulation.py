@@ -194,7 +194,7 @@ class EmulatedPort(QueuedPort):
         return found
 
     def close(self) -> None:
-        was_open = self._unusable is None  # for two threads that close at once it may be so for both, which does no harm
+        was_open = self._unusable is None  # two threads that close at once may both see it; that does no harm
         super().close()
         if was_open:
             self._pool.close()
