@@ -117,11 +117,7 @@ class Pool(Executor):
             if self._stopping:
                 raise RuntimeError("the pool was shut down: it takes no more calls")
             self._jobs.add(job)
-            try:
-                self._port.post(self, job)
-            except BaseException:
-                self._jobs.discard(job)
-                raise
+            self._port.post(self, job)
         return job.future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002 - Executor's
