@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import support
+from platforms import needs_fork
 
 import unio
 from unio import backends
@@ -122,7 +123,81 @@ def test_a_closed_kqueue_touches_nothing(resources: contextlib.ExitStack) -> Non
     os.fstat(number)
 
 
+@needs_kqueue
+@needs_fork
+def test_a_forked_child_has_no_kqueue_to_close(resources: contextlib.ExitStack) -> None:
+    kqueue = resources.enter_context(contextlib.closing(kevent.Kqueue()))
+    with open(os.devnull) as file:
+        child = os.fork()
+        if child == 0:
+            os.dup2(file.fileno(), kqueue.number)  # which is free in the child
+            kqueue.close()
+            with contextlib.suppress(OSError):
+                os.fstat(kqueue.number)
+                os._exit(0)
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
 # The port
+
+
+@pytest.fixture
+def events(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The numbers of all that the kernel reports."""
+    seen: list[int] = []
+    fetch = kevent.Kqueue.wait
+
+    def wait(kqueue: kevent.Kqueue, timeout: float | None) -> list[kevent.Kevent]:
+        found = fetch(kqueue, timeout)
+        seen.extend(event.ident for event in found)
+        return found
+
+    monkeypatch.setattr(kevent.Kqueue, "wait", wait)
+    return seen
+
+
+@needs_kqueue
+def test_a_closed_handle_whose_descriptor_stays_open_makes_no_events(
+    events: list[int], port: unio.Port, resources: contextlib.ExitStack
+) -> None:
+    near, far = map(resources.enter_context, socket.socketpair())
+    file = resources.enter_context(near.makefile("rb", buffering=0))  # closing the socket leaves it to the file
+    handle = port.associate(near)
+    number = handle.fileno()
+    port.submit(unio.Recv(handle, bytearray(1)))
+    far.send(b"x")
+    assert support.completion(port).transferred == 1
+    support.assert_nothing_comes(port)
+    assert number in events
+    handle.close()
+    events.clear()
+    far.send(b"y")
+    support.assert_nothing_comes(port)
+    assert events == []
+    assert file.read(1) == b"y"
+
+
+@needs_kqueue
+def test_data_that_nobody_wants_yet_is_told_once(
+    events: list[int], port: unio.Port, resources: contextlib.ExitStack
+) -> None:
+    near, far = map(resources.enter_context, socket.socketpair())
+    handle = port.associate(near)
+    far.send(b"x")
+    support.assert_nothing_comes(port)
+    support.assert_nothing_comes(port)
+    assert 1 <= events.count(handle.fileno()) <= 4  # for each direction, and the double may say it twice
+
+
+@needs_kqueue
+def test_a_wake_up_is_told_once(events: list[int], port: unio.Port) -> None:
+    waiter = support.Background(support.completion, port)
+    support.asleep(waiter)
+    port.post("key")
+    assert waiter.result().key == "key"
+    support.assert_nothing_comes(port)
+    assert len(events) == 1
 
 
 @needs_stand_in
