@@ -36,6 +36,7 @@ NOT_NEEDED = {
     "typing_extensions",
     "unio.__main__",
     "unio.backends.epoll",
+    "unio.backends.kqueue",
     "urllib",
 }
 

@@ -247,6 +247,19 @@ def test_an_event_of_a_number_that_has_another_handle_by_now_is_dropped(
     support.assert_cancelled(support.completion(port))
 
 
+@needs_stand_in  # POSIX leaves open whether a socket can connect once it has failed to; Linux' can, later
+def test_a_connect_does_not_end_with_the_error_of_the_one_before(
+    port: unio.Port, resources: contextlib.ExitStack
+) -> None:
+    with support.listener() as closed:
+        nobody = closed.getsockname()
+    listening = resources.enter_context(support.listener())
+    handle = port.associate(resources.enter_context(socket.socket()))
+    assert isinstance(support.run(port, unio.Connect(handle, nobody)).error, ConnectionRefusedError)
+    support.run(port, unio.Connect(handle, listening.getsockname()))  # where Linux says ECONNABORTED, once
+    support.succeed(port, unio.Connect(handle, listening.getsockname()))
+
+
 @needs_kqueue
 def test_operations_share_the_watch_of_one_process(port: unio.Port, child: subprocess.Popen[str]) -> None:
     first, second, third = (unio.ProcessExit(child, key) for key in "abc")
