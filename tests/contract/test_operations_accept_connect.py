@@ -189,7 +189,6 @@ def test_a_peer_that_has_closed_already_is_still_accepted_and_its_data_is_there(
 
 
 @pytest.mark.clause("O1")
-@wine_row("reset-before-accept")
 @pytest.mark.parametrize("submitted", ["before", "after"])
 @pytest.mark.parametrize("transport", ["tcp", "tcp6"])
 def test_a_peer_that_has_reset_already_never_ends_the_listener(
@@ -200,20 +199,22 @@ def test_a_peer_that_has_reset_already_never_ends_the_listener(
     for _ in range(5):
         if submitted == "before":
             port.submit(accept)
-        client = channels.client(resources, transport)
-        client.connect(listening.getsockname())
-        address = client.getsockname()
-        support.reset(client)
+        gone = channels.client(resources, transport)
+        gone.connect(listening.getsockname())
+        address = gone.getsockname()
+        support.reset(gone)
         if submitted == "after":
             port.submit(accept)
+        client = channels.client(resources, transport)
+        client.connect(listening.getsockname())
         assert support.completion(port).error is None
-        assert accept.address == address
-        handle = port.associate(resources.enter_context(accept.socket))
-        assert isinstance(support.run(port, unio.Recv(handle, bytearray(10))).error, ConnectionResetError)
-    client = channels.client(resources, transport)
-    client.connect(listening.getsockname())
-    support.succeed(port, accept)
-    assert resources.enter_context(accept.socket).getpeername() == client.getsockname()
+        if accept.address == address:  # it may be accepted, or passed over
+            handle = port.associate(resources.enter_context(accept.socket))
+            error = support.run(port, unio.Recv(handle, bytearray(10))).error
+            assert WINDOWS or isinstance(error, ConnectionResetError)  # AcceptEx may have taken notice of it already
+            support.succeed(port, accept)
+        assert accept.address == client.getsockname()
+        assert resources.enter_context(accept.socket).getpeername() == client.getsockname()
 
 
 @pytest.mark.clause("O1", "C2")

@@ -220,6 +220,10 @@ def finish_recv_from(handle: IocpHandle, operation: Operation, code: int, count:
     return code
 
 
+LEFT = (59, *GONE)
+"""What AcceptEx ends with when the peer left before it was accepted: Windows says 64, and Wine 59
+(ERROR_UNEXP_NET_ERR)."""
+
 UNREACHABLE = (1234, 10054, 10061, win32.ERROR_NETNAME_DELETED, 1225)
 
 
@@ -245,8 +249,8 @@ def finish_accept(handle: IocpHandle, operation: Operation, code: int, count: in
     if code:
         if accepted is not None:
             accepted.close()
-        if code == win32.ERROR_NETNAME_DELETED and operation._verdict is None and handle.is_open():
-            return None  # the peer left before it was accepted; wait for the next one
+        if code in LEFT and operation._verdict is None and handle.is_open():
+            return None  # wait for the next one
         return code
     assert accepted is not None
     listener = ffi.new("SOCKET *", handle.number)
@@ -258,12 +262,16 @@ def finish_accept(handle: IocpHandle, operation: Operation, code: int, count: in
         ffi.sizeof("SOCKET"),
     )
     del failed  # without it the socket works, but for getpeername and shutdown: a peer that has left makes it fail
+    try:
+        address = accepted.getpeername()
+    except OSError:  # the peer has left already; Windows has written down who it was
+        address = win32.accepted_address(flight.extra, ADDRESS_SIZE + 16)
+        if address is None:  # but where it was reset before, Wine 8 has not
+            accepted.close()
+            return None
     accepted.setblocking(False)
     operation.socket = accepted
-    try:
-        operation.address = accepted.getpeername()
-    except OSError:  # the peer has left already; Windows has written down who it was
-        operation.address = win32.accepted_address(flight.extra, ADDRESS_SIZE + 16)
+    operation.address = address
     return 0
 
 

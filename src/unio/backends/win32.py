@@ -123,10 +123,10 @@ ERRNOS = {
 def os_error(code: int) -> OSError:
     """The error of a completion for a Win32 or Windows Sockets error code; the code is kept as ``winerror``."""
     text = ffi.getwinerror(code)[1]
-    number = ERRNOS.get(code)
-    if number is None:
-        return OSError(0, text, None, code)  # Python's own table knows it
-    error = OSError(number, text or os.strerror(number))
+    number = ERRNOS.get(code) or OSError(0, "", None, code).errno or 0  # or Python's own table knows it
+    if text.startswith("Windows Error 0x"):  # cffi's words for a code that this Windows has no message for
+        text = errno.errorcode.get(number, text)
+    error = OSError(number, text)
     error.winerror = code
     return error
 
