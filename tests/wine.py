@@ -56,6 +56,10 @@ ROWS: dict[str, tuple[str, tuple[int, ...]]] = {
     "unreadable-file": ("TransmitFile sends a file that is not open for reading", EVERY),
     "reset-before-data": ("a reset discards what had arrived before it and was not received yet", EVERY),
     "cancelled-pipe-write": ("a cancelled write to a pipe that was taken in part leaves nothing for the reader", EVERY),
+    "close-amid-receives": (
+        "a receive that is cancelled while it is tried again may never end once its socket is closed",
+        EVERY,
+    ),
     "no-symbolic-links": ("CreateSymbolicLink says that it has made a link, and has made nothing", EVERY),
     "console-events": ("GenerateConsoleCtrlEvent fails: a child can't be sent a signal", EVERY),
 }

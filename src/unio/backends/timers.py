@@ -32,7 +32,8 @@ class Timers:
         self._numbers = itertools.count()
 
     def __len__(self) -> int:
-        return len(self._heap) - self._spent
+        with self._lock:  # between two steps of another thread the difference may be negative, which no length may
+            return len(self._heap) - self._spent
 
     def add(self, delay: float, due: object) -> Deadline:
         """Let *due* be returned by :meth:`expired` once *delay* seconds have passed."""
