@@ -180,10 +180,7 @@ class Pool(Executor):
 
     def _take(self) -> bool:
         """Take one packet and do what it asks for. Returns whether the thread stays."""
-        timeout = None
-        if self._stopping and not self._called:
-            timeout = max(0.0, self._deadline - time.monotonic())
-        for completion in self._port.wait(timeout, limit=1):
+        for completion in self._wait():
             mine = completion.key is self
             if not mine:
                 self._handle(completion)
@@ -193,10 +190,21 @@ class Pool(Executor):
                 self._jobs.discard(completion.operation)
                 completion.operation.run()
             del completion  # the traceback of what a call raised holds this frame, and must not hold its future
-        if self._stopping and self._is_over():
+        return True
+
+    def _wait(self) -> list[Completion]:
+        if not self._stopping or self._called:
+            return self._port.wait(None, limit=1)
+        # To count what is in flight takes the longer the more handles there are, so it is done when nothing else is.
+        batch = self._port.wait(0, limit=1)
+        left = self._deadline - time.monotonic()
+        if batch and left > 0:
+            return batch
+        if self._is_over():
             with self._lock:
                 self._call_to_leave()
-        return True
+            return batch
+        return self._port.wait(max(0.0, left), limit=1)
 
     def _handle(self, completion: Completion) -> None:
         try:
