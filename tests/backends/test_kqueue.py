@@ -202,7 +202,7 @@ def test_a_wake_up_is_told_once(events: list[int], port: unio.Port) -> None:
 
 @needs_stand_in
 def test_a_pipe_wakes_where_there_is_no_user_event(
-    monkeypatch: pytest.MonkeyPatch, resources: contextlib.ExitStack
+    events: list[int], monkeypatch: pytest.MonkeyPatch, resources: contextlib.ExitStack
 ) -> None:
     monkeypatch.setattr(kevent, "STAND_IN", kevent.STAND_IN._replace(user=-99))  # which it doesn't know
     port = resources.enter_context(unio.Port(backend="kqueue"))
@@ -212,6 +212,7 @@ def test_a_pipe_wakes_where_there_is_no_user_event(
         port.post(number)
         assert waiter.result().key == number
     support.assert_nothing_comes(port)
+    assert len(events) == 3
 
 
 @needs_kqueue

@@ -138,8 +138,8 @@ class Kqueue:
         count = len(changes)
         answers = self._new([change._replace(flags=change.flags | EV_RECEIPT) for change in changes])
         with self._lock:
-            if self.number < 0 or self._kevent(self.number, answers, count, answers, count, ffi.NULL) < 0:
-                return [errno.EBADF if self.number < 0 else ffi.errno] * count
+            if self._kevent(self.number, answers, count, answers, count, ffi.NULL) < 0:  # it was closed, say
+                return [ffi.errno] * count
         return [answers[index].data for index in range(count)]
 
     def wait(self, timeout: float | None) -> list[Kevent]:
@@ -158,8 +158,7 @@ class Kqueue:
     def trigger(self) -> None:
         """Make the user event happen."""
         with self._lock:
-            if self.number >= 0:
-                self._kevent(self.number, self._trigger, 1, ffi.NULL, 0, ffi.NULL)
+            self._kevent(self.number, self._trigger, 1, ffi.NULL, 0, ffi.NULL)
 
     def close(self) -> None:
         if self._process != os.getpid():
