@@ -52,7 +52,7 @@ def candidates() -> list[Candidate]:
     found = []
     for name, systems in _SYSTEMS.items():
         stand_in = _STAND_INS.get(name, "")
-        if sys.platform.startswith(systems) or os.environ.get(stand_in):
+        if sys.platform.startswith(systems) or (os.name == "posix" and os.environ.get(stand_in)):
             problem = _unavailable(name)
         else:
             problem = f"it is for {_listed(systems)}, and this is {sys.platform}"
