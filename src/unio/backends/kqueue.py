@@ -18,7 +18,8 @@ What kqueue(2) is, what that means here, and what was chosen:
 - A process has one knote in a kqueue, however many operations wait for it.
 - ``EVFILT_USER`` interrupts the leader; where there is none, a pipe does.
 - A kqueue is not inherited by a forked child. Files can be registered, but are always ready before their end: they are
-  the pool's.
+  the pool's. Terminals, which macOS' kqueue refuses (EINVAL), can't join a port. What macOS' tells of a FIFO whose
+  writers come and go is not what the others tell; it leads to a try like any other event, and reading decides.
 """
 
 from __future__ import annotations
