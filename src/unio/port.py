@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
 import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from unio import backends
+from unio.backends.processors import usable_processors
 from unio.errors import PortClosed
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
     from types import TracebackType
 
     from unio.handle import Handle, HasFileno
@@ -19,6 +22,10 @@ if TYPE_CHECKING:
 LIMIT_DEFAULT = 64
 """How many completions one wait returns at most unless told: enough to spread the cost of the call, few enough that
 other threads find something to do."""
+
+
+CONCURRENCY_MAX = 65536
+"""More threads than any process has; every backend takes this many."""
 
 
 class Completion(NamedTuple):
@@ -44,6 +51,11 @@ class Port:
     :meth:`wait`, and put packets of their own into the same queue with :meth:`post`. All methods may be called from
     any thread at any time, also while others wait.
 
+    *concurrency* is how many threads run at once: from when a wait has returned them something until they wait again,
+    wait on another port, or end, or within :meth:`blocking`. More may wait; they are released last-in first-out, as
+    others stop running. 0 is as many as this process may use processors. Raises :class:`ValueError` below 0 or above
+    65,536.
+
     *backend* names the mechanism below; without it the environment variable ``UNIO_BACKEND`` chooses, else the first
     one that is available here (see :mod:`unio.backends`). Raises :class:`unio.BackendUnavailable`, and
     :class:`OSError` when the system refuses the descriptors that a port needs.
@@ -62,12 +74,18 @@ class Port:
     _forked: bool
     """Whether this process was forked from the port's own."""
 
-    def __new__(cls, *, backend: str | None = None) -> Self:
-        chosen = backends.load(backend) if cls is Port else cls
-        return object.__new__(chosen)  # type: ignore[return-value]
+    concurrency: int
+    """How many threads run at once."""
 
-    def __init__(self, *, backend: str | None = None) -> None:
-        del backend  # it has chosen the class
+    def __new__(cls, *, backend: str | None = None, concurrency: int = 0) -> Self:
+        checked = check_concurrency(concurrency)
+        chosen = backends.load(backend) if cls is Port else cls
+        port = object.__new__(chosen)
+        port.concurrency = checked or usable_processors()
+        return port  # type: ignore[return-value]
+
+    def __init__(self, *, backend: str | None = None, concurrency: int = 0) -> None:
+        del backend, concurrency  # the class was chosen with the one, and knows the other
         self._unusable = None
         self._forked = False
         _ports.add(self)
@@ -128,6 +146,19 @@ class Port:
         with it: close the port then. A program that wants to go on installs a handler that posts instead.
         """
         raise _left_to_the_backend()
+
+    def blocking(self) -> AbstractContextManager[None]:
+        """Declare that this thread is about to block: another is released in its place.
+
+        For a ``with`` block around a call that may take long without computing: a lock, a query, a file that is not
+        unio's. At its end the thread goes on at once, so that for a while one more than *concurrency* may run. In a
+        thread that isn't running for this port it changes nothing. Raises nothing.
+
+        Windows' kernel sees by itself that a thread blocks ("I/O Completion Ports" on Microsoft's pages). Elsewhere
+        one that blocks without saying so loses its place as well, but only after it has stood still for a tenth of a
+        second while a completion waits; not on macOS, which can't tell.
+        """
+        return contextlib.nullcontext()
 
     def post(self, key: Any, operation: Any = None, transferred: int = 0) -> None:
         """Queue a packet of the caller's own; a wait returns it verbatim, in order, with no error.
@@ -195,6 +226,15 @@ class Port:
 def _left_to_the_backend() -> TypeError:
     # Not an abstract method: type checkers would then refuse to let a program make a Port.
     return TypeError("a backend implements this method, and this port has none")
+
+
+def check_concurrency(concurrency: int) -> int:
+    """Check the number of threads that may run at once, and return it."""
+    if not isinstance(concurrency, int) or isinstance(concurrency, bool):
+        raise TypeError(f"the concurrency must be an int, not {type(concurrency).__name__}")
+    if not 0 <= concurrency <= CONCURRENCY_MAX:
+        raise ValueError(f"the concurrency must be from 0 to {CONCURRENCY_MAX}, not {concurrency}")
+    return concurrency
 
 
 def check_limit(limit: int) -> None:

@@ -48,9 +48,9 @@ class EmulatedPort(QueuedPort):
     :meth:`_notice`.
     """
 
-    def __init__(self, *, backend: str | None = None) -> None:
+    def __init__(self, *, backend: str | None = None, concurrency: int = 0) -> None:
         self._pool = FilePool()
-        super().__init__(backend=backend)
+        super().__init__(backend=backend, concurrency=concurrency)
 
     def _start(self, handle: EmulatedHandle, lane: Lane, operation: Operation, *, owned: bool) -> bool:
         if lane is handle.files:

@@ -95,9 +95,8 @@ class IocpPort(Port):
 
     backend = "iocp"
 
-    def __init__(self, *, backend: str | None = None) -> None:
-        # 0 threads at once would mean the number of processors. Here any number may run.
-        port = kernel32.CreateIoCompletionPort(win32.INVALID_HANDLE_VALUE, NULL, 0, SLEEP_MS_MAX)
+    def __init__(self, *, backend: str | None = None, concurrency: int = 0) -> None:
+        port = kernel32.CreateIoCompletionPort(win32.INVALID_HANDLE_VALUE, NULL, 0, self.concurrency)
         self._port = win32.check(port)
         self._lock = threading.Lock()
         self._held = threading.RLock()  # keeps the port's number this port's; a signal handler may post
@@ -114,7 +113,7 @@ class IocpPort(Port):
         self._detached: set[Operation] = set()
         self._watched: dict[int, ProcessExit] = {}  # process exits, by the number that their packet will carry
         self._afd: Any = None
-        super().__init__(backend=backend)
+        super().__init__(backend=backend, concurrency=concurrency)
 
     # Association
 

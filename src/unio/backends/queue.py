@@ -1,16 +1,21 @@
 """The queue of a port whose kernel has none, and the threads that wait for it.
 
 One of the waiting threads, the *leader*, waits in the kernel; the others are *parked*, each on a lock of its own. A
-thread that queues a packet wakes one parked thread, or interrupts the leader when none is parked. A leader that leaves
-wakes a parked thread to lead in its place.
+thread that queues a packet wakes the one that has parked last, or interrupts the leader when none is parked. The leader
+is the one that has waited longest, or nearly so: one that leaves wakes the first of the parked to lead in its place. So
+threads are released last-in first-out, and under load few of them do all the work.
+
+A thread is woken for a packet only if it may run, which takes a place (places): it gets the place with the wake-up, so
+that never more are woken than may run.
 
 No wake-up may be lost, and no lock is held while doing any of this, so the order of the steps carries the proof:
 
 - who waits first shows that it does (joins the parked, or says that it is about to sleep in the kernel) and then looks
-  at the queue once more;
-- who queues first appends the packet and then looks for somebody to wake.
+  once more whether there is a packet, and a place;
+- who queues first appends the packet, and who stops running first gives its place back; then either looks for somebody
+  to wake.
 
-Whichever comes second sees the other. It also makes :meth:`CompletionQueue.post` safe in a signal handler, which may
+Whichever comes last sees the others. It also makes :meth:`CompletionQueue.post` safe in a signal handler, which may
 run in the middle of any other method of the same thread: there is no lock that the thread could be holding.
 """
 
@@ -18,6 +23,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -26,12 +32,17 @@ from unio.operations import Status
 from unio.port import Completion
 
 if TYPE_CHECKING:
+    import weakref
     from collections.abc import Callable
 
+    from unio.backends.places import Waiter
     from unio.operations import Operation
 
 IDLE = Status.IDLE
 QUEUED = Status.QUEUED
+
+HAND_OVER_SECONDS = 1.0
+"""How long a thread whose time is over waits for the one that is just waking it: between two steps of that one."""
 
 _new_tuple = tuple.__new__  # makes a Completion at a third of the price of calling the class
 
@@ -39,7 +50,7 @@ _new_tuple = tuple.__new__  # makes a Completion at a third of the price of call
 class CompletionQueue:
     """Packets, first in, first out: operations that have completed, and completions that the caller posted."""
 
-    def __init__(self, interrupt: Callable[[], None]) -> None:
+    def __init__(self, interrupt: Callable[[], None], concurrency: int) -> None:
         self.packets: deque[Operation | Completion] = deque()
         self.timers = Timers()
         self.closed = False
@@ -51,8 +62,15 @@ class CompletionQueue:
         """
         self.sleeping = False
         """Whether the leader is in the kernel, or about to be, and has to be interrupted to see a packet."""
+        self.watching = False
+        """Whether the leader sleeps no longer than until it looks at the running threads again."""
+        self.places: list[None] = [None] * concurrency
+        """One for each thread that may begin to run."""
+        self.waiters: dict[int, weakref.ref[Waiter]] = {}
+        """The threads that belong to the port, by id."""
         self._interrupt = interrupt
-        self._parked: list[threading.Lock] = []
+        self._parked: list[Waiter] = []
+        self._coming: list[None] = []  # one for each thread that was woken for a packet, and is not awake yet
 
     def complete(self, operation: Operation, error: OSError | None) -> None:
         """Queue an operation that has ended, waking nobody; call :meth:`wake` when no lock is held any more."""
@@ -99,21 +117,41 @@ class CompletionQueue:
             batch.append(_new_tuple(Completion, completed))
         return batch
 
-    def wake(self) -> None:
-        """Let one waiting thread look at the queue."""
-        if not self.wake_parked():
+    def wake(self) -> bool:
+        """Let one waiting thread look at the queue, if one may run. Returns whether a parked one was woken."""
+        while self.places:
+            if not self._parked:
+                self.wake_leader()
+                return False
+            if self._release_last():
+                return True
+        if not self.watching:  # somebody has to see it when those that run are blocked
             self.wake_leader()
-
-    def wake_parked(self) -> bool:
-        """Let one parked thread go on, if there is one."""
-        while self._parked:
-            try:
-                parked = self._parked.pop()
-            except IndexError:  # another thread was quicker
-                break
-            parked.release()
-            return True
         return False
+
+    def _release_last(self) -> bool:
+        """Give a place to the thread that has parked last, and wake it. Returns False if there is none of either."""
+        try:
+            place = self.places.pop()
+        except IndexError:  # another thread was quicker
+            return False
+        try:
+            waiter = self._parked.pop()
+        except IndexError:
+            self.places.append(place)  # who gives a place back looks again; the caller does
+            return False
+        self._coming.append(None)
+        waiter.place.append(place)
+        waiter.gate.release()
+        return True
+
+    def _release_first(self) -> None:
+        """Wake the thread that has been parked longest; it gets no place."""
+        try:
+            waiter = self._parked.pop(0)
+        except IndexError:  # another thread was quicker
+            return
+        waiter.gate.release()
 
     def wake_leader(self) -> None:
         """Fetch the leader out of the kernel, if it sleeps there."""
@@ -121,35 +159,60 @@ class CompletionQueue:
             self.sleeping = False  # one interruption is enough, however many packets follow
             self._interrupt()
 
-    def park(self, timeout: float | None) -> None:
+    def has_for(self, waiter: Waiter) -> bool:
+        """Whether there is a packet that this thread may take."""
+        return bool(self.packets and (waiter.place or self.places))
+
+    def has_for_leader(self, waiter: Waiter) -> bool:
+        """The same for the leader, which leaves to those that have parked after it what they may take."""
+        if waiter.place or not self.has_for(waiter):
+            return self.has_for(waiter)
+        return not self._coming and not (self._parked and self._release_last())
+
+    def park(self, waiter: Waiter, timeout: float | None) -> None:
         """Sleep until another thread wakes this one, or *timeout* seconds have passed, or for no reason.
 
         Whoever leaves the queue afterwards, with packets or without, calls :meth:`pass_on`.
         """
-        lock = threading.Lock()
-        lock.acquire()  # the waker releases it
+        woken = False
         try:
-            self._parked.append(lock)
-            # Now that it shows: was there a packet, or has the leader gone, before anybody could see it parked?
-            if not self.packets and not self.closed and not self.seat:
-                lock.acquire(timeout=-1 if timeout is None else min(timeout, threading.TIMEOUT_MAX))
+            self._parked.append(waiter)
+            # Now that it shows: was there a packet and a place, or has the leader gone, before it could be seen parked?
+            if not self.has_for(waiter) and not self.closed and not self.seat:
+                most = -1 if timeout is None else min(timeout, threading.TIMEOUT_MAX)
+                woken = waiter.gate.acquire(timeout=most)
         finally:
-            with contextlib.suppress(ValueError):  # whoever woke this thread has removed it
-                self._parked.remove(lock)
+            if not woken:
+                try:
+                    self._parked.remove(waiter)
+                except ValueError:  # another thread is about to wake this one, and what it hands over must not be lost
+                    waiter.gate.acquire(timeout=HAND_OVER_SECONDS)
+            if waiter.place:
+                with contextlib.suppress(IndexError):  # it was not waited for any longer
+                    self._coming.pop()
 
     def pass_on(self) -> None:
         """See to it that somebody works on what this thread leaves behind: packets, or a kernel that nobody asks."""
-        if self.packets:
-            self.wake()
-        elif self.seat and self._parked:
-            self.wake_parked()
+        if self.packets and self.wake():
+            return  # that one passes on the rest
+        if self.seat and self._parked:
+            self._release_first()
+
+    def watch(self) -> None:
+        """Take the place from threads that hold one and don't run; see the module places."""
+        self._coming.clear()  # who was woken so long ago and is not here can't be waited for
+        now = time.monotonic()
+        for reference in self.waiters.copy().values():
+            waiter = reference()
+            if waiter is not None and waiter.place and waiter.stands_still(now):
+                waiter.leave()
 
     def close(self) -> None:
         """Wake everybody, and let what is still queued go."""
         self.closed = True
         self._empty()
-        while self.wake_parked():
-            pass
+        while self._parked:
+            self._release_first()
         self.wake_leader()
 
     def _empty(self) -> None:

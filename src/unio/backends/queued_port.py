@@ -14,6 +14,7 @@ handed to the kernel, where that does it by itself. Those methods are the abstra
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import threading
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from unio.backends import joined
 from unio.backends.lanes import EmulatedHandle, Lane, Life, number_of
+from unio.backends.places import WATCH_SECONDS, here, join
 from unio.backends.queue import CompletionQueue
 from unio.errors import NotAssociated, cancelled, timed_out
 from unio.handle import HasFileno, Kind
@@ -31,8 +33,9 @@ from unio.operations import Operation, ProcessExit, Status, Timer, seconds
 from unio.port import LIMIT_DEFAULT, Completion, Port, check_limit, port_closed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
+    from unio.backends.places import Waiter
     from unio.backends.timers import Deadline
 
 IDLE = Status.IDLE
@@ -60,15 +63,15 @@ class QueuedPort(Port, ABC):
     tells_urgent: ClassVar[bool] = True
     """Whether an event tells that urgent data have come, after which a short receive doesn't show an empty socket."""
 
-    def __init__(self, *, backend: str | None = None) -> None:
-        self._queue = CompletionQueue(self._make_interrupt())
+    def __init__(self, *, backend: str | None = None, concurrency: int = 0) -> None:
+        self._queue = CompletionQueue(self._make_interrupt(), self.concurrency)
         self._lock = threading.Lock()
         self._table: dict[int, EmulatedHandle] = {}
         self._detached: set[Operation] = set()  # in flight without a handle: timers and process exits
         self._backlog: deque[tuple[EmulatedHandle, Lane]] = deque()  # lanes that used up their tries
         self._takes = 0
         self._next_sweep = 0.0
-        super().__init__(backend=backend)
+        super().__init__(backend=backend, concurrency=concurrency)
 
     # What a subclass adds
 
@@ -338,26 +341,50 @@ class QueuedPort(Port, ABC):
     def wait(self, timeout: float | None = None, limit: int = LIMIT_DEFAULT) -> list[Completion]:
         check_limit(limit)
         until = None if timeout is None else time.monotonic() + seconds(timeout, "the time-out")
+        waiter = here.waiter
+        if waiter is None or waiter.places is not self._queue.places:
+            waiter = join(self._queue)
+        batch: list[Completion] = []
         try:
-            return self._wait(until, limit)
+            batch = self._wait(waiter, until, limit)
+            return batch
         finally:  # also for what a signal handler raises, such as KeyboardInterrupt
+            if not batch:
+                waiter.leave()
             self._queue.pass_on()
 
-    def _wait(self, until: float | None, limit: int) -> list[Completion]:
+    @contextlib.contextmanager
+    def blocking(self) -> Iterator[None]:
+        waiter = here.waiter
+        left = waiter is not None and waiter.places is self._queue.places and waiter.leave()
+        try:
+            yield
+        finally:
+            if waiter is not None and left and waiter is here.waiter:  # and has not gone to another port
+                waiter.resume()
+
+    def _wait(self, waiter: Waiter, until: float | None, limit: int) -> list[Completion]:
         queue = self._queue
         while True:
             if self._unusable is not None:
                 raise self._unusable
-            if self._takes < TAKES_MAX and (batch := queue.take(limit)):
-                self._takes += len(batch)
-                return batch
+            if queue.packets and self._takes < TAKES_MAX and (waiter.place or waiter.enter()):
+                batch = queue.take(limit)
+                if batch:
+                    self._takes += len(batch)
+                    return batch
             left = None if until is None else until - time.monotonic()
-            if not self._lead(left):
-                self._follow(left)
-            if left is not None and left <= 0 and not queue.packets and self._unusable is None:
+            if not self._lead(waiter, left):
+                self._follow(waiter, left)
+            if (
+                left is not None
+                and left <= 0
+                and self._unusable is None
+                and not (queue.packets and queue.has_for(waiter))
+            ):
                 return []
 
-    def _lead(self, timeout: float | None) -> bool:
+    def _lead(self, waiter: Waiter, timeout: float | None) -> bool:
         """Ask the kernel until there is something to return or the time is over. Returns False if another leads."""
         queue = self._queue
         try:
@@ -367,35 +394,37 @@ class QueuedPort(Port, ABC):
         try:
             if self._unusable is None:
                 self._takes = 0
-                self._turn(timeout)
+                self._turn(waiter, timeout)
         except BaseException:
             # Events may have been fetched and not acted on; they don't come again.
             for handle in list(self._table.values()):
                 self._backlog.extend((handle, lane) for lane in (handle.incoming, handle.outgoing, handle.readiness))
             raise
         finally:
-            queue.sleeping = False
+            queue.sleeping = queue.watching = False
             queue.seat.append(None)
             if self._unusable is not None:
                 self._close_kernel_once()
         return True
 
-    def _follow(self, timeout: float | None) -> None:
+    def _follow(self, waiter: Waiter, timeout: float | None) -> None:
         """Sleep while another thread leads, unless there is something to return."""
-        if self._queue.packets:
+        if self._queue.has_for(waiter):
             self._takes = 0  # the leader asks the kernel often enough
-        elif timeout is None or timeout > 0:
+            return
+        waiter.leave()
+        if timeout is None or timeout > 0:
             self._sweep(idle=True)
-            self._queue.park(timeout)
+            self._queue.park(waiter, timeout)
 
-    def _turn(self, timeout: float | None) -> None:
+    def _turn(self, waiter: Waiter, timeout: float | None) -> None:
         """Wait for events for up to *timeout* seconds and act on them; then on deadlines; then on leftovers."""
         queue = self._queue
         until = None if timeout is None else time.monotonic() + timeout
         swept = False
         while True:
-            happened = self._turn_once(until, swept=swept)
-            if queue.packets or self._unusable is not None:
+            happened = self._turn_once(waiter, until, swept=swept)
+            if self._unusable is not None or (queue.packets and queue.has_for_leader(waiter)):
                 return
             if until is not None and time.monotonic() >= until:
                 self._sweep(idle=True)
@@ -403,15 +432,23 @@ class QueuedPort(Port, ABC):
             if not happened:
                 swept = self._sweep(idle=True) or swept
 
-    def _turn_once(self, until: float | None, *, swept: bool) -> bool:
+    def _turn_once(self, waiter: Waiter, until: float | None, *, swept: bool) -> bool:
         """One call to the kernel and what follows from it. Returns whether anything happened."""
         queue = self._queue
         queue.sleeping = True  # from here on whoever queues a packet interrupts; so look at the queue after this
         timeout = self._sleep_time(until, swept=swept)
-        if queue.packets or self._backlog or self._unusable is not None:
+        if self._backlog or self._unusable is not None or (queue.packets and queue.has_for_leader(waiter)):
             timeout = 0
+        elif queue.packets:  # they are for threads that run, or are about to
+            queue.watching = True
+            timeout = WATCH_SECONDS if timeout is None else min(timeout, WATCH_SECONDS)
+        elif waiter.place:
+            waiter.leave()
         happened = self._harvest(timeout)
         queue.sleeping = False
+        if queue.watching:
+            queue.watching = False
+            queue.watch()
         for deadline, (what, detail) in queue.timers.expired():
             self._expire(deadline, what, detail)
             happened = True

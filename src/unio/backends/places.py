@@ -1,0 +1,138 @@
+"""The threads that run: the cap on how many of them a port lets run at once.
+
+Windows' kernel counts the threads that run for each of its completion ports: those that a wait has returned something
+to, until they wait again or end, and not while they are blocked, which a kernel sees. Here a port has as many *places*
+as threads may run. A thread takes one when a wait is about to return it something. It keeps it while the queue has more
+for it, and gives it back when it waits and there is nothing, when it waits on another port, when it ends, and when it
+says that it is about to block.
+
+A place is an element of a list. It moves by pop and append, each of which is one step: nobody waits for a lock, and a
+signal handler may post in the middle of any of this. Whoever gives a place back looks at the queue afterwards, and
+whoever queues a packet looks for a place afterwards; whichever comes second sees the other.
+
+A thread may block without saying so. No portable call tells whether a thread is blocked, but its processor clock does,
+in time: it stands still. So while packets wait and all places are taken, the thread that leads looks at the clocks of
+those that hold them, every WATCH_SECONDS. One whose clock has stood still for BLOCKED_SECONDS loses its place. What it
+can't tell is a thread that wants to run and is given no processor, or not Python's lock; the time is chosen so that
+this is rare, and then one thread more runs for a while. Nothing of this is done, and nothing is paid, while no packet
+waits for a place. macOS has no clock of another thread that Python could read: there, a thread has to say that it
+blocks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+import weakref
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from unio.backends.queue import CompletionQueue
+
+WATCH_SECONDS = 0.02
+"""How often the running threads are looked at while packets wait for a place."""
+
+BLOCKED_SECONDS = 0.1
+"""How long the processor clock of a thread stands still before it counts as blocked."""
+
+
+class Waiter:
+    """A thread that waits on a port, or did so last. It is made by that thread, and ends with it."""
+
+    __slots__ = ("__weakref__", "_beyond", "_clock", "_process", "_queue", "_since", "_time", "gate", "place", "places")
+
+    def __init__(self, queue: CompletionQueue) -> None:
+        self._queue = weakref.ref(queue)  # a thread that goes on to other things keeps no port alive
+        self.places = queue.places
+        self.place: list[None] = []
+        """Empty, or the one place that this thread has."""
+        self.gate = threading.Lock()
+        """Held while the thread sleeps; whoever wakes it releases this."""
+        self.gate.acquire()
+        self._beyond = False  # it runs without a place, since it came back from blocking when there was none
+        self._clock = _clock_of_this_thread()
+        self._time = self._since = -1.0
+        self._process = os.getpid()
+
+    def enter(self) -> bool:
+        """Take a place unless this thread has one. Returns whether it has one now."""
+        if self.place:
+            return True
+        self._beyond = False
+        try:
+            self.place.append(self.places.pop())
+        except IndexError:  # all are taken
+            return False
+        return True
+
+    def leave(self) -> bool:
+        """Give the place back, if this thread has one, and let another have it. Returns whether it was running."""
+        beyond, self._beyond = self._beyond, False
+        try:
+            self.places.append(self.place.pop())
+        except IndexError:
+            return beyond
+        queue = self._queue()
+        if queue is not None and queue.packets:
+            queue.wake()
+        return True
+
+    def resume(self) -> None:
+        """Run again after having left to block: at once, as Windows has it, though that may be one too many."""
+        if not self.place and not self.enter():
+            self._beyond = True
+
+    def stands_still(self, now: float) -> bool:
+        """Whether the thread has used no processor time for a while, of which this is asked again and again."""
+        if self._clock is None:
+            return False
+        try:
+            used = time.clock_gettime(self._clock)
+        except OSError:  # it has ended, and is about to give its place back
+            return False
+        if used != self._time:
+            self._time, self._since = used, now
+        return now - self._since >= BLOCKED_SECONDS
+
+    def __del__(self) -> None:
+        # A forked child has the parent's objects, but none of its threads, and must not touch what they share.
+        if self._process == os.getpid():
+            if (queue := self._queue()) is not None:
+                queue.waiters.pop(id(self), None)
+            self.leave()
+
+
+def _clock_of_this_thread() -> int | None:
+    if hasattr(time, "pthread_getcpuclockid"):
+        with contextlib.suppress(OSError):
+            return time.pthread_getcpuclockid(threading.get_ident())
+    return None
+
+
+class _Here(threading.local):
+    """What is this thread's own."""
+
+    waiter: Waiter | None = None
+    """The thread as one that has waited on a port, if it has."""
+
+
+here = _Here()
+
+
+def join(queue: CompletionQueue) -> Waiter:
+    """Let the thread that calls this belong to the port of *queue*, and to no other any more."""
+    if here.waiter is not None:
+        here.waiter.leave()
+    waiter = here.waiter = Waiter(queue)
+    queue.waiters[id(waiter)] = weakref.ref(waiter)
+    return waiter
+
+
+def _after_fork_in_child() -> None:
+    here.waiter = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

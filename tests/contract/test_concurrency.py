@@ -1,0 +1,336 @@
+"""How many threads run at once, and which: the cap, who is released, who makes room."""
+
+from __future__ import annotations
+
+import _thread
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import PATIENCE, Background, asleep, completion, until
+from wine import wine_row
+
+import unio
+from unio.backends.processors import usable_processors
+
+needs_thread_clocks = pytest.mark.skipif(
+    sys.platform != "win32" and not hasattr(time, "pthread_getcpuclockid"),
+    reason="needs the processor clocks of other threads, without which a thread has to say that it blocks",
+)
+needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc, which counts how often a thread slept")
+
+MakePort = Callable[[int], unio.Port]
+
+
+@pytest.fixture
+def make_port(backend: str) -> Iterator[MakePort]:
+    """Make ports with a concurrency; they are closed at the end."""
+    ports = []
+
+    def make(concurrency: int) -> unio.Port:
+        ports.append(unio.Port(backend=backend, concurrency=concurrency))
+        return ports[-1]
+
+    yield make
+    for port in ports:
+        port.close()
+
+
+def let_pass(event: threading.Event) -> None:
+    """Wait for an event, computing where only the thread's own word can tell that it is blocked."""
+    if sys.platform == "win32":
+        event.wait(PATIENCE)
+    while not event.is_set():
+        pass
+
+
+class Running:
+    """A thread that takes one packet and then computes, and so runs, until it is let go; it takes one more then."""
+
+    def __init__(self, port: unio.Port) -> None:
+        self.port = port
+        self.keys: list[Any] = []
+        self._go = False
+        self._thread = Background(self._run)
+
+    def _run(self) -> None:
+        self.keys += [each.key for each in self.port.wait(PATIENCE, limit=1)]
+        while not self._go:
+            pass
+        self.keys += [each.key for each in self.port.wait(PATIENCE, limit=1)]
+
+    def until_it_runs(self) -> None:
+        until(lambda: self.keys)
+
+    def go(self) -> list[Any]:
+        """Let it go on; return what it took."""
+        self._go = True
+        self._thread.result()
+        return self.keys
+
+
+@pytest.mark.clause("P4")
+def test_the_cap_is_the_number_of_usable_processors_unless_told(backend: str, make_port: MakePort) -> None:
+    assert make_port(0).concurrency == usable_processors()
+    assert make_port(3).concurrency == 3
+    with unio.Port(backend=backend) as port:
+        assert port.concurrency == usable_processors()
+
+
+@pytest.mark.clause("P4")
+@pytest.mark.parametrize(
+    ("wrong", "error"), [(-1, ValueError), (65537, ValueError), (1.0, TypeError), (True, TypeError)]
+)
+def test_a_cap_that_is_no_number_of_threads_is_refused(backend: str, wrong: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="the concurrency must be"):
+        unio.Port(backend=backend, concurrency=wrong)
+
+
+@wine_row("no-concurrency-limit")
+@pytest.mark.clause("P4")
+@pytest.mark.parametrize("cap", [1, 2])
+def test_while_as_many_run_as_may_the_others_get_nothing(make_port: MakePort, cap: int) -> None:
+    port = make_port(cap)
+    running = [Running(port) for _ in range(cap)]
+    for number in range(cap):
+        port.post(number)
+    for each in running:
+        each.until_it_runs()
+    for number in range(cap):
+        port.post(cap + number)
+    assert port.wait(0) == []
+    assert port.wait(0.05) == []
+    # Those that run take the next without giving their places away.
+    assert sorted(key for each in running for key in each.go()) == list(range(2 * cap))
+
+
+@wine_row("no-concurrency-limit")
+@pytest.mark.clause("P4")
+def test_a_thread_that_runs_already_takes_the_next_and_not_one_that_waits(make_port: MakePort) -> None:
+    port = make_port(1)
+    running = Running(port)
+    port.post("first")
+    running.until_it_runs()
+    waiting = Background(port.wait, PATIENCE)
+    asleep(waiting)
+    port.post("second")
+    assert running.go() == ["first", "second"]
+    port.post("third")  # it has ended, and so it runs no more
+    assert [each.key for each in waiting.result()] == ["third"]
+
+
+@wine_row("fifo-waiters")
+@pytest.mark.clause("P3")
+def test_who_came_last_is_released_first(make_port: MakePort) -> None:
+    port = make_port(4)
+    taken: list[int] = []
+    done = threading.Event()
+
+    def take(number: int) -> None:
+        assert port.wait(PATIENCE, limit=1)
+        taken.append(number)
+        done.wait(PATIENCE)  # and doesn't wait again: it would be the last then
+
+    threads = []
+    for number in range(4):
+        threads.append(Background(take, number))
+        asleep(threads[-1])
+    for count in range(1, 5):
+        port.post(None)
+        until(lambda count=count: len(taken) == count)
+    done.set()
+    for thread in threads:
+        thread.result()
+    assert taken == [3, 2, 1, 0]
+
+
+@pytest.mark.clause("P4")
+def test_one_that_says_it_blocks_makes_room_for_another(make_port: MakePort) -> None:
+    port = make_port(1)
+    runs, freed = threading.Event(), threading.Event()
+
+    def block() -> None:
+        assert completion(port).key == "blocks"
+        runs.set()
+        with port.blocking():
+            let_pass(freed)
+
+    blocked = Background(block)
+    port.post("blocks")
+    assert runs.wait(PATIENCE)
+    port.post("frees")
+    assert completion(port).key == "frees"
+    freed.set()
+    blocked.result()
+
+
+@pytest.mark.clause("P4")
+def test_one_that_has_blocked_goes_on_though_another_runs(make_port: MakePort) -> None:
+    port = make_port(1)
+    runs, leave, back = threading.Event(), threading.Event(), threading.Event()
+
+    def block() -> list[unio.Completion]:
+        assert completion(port).key == 1
+        runs.set()
+        with port.blocking(), port.blocking():  # twice is once
+            let_pass(leave)
+        back.set()
+        return port.wait(PATIENCE)
+
+    blocked = Background(block)
+    port.post(1)
+    assert runs.wait(PATIENCE)
+    running = Running(port)
+    port.post(2)
+    running.until_it_runs()
+    leave.set()
+    assert back.wait(PATIENCE)
+    # Now it is one too many, and gets nothing until the other has stopped running.
+    port.post(3)
+    assert running.go() == [2, 3] or sys.platform == "win32"
+    if sys.platform != "win32":
+        port.post(4)
+    assert blocked.result()
+
+
+@pytest.mark.clause("P4")
+def test_blocking_changes_nothing_for_a_thread_that_does_not_run(make_port: MakePort) -> None:
+    port = make_port(1)
+    with port.blocking():
+        port.post("in the middle")
+        assert completion(port).key == "in the middle"
+        port.post("and again")
+    assert completion(port).key == "and again"
+    port.close()
+    with port.blocking():
+        pass
+
+
+@needs_thread_clocks
+@pytest.mark.clause("P4")
+def test_one_that_blocks_without_saying_so_makes_room_as_well(make_port: MakePort) -> None:
+    port = make_port(1)
+    runs, freed = threading.Event(), threading.Event()
+
+    def block() -> bool:
+        assert completion(port).key == "blocks"
+        runs.set()
+        return freed.wait(PATIENCE)
+
+    blocked = Background(block)
+    port.post("blocks")
+    assert runs.wait(PATIENCE)
+    port.post("frees")
+    assert completion(port).key == "frees"
+    freed.set()
+    assert blocked.result()
+
+
+@pytest.mark.clause("P4")
+@pytest.mark.parametrize(
+    "start", [lambda run: threading.Thread(target=run).start(), lambda run: _thread.start_new_thread(run, ())]
+)
+def test_one_that_ends_makes_room(make_port: MakePort, start: Callable[[Callable[[], None]], None]) -> None:
+    port = make_port(1)
+    taken: list[Any] = []
+    for number in range(20):  # each of them by a thread of its own
+        start(lambda: taken.extend(each.key for each in port.wait(PATIENCE, limit=1)))
+        port.post(number)
+    until(lambda: len(taken) == 20)
+    assert sorted(taken) == list(range(20))
+
+
+@pytest.mark.clause("P5")
+def test_one_that_waits_on_another_port_makes_room(make_port: MakePort) -> None:
+    port, other = make_port(1), make_port(1)
+    moved, done = threading.Event(), threading.Event()
+
+    def move() -> None:
+        assert completion(port).key == "here"
+        assert completion(other).key == "there"
+        moved.set()
+        while not done.is_set():  # it runs, but for the other port
+            pass
+
+    moving = Background(move)
+    other.post("there")
+    port.post("here")
+    assert moved.wait(PATIENCE)
+    port.post("for whoever is left")
+    assert completion(port).key == "for whoever is left"
+    done.set()
+    moving.result()
+
+
+@pytest.mark.clause("P4", "P6")
+def test_a_wait_that_ended_with_nothing_leaves_the_thread_not_running(make_port: MakePort) -> None:
+    port = make_port(1)
+    assert port.wait(0) == []
+    taking = Background(completion, port)
+    port.post(1)
+    assert taking.result().key == 1
+
+
+def times_slept(thread: threading.Thread) -> int:
+    """How often the thread has gone to sleep so far."""
+    status = Path(f"/proc/self/task/{thread.native_id}/status").read_text()
+    return int(status.split("nvoluntary_ctxt_switches")[0].rpartition("voluntary_ctxt_switches:")[2].split()[0])
+
+
+@needs_proc
+@pytest.mark.clause("P4")
+def test_one_packet_wakes_one_thread(make_port: MakePort) -> None:
+    port = make_port(8)
+    ending = threading.Event()
+    taken: list[Any] = []
+
+    def take() -> None:
+        while port.wait(PATIENCE, limit=1)[0].key != "exit":
+            taken.append(threading.current_thread())
+            ending.wait(PATIENCE)
+
+    threads = [Background(take) for _ in range(8)]
+    for thread in threads:
+        asleep(thread)
+    before = {thread: times_slept(thread) for thread in threads}
+    port.post("one")
+    until(lambda: taken)
+    asleep_others = [thread for thread in threads if thread not in taken]
+    assert [thread for thread in asleep_others if times_slept(thread) != before[thread]] == []
+    ending.set()
+    for _ in threads:
+        port.post("exit")
+    for thread in threads:
+        thread.result()
+
+
+@pytest.mark.clause("P2", "P4")
+@pytest.mark.parametrize("cap", [1, 2, 16])
+def test_no_wake_up_is_lost_whatever_the_cap(make_port: MakePort, cap: int) -> None:
+    port = make_port(cap)
+    count = 4000
+
+    def take(number: int) -> int:
+        taken = 0
+        while True:
+            for each in port.wait(PATIENCE, limit=1 + number % 3):
+                if each.key == "exit":
+                    return taken
+                taken += 1
+                if each.key % 16 == 0:
+                    with port.blocking():
+                        os.stat(".")
+
+    threads = [Background(take, number) for number in range(8)]
+    posting = [Background(lambda: [port.post(number) for number in range(count)]) for _ in range(8)]
+    for each in posting:
+        each.result()
+    for ended in range(len(threads)):  # one by one: a thread that takes several at once could take another's exit
+        port.post("exit")
+        until(lambda ended=ended: sum(not thread.is_alive() for thread in threads) > ended)
+    assert sum(thread.result() for thread in threads) == 8 * count
