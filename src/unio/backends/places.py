@@ -29,6 +29,8 @@ import weakref
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from unio.backends.queue import CompletionQueue
 
 WATCH_SECONDS = 0.02
@@ -96,9 +98,9 @@ class Waiter:
             self._time, self._since = used, now
         return now - self._since >= BLOCKED_SECONDS
 
-    def __del__(self) -> None:
+    def __del__(self, getpid: Callable[[], int] = os.getpid) -> None:  # at the program's end there is no os any more
         # A forked child has the parent's objects, but none of its threads, and must not touch what they share.
-        if self._process == os.getpid():
+        if self._process == getpid():
             if (queue := self._queue()) is not None:
                 queue.waiters.pop(id(self), None)
             self.leave()
