@@ -468,7 +468,7 @@ def test_a_flood_that_renews_itself_is_ended_by_the_time_limit(port: unio.Port, 
 
     near, _far = make_pair()
     recv = unio.Recv(port.associate(near, "never"), bytearray(1))
-    with unio.Pool(port, renew, grace=0.05):
+    with unio.Pool(port, renew, threads=1, grace=0.05):
         port.submit(recv)
         port.submit(unio.Timer(0, "a timer"))
         port.post("a packet")
