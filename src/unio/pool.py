@@ -38,8 +38,10 @@ class Pool(Executor):
     """Threads that wait on a port and call ``handler(completion)`` for each of its completions.
 
     There are *threads* of them, by default two for each processor that this process may use: one that computes, and
-    one that takes its place while it blocks. They take one completion at a time, first in, first out, so that none
-    waits for the handler of another while a thread is free. Let no other thread wait on the port meanwhile.
+    one that takes its place while it blocks. No more than the port's *concurrency* run at once; a handler or a call
+    that is about to block says so with :meth:`Port.blocking`. They take one completion at a time, first in, first out,
+    so that none waits for the handler of another while a thread is free. Let no other thread wait on the port
+    meanwhile.
 
     A handler that raises ends nothing: the exception goes to :func:`threading.excepthook`, with a note that shows the
     completion, and the thread takes the next one. Each thread runs in a copy of the context (:mod:`contextvars`) in
@@ -108,7 +110,7 @@ class Pool(Executor):
         """Have a thread of the pool call *function*, in a copy of this thread's context; its result is the future's.
 
         The call waits in the port's queue for its turn, among the completions. One that waits for another of the same
-        pool needs a thread that is free to do that.
+        pool does so within :meth:`Port.blocking`, and needs a thread that is free to make that one.
 
         Raises :class:`RuntimeError` when the pool was shut down, and :class:`unio.PortClosed`.
         """

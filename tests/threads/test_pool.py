@@ -199,6 +199,22 @@ def test_many_threads_handle_each_of_many_packets_once(port: unio.Port) -> None:
     assert_idle(port)
 
 
+# The cap
+
+
+def test_a_call_may_wait_for_another_one_when_it_says_so(backend: str, resources: contextlib.ExitStack) -> None:
+    port = resources.enter_context(unio.Port(backend=backend, concurrency=1))
+
+    def countdown(number: int) -> list[int]:
+        if not number:
+            return []
+        with port.blocking():
+            return [number, *pool.submit(countdown, number - 1).result(PATIENCE)]
+
+    with unio.Pool(port, Record(), threads=8) as pool:
+        assert pool.submit(countdown, 7).result(PATIENCE) == [7, 6, 5, 4, 3, 2, 1]
+
+
 # Exceptions
 
 
