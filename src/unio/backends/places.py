@@ -109,7 +109,8 @@ class Waiter:
 def _clock_of_this_thread() -> int | None:
     if hasattr(time, "pthread_getcpuclockid"):
         with contextlib.suppress(OSError):
-            return time.pthread_getcpuclockid(threading.get_ident())
+            clock: int = time.pthread_getcpuclockid(threading.get_ident())
+            return clock
     return None
 
 
