@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import contextlib
 import os
 import sys
 import threading
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import PATIENCE, Background, asleep, completion, until
+from support import PATIENCE, Background, asleep, completion, reset, tcp_pair, until
 from wine import wine_row
 
 import unio
@@ -122,6 +123,23 @@ def test_a_thread_that_runs_already_takes_the_next_and_not_one_that_waits(make_p
     assert running.go() == ["first", "second"]
     port.post("third")  # it has ended, and so it runs no more
     assert [each.key for each in waiting.result()] == ["third"]
+
+
+@pytest.mark.clause("P4")
+def test_a_thread_that_has_ended_runs_no_more_though_an_error_keeps_its_frames(
+    resources: contextlib.ExitStack, make_port: MakePort
+) -> None:
+    port = make_port(1)
+    near, far = map(resources.enter_context, tcp_pair())
+    port.submit(unio.Recv(port.associate(near), bytearray(1)))
+    waiting = Background(completion, port)
+    asleep(waiting)  # so that it is this thread which the error comes to
+    reset(far)
+    kept = waiting.result()
+    assert isinstance(kept.error, ConnectionResetError)
+    waiting.join(PATIENCE)
+    port.post("next")
+    assert completion(port).key == "next"
 
 
 @wine_row("fifo-waiters")

@@ -41,9 +41,9 @@ BLOCKED_SECONDS = 0.1
 
 
 class Waiter:
-    """A thread that waits on a port, or did so last. It is made by that thread, and ends with it."""
+    """A thread that waits on a port, or did so last. It is made by that thread."""
 
-    __slots__ = ("__weakref__", "_beyond", "_clock", "_process", "_queue", "_since", "_time", "gate", "place", "places")
+    __slots__ = ("_beyond", "_clock", "_process", "_queue", "_since", "_time", "gate", "place", "places")
 
     def __init__(self, queue: CompletionQueue) -> None:
         self._queue = weakref.ref(queue)  # a thread that goes on to other things keeps no port alive
@@ -98,7 +98,8 @@ class Waiter:
             self._time, self._since = used, now
         return now - self._since >= BLOCKED_SECONDS
 
-    def __del__(self, getpid: Callable[[], int] = os.getpid) -> None:  # at the program's end there is no os any more
+    def end(self, getpid: Callable[[], int] = os.getpid) -> None:  # at the program's end there is no os any more
+        """The thread has ended, or has gone to another port."""
         # A forked child has the parent's objects, but none of its threads, and must not touch what they share.
         if self._process == getpid():
             if (queue := self._queue()) is not None:
@@ -114,11 +115,27 @@ def _clock_of_this_thread() -> int | None:
     return None
 
 
+class _Stay:
+    """Ends a waiter with its thread: it is held by what is the thread's own, and by nothing else.
+
+    The waiter itself can live on, in the frames of an error that the program keeps.
+    """
+
+    __slots__ = ("_waiter",)
+
+    def __init__(self, waiter: Waiter) -> None:
+        self._waiter = waiter
+
+    def __del__(self) -> None:
+        self._waiter.end()
+
+
 class _Here(threading.local):
     """What is this thread's own."""
 
     waiter: Waiter | None = None
     """The thread as one that has waited on a port, if it has."""
+    stay: _Stay | None = None
 
 
 here = _Here()
@@ -128,13 +145,15 @@ def join(queue: CompletionQueue) -> Waiter:
     """Let the thread that calls this belong to the port of *queue*, and to no other any more."""
     if here.waiter is not None:
         here.waiter.leave()
-    waiter = here.waiter = Waiter(queue)
-    queue.waiters[id(waiter)] = weakref.ref(waiter)
+    waiter = Waiter(queue)
+    stay = _Stay(waiter)
+    queue.waiters[id(waiter)] = waiter
+    here.waiter, here.stay = waiter, stay  # which ends the one before
     return waiter
 
 
 def _after_fork_in_child() -> None:
-    here.waiter = None
+    here.waiter = here.stay = None
 
 
 if hasattr(os, "register_at_fork"):

@@ -32,7 +32,6 @@ from unio.operations import Status
 from unio.port import Completion
 
 if TYPE_CHECKING:
-    import weakref
     from collections.abc import Callable
 
     from unio.backends.places import Waiter
@@ -66,7 +65,7 @@ class CompletionQueue:
         """Whether the leader sleeps no longer than until it looks at the running threads again."""
         self.places: list[None] = [None] * concurrency
         """One for each thread that may begin to run."""
-        self.waiters: dict[int, weakref.ref[Waiter]] = {}
+        self.waiters: dict[int, Waiter] = {}
         """The threads that belong to the port, by id."""
         self._interrupt = interrupt
         self._parked: list[Waiter] = []
@@ -202,9 +201,8 @@ class CompletionQueue:
         """Take the place from threads that hold one and don't run; see the module places."""
         self._coming.clear()  # who was woken so long ago and is not here can't be waited for
         now = time.monotonic()
-        for reference in self.waiters.copy().values():
-            waiter = reference()
-            if waiter is not None and waiter.place and waiter.stands_still(now):
+        for waiter in self.waiters.copy().values():
+            if waiter.place and waiter.stands_still(now):
                 waiter.leave()
 
     def close(self) -> None:
