@@ -81,6 +81,8 @@ NETWORK_LOST = tuple(
     if hasattr(errno, name)
 )
 
+HAS_SENDFILE = hasattr(os, "sendfile")  # NetBSD and OpenBSD have none
+
 # What sendfile(2) says where this file or this socket can't be sent from within the kernel: ENOTSUP on macOS,
 # EOPNOTSUPP on FreeBSD. EOVERFLOW is of an offset beyond what the file system could have; pread finds the end there.
 NOT_FROM_KERNEL = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EOVERFLOW)
@@ -215,6 +217,17 @@ def _peer_gone(handle: EmulatedHandle, error: BrokenPipeError) -> OSError:
     return _failed(errno.ECONNRESET)
 
 
+def _sending_failed(handle: EmulatedHandle, error: OSError) -> Exception:
+    """What to raise for the error of a call that sends."""
+    if isinstance(error, BrokenPipeError):
+        return error if handle.socket is None else _peer_gone(handle, error)
+    if error.errno == errno.ENOBUFS or (error.errno == errno.EAGAIN and handle.misses_writable):
+        return RetryLater(RETRY_SECONDS)
+    if error.errno == errno.EPROTOTYPE and handle.stream:  # macOS, while a connection is taken down: EPIPE is next
+        return RetryLater(RETRY_SECONDS)
+    return error
+
+
 def _remaining(views: Sequence[memoryview], done: int) -> list[memoryview]:
     """The buffers that are left when *done* bytes of them are."""
     left = []
@@ -251,12 +264,8 @@ def _send_views(handle: EmulatedHandle, operation: Send | SendTo, address: Any) 
             elif len(left) > VECTOR_MAX:  # a datagram leaves with one call
                 left = [memoryview(b"".join(left))]
             count = _sendmsg(handle.socket, left, (), NO_SIGNAL, address)
-    except BrokenPipeError as error:
-        raise (error if handle.socket is None else _peer_gone(handle, error)) from None
     except OSError as error:
-        if error.errno == errno.ENOBUFS or (error.errno == errno.EAGAIN and handle.misses_writable):
-            raise RetryLater(RETRY_SECONDS) from None
-        raise
+        raise _sending_failed(handle, error) from None
     operation.transferred = done = done + count
     return DONE if done == operation._size or not handle.stream else PROGRESS
 
@@ -310,20 +319,18 @@ def send_file(handle: EmulatedHandle, operation: Operation) -> Outcome:
         return DONE
     file = file_number(operation._file)
     try:
-        if operation._native is None:
+        if HAS_SENDFILE and operation._native is None:
             # One call for three: Python gives each system's its own arguments, and where macOS and FreeBSD say EAGAIN
             # of a part that was sent, returns its size. The chunk is never 0, which means "all of it" to those two.
             count = os.sendfile(handle.checked_number(), file, offset, chunk)
         else:
             data = os.pread(file, min(chunk, COPY_CHUNK), offset)
             count = _send(_socket(handle), data, NO_SIGNAL) if data else 0
-    except BrokenPipeError as error:
-        raise _peer_gone(handle, error) from None
     except OSError as error:
         if operation._native is None and error.errno in NOT_FROM_KERNEL:
             operation._native = "copy"
             return PROGRESS
-        raise
+        raise _sending_failed(handle, error) from None
     operation.transferred = done = done + count
     return DONE if count == 0 or done == whole else PROGRESS
 

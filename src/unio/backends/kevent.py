@@ -47,12 +47,14 @@ class Dialect(NamedTuple):
     process: int = -5
     user: int = -10
     exit_notes: int = NOTE_EXIT
+    tells_of_fifos: bool = True
+    """Whether a FIFO in the file system makes an event of all that happens to it, the end of its writers above all."""
 
 
 # By the beginning of sys.platform. Where an older version doesn't know EVFILT_USER (NetBSD before 10, and OpenBSD for
 # long), adding one fails with EINVAL.
 DIALECTS = {
-    "darwin": Dialect("struct kevent", "kevent", exit_notes=NOTE_EXIT | NOTE_EXITSTATUS),
+    "darwin": Dialect("struct kevent", "kevent", exit_notes=NOTE_EXIT | NOTE_EXITSTATUS, tells_of_fifos=False),
     "dragonfly": Dialect("struct kevent", "kevent", user=-9),
     "freebsd": Dialect("struct kevent_freebsd", "kevent", user=-11),
     "netbsd": Dialect("struct kevent_netbsd", "__kevent50", read=0, write=1, process=4, user=8),
@@ -119,6 +121,7 @@ class Kqueue:
         self._kevent = getattr(opened, self._spoken.call)
         self._events = self._new(EVENTS_MAX)
         self._timeout = ffi.new("struct timespec *")
+        self._at_once = ffi.new("struct timespec *")
         self._trigger = self._new([Change(0, self._spoken.user, 0, NOTE_TRIGGER)])
         number = opened.kqueue()
         if number < 0:
@@ -133,12 +136,12 @@ class Kqueue:
         """Make changes in one call, and return the errno of each, or 0.
 
         ``EV_RECEIPT`` has each answered, also one that succeeded. The answers fill the room for events, so that none
-        of those comes with them and is lost.
+        of those comes with them and is lost. The call doesn't wait in any case.
         """
         count = len(changes)
         answers = self._new([change._replace(flags=change.flags | EV_RECEIPT) for change in changes])
         with self._lock:
-            if self._kevent(self.number, answers, count, answers, count, ffi.NULL) < 0:  # it was closed, say
+            if self._kevent(self.number, answers, count, answers, count, self._at_once) < 0:  # it was closed, say
                 return [ffi.errno] * count
         return [answers[index].data for index in range(count)]
 

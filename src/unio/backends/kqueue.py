@@ -15,19 +15,23 @@ What kqueue(2) is, what that means here, and what was chosen:
   kinds of descriptors.
 - Nothing tells of urgent data, which makes receives short with more behind them. So a short receive doesn't show that
   the socket is empty, and the lane is tried until it would block.
-- A process has one knote in a kqueue, however many operations wait for it.
+- A process has one knote in a kqueue, however many operations wait for it. One that is ending, or has ended, macOS,
+  NetBSD and OpenBSD don't know any more (ESRCH), though its status is there to be asked for, or will be in a moment.
 - ``EVFILT_USER`` interrupts the leader; where there is none, a pipe does.
+- A FIFO is asked about in the directions that it is open for: OpenBSD refuses the other one (EINVAL). macOS' kqueue
+  tells its readers nothing of the end of the last writer, so there FIFOs are looked at from time to time.
 - A kqueue is not inherited by a forked child. Files can be registered, but are always ready before their end: they are
-  the pool's. Terminals, which macOS' kqueue refuses (EINVAL), can't join a port. What macOS' tells of a FIFO whose
-  writers come and go is not what the others tell; it leads to a try like any other event, and reading decides.
+  the pool's. Terminals (a pty, /dev/tty), which macOS' kqueue refuses (EINVAL), can't join a port.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
+import fcntl
 import os
 import sys
+import time
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -44,7 +48,9 @@ from unio.backends.kevent import (
     Kqueue,
     dialect,
 )
+from unio.backends.lanes import Life
 from unio.backends.processes import exit_status
+from unio.handle import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,6 +64,9 @@ HAS_WAITID = hasattr(os, "waitid")
 
 PID_MAX = 2**31 - 1
 """The largest number that a process can have; the kernel would cut off what is beyond."""
+
+LOOK_SECONDS = 0.05
+"""How often FIFOs are looked at where kqueue does not tell all of them."""
 
 
 def unavailable() -> str | None:
@@ -91,6 +100,8 @@ class KqueuePort(EmulatedPort):
         self._spoken = dialect()
         self._watches: dict[int, _Watch] = {}  # by the number of the process
         self._serials = count(1)
+        self._fifos: set[EmulatedHandle] = set()  # that have to be looked at
+        self._next_look = 0.0
         self._pipe: Interrupt | None = None
         if self._kqueue.change(Change(0, self._spoken.user, EV_ADD | EV_CLEAR)) == [0]:
             return self._kqueue.trigger
@@ -98,26 +109,34 @@ class KqueuePort(EmulatedPort):
         for end in ends:
             os.set_blocking(end, False)
         self._pipe = Interrupt(*ends)
-        self._kqueue.change(Change(self._pipe.reader, self._spoken.read, EV_ADD))
+        self._add(Change(self._pipe.reader, self._spoken.read, EV_ADD))
         return self._pipe
 
+    def _add(self, *changes: Change) -> None:
+        """Make these changes, or raise the error of one."""
+        for change, error in zip(changes, self._kqueue.change(*changes), strict=True):
+            # A pipe that nobody reads any more can't be asked about writing (EPIPE, and EBADF on NetBSD). The write
+            # that finds it out needs no event.
+            if error and not (change.filter == self._spoken.write and error in (errno.EPIPE, errno.EBADF)):
+                raise OSError(error, os.strerror(error))
+
     def _register(self, handle: EmulatedHandle) -> None:
-        number, serial = handle.number, handle.serial
-        of_reading, of_writing = self._kqueue.change(
-            Change(number, self._spoken.read, EV_ADD | EV_CLEAR, udata=serial),
-            Change(number, self._spoken.write, EV_ADD | EV_CLEAR, udata=serial),
-        )
-        # A pipe that nobody reads any more can't be asked about writing (EPIPE, and EBADF on NetBSD). The write that
-        # finds it out needs no event.
-        error = of_reading or (of_writing if of_writing not in (errno.EPIPE, errno.EBADF) else 0)
-        if error:
-            raise OSError(error, os.strerror(error))
+        number = handle.number
+        directions = [self._spoken.read, self._spoken.write]
+        if handle.kind is Kind.PIPE:
+            mode = fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE
+            directions = {os.O_RDONLY: directions[:1], os.O_WRONLY: directions[1:]}.get(mode, directions)
+            if not self._spoken.tells_of_fifos and handle.identity[0] != 0:  # a pipe without a name is on no device
+                self._fifos.add(handle)
+        self._add(*[Change(number, which, EV_ADD | EV_CLEAR, udata=handle.serial) for which in directions])
 
     def _unregister(self, number: int) -> None:
         # What doesn't succeed has been done: the program or another thread has closed the descriptor.
         self._kqueue.change(Change(number, self._spoken.read, EV_DELETE), Change(number, self._spoken.write, EV_DELETE))
 
     def _harvest(self, timeout: float | None) -> bool:
+        if self._fifos:
+            timeout = LOOK_SECONDS if timeout is None else min(timeout, LOOK_SECONDS)
         events = self._kqueue.wait(timeout)
         spoken = self._spoken
         for event in events:
@@ -126,7 +145,17 @@ class KqueuePort(EmulatedPort):
                 self._descriptor_event(event, readable=which == spoken.read)
             elif which == spoken.process:
                 self._process_event(event)
+        if self._fifos and time.monotonic() >= self._next_look:
+            self._look_at_fifos()
         return bool(events)
+
+    def _look_at_fifos(self) -> None:
+        for handle in list(self._fifos):
+            if handle.life is Life.OPEN:
+                self._notice(handle, readable=True, writable=True)
+            else:
+                self._fifos.discard(handle)
+        self._next_look = time.monotonic() + LOOK_SECONDS
 
     def _descriptor_event(self, event: Kevent, *, readable: bool) -> None:
         handle = self._table.get(event.ident)
@@ -139,34 +168,25 @@ class KqueuePort(EmulatedPort):
 
     def _watch_process(self, operation: ProcessExit) -> None:
         pid = operation.pid
+        if pid > PID_MAX:
+            raise OverflowError
         watch = self._watches.get(pid)
         if watch is None:
             watch = _Watch(next(self._serials))
             error = self._add_watch(pid, watch)
-            if error == errno.ESRCH and self._has_ended(operation):
-                self._end_detached(operation, None)
-                return
-            if error:
+            ask = _status_of_ended(operation) if error == errno.ESRCH else None
+            if ask is not None:
+                self._pool.put(partial(self._process_ended, pid, watch.serial, ask))
+            elif error:
                 raise OSError(error, os.strerror(error))
             self._watches[pid] = watch
         watch.operations.append(operation)
         operation._native = watch
 
     def _add_watch(self, pid: int, watch: _Watch) -> int:
-        if pid > PID_MAX:
-            return errno.ESRCH
         notes = NOTE_EXIT if HAS_WAITID else self._spoken.exit_notes
         [error] = self._kqueue.change(Change(pid, self._spoken.process, EV_ADD | EV_ONESHOT, notes, udata=watch.serial))
         return errno.ECHILD if error == errno.EACCES else error  # macOS, of the status of a process that is no child
-
-    def _has_ended(self, operation: ProcessExit) -> bool:
-        """Whether the process was a child that has ended before it could be watched: then macOS doesn't know it."""
-        if HAS_WAITID:
-            with contextlib.suppress(ChildProcessError):
-                operation.status = exit_status(os.P_PID, operation.pid, os.WNOHANG)
-        elif (ask := getattr(operation.process, "poll", None)) is not None:
-            operation.status = ask()  # a subprocess.Popen keeps what it is told for its owner
-        return operation.status is not None
 
     def _unwatch_process(self, operation: ProcessExit) -> None:
         watch = operation._native
@@ -176,15 +196,20 @@ class KqueuePort(EmulatedPort):
             self._kqueue.change(Change(operation.pid, self._spoken.process, EV_DELETE))
 
     def _process_event(self, event: Kevent) -> None:
-        pid = event.ident
-        with self._lock:  # a process that has ended makes an event before who adds the watch can write it down
+        # Without WNOHANG: on macOS the event comes a moment before the process can be waited for.
+        pid, told = event.ident, event.data
+        ask = partial(exit_status, os.P_PID, pid) if HAS_WAITID else partial(os.waitstatus_to_exitcode, told)
+        self._process_ended(pid, event.udata, ask)
+
+    def _process_ended(self, pid: int, serial: int, ask: Callable[[], int | None]) -> None:
+        """End the operations that wait for a process which has ended, or is about to; *ask* waits for its status."""
+        with self._lock:  # the event of one that had ended is here before who adds the watch can write it down
             watch = self._watches.get(pid)
-        if watch is None or watch.serial != event.udata:  # it was cancelled meanwhile
+        if watch is None or watch.serial != serial:  # it was cancelled meanwhile
             return
         status, error = None, None
         try:
-            # Without WNOHANG: on macOS the event comes a moment before the process can be waited for.
-            status = exit_status(os.P_PID, pid) if HAS_WAITID else os.waitstatus_to_exitcode(event.data)
+            status = ask()
         except OSError as failure:  # it was waited for already, or is no child
             error = failure
         with self._lock:
@@ -196,6 +221,24 @@ class KqueuePort(EmulatedPort):
         self._kqueue.close()
         if self._pipe is not None:
             self._pipe.close()
+
+
+def _status_of_ended(operation: ProcessExit) -> Callable[[], int | None] | None:
+    """What waits for the status of a process that kqueue doesn't know, and returns it; None if nothing can.
+
+    A child that is on its way to its end can be waited for, but only in a moment, and kqueue knows it no more.
+    """
+    if HAS_WAITID:
+        return partial(_status_of_child, operation.pid)
+    wait: Callable[[], int | None] | None = getattr(operation.process, "wait", None)  # of a Popen, which remembers it
+    return wait
+
+
+def _status_of_child(pid: int) -> int | None:
+    try:
+        return exit_status(os.P_PID, pid)
+    except ChildProcessError:
+        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH)) from None
 
 
 PORT = KqueuePort

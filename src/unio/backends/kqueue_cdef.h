@@ -26,7 +26,7 @@ struct kevent_freebsd {
     uint64_t ext[4];
 };
 
-/* NetBSD, as __kevent50 has it; 10 added ext[4] to that of __kevent100, and has both */
+/* NetBSD, as __kevent50 has it; the one of __kevent100, since 11, has ext[4] as well, and the old one is still there */
 struct kevent_netbsd {
     uintptr_t ident;
     uint32_t filter;

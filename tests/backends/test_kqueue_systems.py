@@ -1,0 +1,238 @@
+"""What macOS and the BSDs do otherwise than the double of kqueue and Linux, played to the backend.
+
+Each test says which system does it. On that system itself, most of them find it there anyway.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import support
+from platforms import needs_fifo
+
+import unio
+from unio import backends
+from unio.backends import kevent
+
+REASON = next(each.reason for each in backends.candidates() if each.name == "kqueue")
+pytestmark = pytest.mark.skipif(REASON != "available", reason=f"kqueue can't run here: {REASON}")
+
+QUITS = [sys.executable, "-S", "-E", "-c", "import sys; sys.exit(sys.stdin.read() and 7)"]
+
+
+@pytest.fixture
+def port(resources: contextlib.ExitStack) -> unio.Port:
+    return resources.enter_context(unio.Port(backend="kqueue"))
+
+
+@pytest.fixture
+def child(resources: contextlib.ExitStack) -> subprocess.Popen[str]:
+    """A process that ends with 7 once it is told something."""
+    return resources.enter_context(subprocess.Popen(QUITS, stdin=subprocess.PIPE, text=True))
+
+
+def tell(child: subprocess.Popen[str]) -> None:
+    child.stdin.write("go")  # type: ignore[union-attr]
+    child.stdin.close()  # type: ignore[union-attr]
+
+
+@pytest.fixture
+def fifo(resources: contextlib.ExitStack, tmp_path: Path) -> tuple[io.FileIO, io.FileIO]:
+    """Both ends of a FIFO: one open for reading alone, one for writing alone."""
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    reader = resources.enter_context(io.FileIO(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "r"))
+    return reader, resources.enter_context(io.FileIO(os.open(path, os.O_WRONLY), "w"))
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, number: int, refused: Callable[[kevent.Change], bool]) -> None:
+    """Have kqueue answer these changes with an error, and not make them."""
+    change = kevent.Kqueue.change
+
+    def refusing(kqueue: kevent.Kqueue, *changes: kevent.Change) -> list[int]:
+        return [number if refused(each) else change(kqueue, each)[0] for each in changes]
+
+    monkeypatch.setattr(kevent.Kqueue, "change", refusing)
+
+
+# FIFOs
+
+
+@needs_fifo
+def test_a_fifo_is_asked_about_in_its_own_direction_alone(
+    monkeypatch: pytest.MonkeyPatch, port: unio.Port, fifo: tuple[io.FileIO, io.FileIO]
+) -> None:  # OpenBSD: fifo_kqfilter
+    reader, writer = fifo
+    wrong = {(reader.fileno(), kevent.dialect().write), (writer.fileno(), kevent.dialect().read)}
+    refuse(monkeypatch, errno.EINVAL, lambda change: (change.ident, change.filter) in wrong)
+    near, far = port.associate(reader), port.associate(writer)
+    recv, send = unio.Recv(near, bytearray(1 << 16)), unio.Send(far, bytes(1 << 20))
+    port.submit(recv)
+    support.assert_nothing_comes(port)
+    port.submit(send)  # more than it holds, so that each end has to hear of the other
+    received, ended = 0, []
+    while received < 1 << 20:
+        found = support.completion(port)
+        assert found.error is None
+        ended.append(found.operation)
+        if found.operation is recv:
+            received += found.transferred
+            port.submit(recv)
+    assert send in ended or support.completion(port).operation is send
+
+
+@needs_fifo
+@pytest.mark.parametrize("kind", ["receive", "poll"])
+def test_the_end_of_a_fifo_that_no_event_tells_is_found(
+    monkeypatch: pytest.MonkeyPatch, resources: contextlib.ExitStack, fifo: tuple[io.FileIO, io.FileIO], kind: str
+) -> None:  # macOS: closing the last writer makes no event for the readers
+    reader, writer = fifo
+    deaf = kevent.dialect()._replace(tells_of_fifos=False)
+    for module in (kevent, backends.kqueue):
+        monkeypatch.setattr(module, "dialect", lambda: deaf)
+    fetch = kevent.Kqueue.wait
+    timeouts: list[float | None] = []
+
+    def wait(kqueue: kevent.Kqueue, timeout: float | None) -> list[kevent.Kevent]:
+        timeouts.append(timeout)
+        return [event for event in fetch(kqueue, timeout) if not event.flags & kevent.EV_EOF]
+
+    monkeypatch.setattr(kevent.Kqueue, "wait", wait)
+    port = resources.enter_context(unio.Port(backend="kqueue"))
+    handle = port.associate(reader)
+    operation: unio.Operation = unio.Recv(handle, bytearray(4))
+    if kind == "poll":
+        operation = unio.Poll(handle, unio.Readiness.READABLE)
+    waiter = support.Background(support.completion, port)
+    port.submit(operation)
+    support.asleep(waiter)
+    writer.close()
+    found = waiter.result()
+    assert (found.operation, found.transferred, found.error) == (operation, 0, None)
+    handle.close()
+
+    def sleeps_long() -> bool:  # nobody is woken for one that is closed
+        timeouts.clear()
+        assert port.wait(0.2) == []
+        return any(timeout is None or timeout > 2 * backends.kqueue.LOOK_SECONDS for timeout in timeouts)
+
+    support.until(sleeps_long)
+
+
+# Processes
+
+
+@pytest.mark.parametrize("has_waitid", [True, False])
+def test_a_child_that_is_on_its_way_to_its_end_is_waited_for(
+    has_waitid: bool, monkeypatch: pytest.MonkeyPatch, port: unio.Port, child: subprocess.Popen[str]
+) -> None:  # macOS, NetBSD, OpenBSD: kqueue knows it no more, and it can't be waited for yet
+    refuse(monkeypatch, errno.ESRCH, lambda change: change.filter == kevent.dialect().process)
+    monkeypatch.setattr(backends.kqueue, "HAS_WAITID", has_waitid)
+    first, second = unio.ProcessExit(child, "first"), unio.ProcessExit(child, "second")
+    port.submit(first)
+    port.submit(second)
+    support.assert_nothing_comes(port)
+    assert port.cancel(first)
+    support.assert_cancelled(support.completion(port))
+    tell(child)
+    found = support.completion(port)
+    assert (found.key, found.error, second.status) == ("second", None, 7)
+    assert child.wait() == 7
+    support.assert_nothing_comes(port)
+
+
+def test_a_process_that_nobody_knows_is_not_found(
+    monkeypatch: pytest.MonkeyPatch, port: unio.Port, child: subprocess.Popen[str]
+) -> None:
+    tell(child)
+    child.wait()
+    for has_waitid in (True, False):
+        monkeypatch.setattr(backends.kqueue, "HAS_WAITID", has_waitid)
+        for number in (child.pid, 2**31, 2**70):
+            assert isinstance(support.run(port, unio.ProcessExit(number)).error, ProcessLookupError)
+
+
+def test_a_process_whose_status_is_not_told_is_no_child(
+    monkeypatch: pytest.MonkeyPatch, port: unio.Port, child: subprocess.Popen[str]
+) -> None:  # macOS, with NOTE_EXITSTATUS
+    refuse(monkeypatch, errno.EACCES, lambda change: change.filter == kevent.dialect().process)
+    assert isinstance(support.run(port, unio.ProcessExit(child.pid)).error, ChildProcessError)
+    tell(child)
+
+
+# Sending
+
+
+@pytest.fixture
+def make_file(resources: contextlib.ExitStack, tmp_path: Path) -> Callable[[bytes], Any]:
+    def make(content: bytes) -> Any:
+        path = tmp_path / "content"
+        path.write_bytes(content)
+        return resources.enter_context(path.open("rb"))
+
+    return make
+
+
+def failing(call: Callable[..., Any], number: int, times: int) -> Callable[..., Any]:
+    """A call that fails so many times before it is the one that was given."""
+    left = [number] * times
+
+    def fail(*arguments: Any) -> Any:
+        if left:
+            raise OSError(left.pop(), "as another system has it")
+        return call(*arguments)
+
+    return fail
+
+
+CONTENT = bytes(range(256)) * 300
+
+
+def assert_file_arrives(port: unio.Port, resources: contextlib.ExitStack, file: Any) -> None:
+    near, far = map(resources.enter_context, support.tcp_pair())
+    sending = unio.SendFile(port.associate(near), file, 5)
+    reading = support.Background(support.recv_exactly, far, len(CONTENT) - 5)
+    assert support.succeed(port, sending).transferred == len(CONTENT) - 5
+    assert reading.result() == CONTENT[5:]
+
+
+def test_a_file_is_sent_where_there_is_no_sendfile(
+    monkeypatch: pytest.MonkeyPatch, port: unio.Port, resources: contextlib.ExitStack, make_file: Any
+) -> None:  # NetBSD, OpenBSD
+    monkeypatch.delattr(os, "sendfile")
+    monkeypatch.setattr(backends.attempts, "HAS_SENDFILE", False)
+    assert_file_arrives(port, resources, make_file(CONTENT))
+
+
+@pytest.mark.parametrize("number", [errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS])
+def test_a_file_that_sendfile_refuses_is_copied(
+    monkeypatch: pytest.MonkeyPatch, port: unio.Port, resources: contextlib.ExitStack, make_file: Any, number: int
+) -> None:  # macOS, FreeBSD
+    monkeypatch.setattr(os, "sendfile", failing(os.sendfile, number, 1000))
+    assert_file_arrives(port, resources, make_file(CONTENT))
+
+
+def test_a_sendfile_that_lacks_buffers_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, port: unio.Port, resources: contextlib.ExitStack, make_file: Any
+) -> None:  # FreeBSD
+    monkeypatch.setattr(os, "sendfile", failing(os.sendfile, errno.ENOBUFS, 3))
+    assert_file_arrives(port, resources, make_file(CONTENT))
+
+
+@pytest.mark.parametrize("number", [errno.EPROTOTYPE, errno.ENOBUFS])
+def test_a_send_that_fails_for_a_moment_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, port: unio.Port, resources: contextlib.ExitStack, number: int
+) -> None:  # EPROTOTYPE: macOS, of a connection that is taken down just then
+    near, far = map(resources.enter_context, support.tcp_pair())
+    monkeypatch.setattr(backends.attempts, "_send", failing(backends.attempts._send, number, 3))
+    assert support.succeed(port, unio.Send(port.associate(near), b"data")).transferred == 4
+    assert support.recv_exactly(far, 4) == b"data"
