@@ -22,8 +22,8 @@ BACKENDS = {"linux": ["epoll"], "win32": []}.get(sys.platform, ["kqueue"])
 # Modules that are checked as the other system's own, where they are imported and nowhere else.
 WINDOWS_ONLY = [f"src/unio/backends/{name}.py" for name in ("flights", "iocp", "iocp_handle", "win32")]
 
-# Modules that no other system than Linux imports.
-LINUX_ONLY = ["src/unio/backends/epoll.py"]
+# What no other system than Linux runs.
+LINUX_ONLY = ["src/unio/backends/epoll.py", "benchmarks/"]
 
 
 def install_group(session: nox.Session, group: str) -> None:
@@ -106,11 +106,13 @@ def docs(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Compare unio with its peers on this machine; arguments after ``--`` go to benchmarks/run.py.
 
-    It takes a C compiler and two processors that have nothing else to do. ``--force-python 3.13`` has the most peers.
+    It takes Linux, a C compiler and two processors that have nothing else to do. From Python 3.12 on there are more
+    peers: ``--force-python 3.13``.
     """
     install_group(session, "bench")
     session.install(".")
-    session.run("python", "benchmarks/run.py", *session.posargs)
+    # Ctrl-C reaches it from the terminal as well; it ends what it has started, and says what is finished.
+    session.run("python", "benchmarks/run.py", *session.posargs, interrupt_timeout=10, terminate_timeout=5)
 
 
 @nox.session

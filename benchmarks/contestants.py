@@ -1,16 +1,22 @@
-"""What is compared: the groups of the benchmark, and in each the entries that run against each other."""
+"""What is compared: the rows of the benchmark, and the contestants that run against each other in each."""
 
 from __future__ import annotations
 
 import importlib.util
-import sys
-from dataclasses import dataclass, field
+import platform
+from dataclasses import dataclass
 from pathlib import Path
 
 import unio.backends
 
 HERE = Path(__file__).parent
 KIB = 1024
+BUFFER = 64 * KIB
+"""What a connection has for its receives, where it is for the program to say."""
+
+IDLE = 5000
+IDLE_BUFFER = 4 * KIB
+"""The same where most connections are idle."""
 
 
 @dataclass(frozen=True)
@@ -21,20 +27,22 @@ class Contestant:
     program: str
     """Relative to this folder; one that ends in .c is compiled."""
     arguments: tuple[str, ...] = ()
+    kind: str = "peer"
+    """unio; a peer, which is a library that lives; or a limit, which is a program with nothing around it."""
     needs: str | None = None
     """The module that must be there."""
     backend: str | None = None
     """The backend of unio."""
+    owns_buffer: bool = False
+    """Whether each connection has a buffer of its own while it waits for data; else one serves them all."""
 
     def problem(self) -> str | None:
         """Why it can't run here, or None."""
         if self.needs is not None and importlib.util.find_spec(self.needs) is None:
-            return f"{self.needs} is not installed for Python {sys.version_info[0]}.{sys.version_info[1]}"
-        if self.backend is not None:
-            for candidate in unio.backends.candidates():
-                if candidate.name == self.backend:
-                    return None if candidate.available else candidate.reason
-            return "there is no such backend"
+            return f"{self.needs} is not installed for Python {platform.python_version()}"
+        for candidate in unio.backends.candidates():
+            if candidate.name == self.backend and not candidate.available:
+                return candidate.reason
         return None
 
 
@@ -52,7 +60,7 @@ class Exchange:
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of a group's table."""
+    """A contestant in a row."""
 
     label: str
     contestant: Contestant
@@ -64,108 +72,130 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Group:
+class Row:
     """Entries that are run in turns, so that they can be compared."""
 
     name: str
     title: str
     baseline: str
     """The label of the entry that the others are compared with."""
-    entries: list[Entry] = field(default_factory=list)
+    entries: tuple[Entry, ...]
 
 
-def _on_unio(program: str) -> list[Contestant]:
-    backends = [candidate.name for candidate in unio.backends.candidates() if sys.platform == "linux"]
-    return [Contestant(f"unio {name}", program, backend=name) for name in backends if name not in ("iocp", "kqueue")]
+def _on_unio(program: str, *arguments: str, form: str = "") -> list[Contestant]:
+    """One for each backend that is for this system, the unavailable ones included: the report says why."""
+    return [
+        Contestant(f"unio {each.name}{form}", program, arguments, kind="unio", backend=each.name, owns_buffer=True)
+        for each in unio.backends.candidates()
+        if each.available or not each.reason.startswith("it is for ")
+    ]
 
 
 def _on_loop(name: str, style: str) -> Contestant:
     needs = None if name == "asyncio" else name
-    return Contestant(f"{name} {style}", "servers/asyncio_echo.py", (name, style), needs=needs)
+    owns = style == "sock_*"
+    return Contestant(f"{name} {style}", "servers/asyncio_echo.py", (name, style), needs=needs, owns_buffer=owns)
 
 
-UVLOOP = _on_loop("uvloop", "protocol")
-LIMITS = [
-    Contestant("C io_uring", "servers/io_uring_limit.c"),
-    Contestant("C epoll", "servers/epoll_limit.c"),
-]
+def _limit(name: str, program: str, *arguments: str, owns_buffer: bool = False) -> Contestant:
+    return Contestant(name, program, arguments, kind="limit", owns_buffer=owns_buffer)
+
+
+FASTEST = _on_unio("servers/unio_fastest.py")
+TUTORIAL = _on_unio("servers/unio_tutorial.py", form=", tutorial")
+UVLOOP = _on_loop("uvloop", "Protocol")
+ASYNCIO = _on_loop("asyncio", "Protocol")
+BLAZIO = _on_loop("blazio", "Protocol")
+C_EPOLL = _limit("C epoll", "servers/epoll_limit.c")
+C_IO_URING = _limit("C io_uring", "servers/io_uring_limit.c", owns_buffer=True)
 ECHO = [
-    *_on_unio("servers/unio_echo.py"),
+    *FASTEST,
+    *TUTORIAL,
     UVLOOP,
-    *(_on_loop(name, "protocol") for name in ("blazio", "zloop", "rloop", "asyncio")),
-    *(_on_loop(name, "streams") for name in ("uvloop", "asyncio")),
-    Contestant("select.epoll by hand", "servers/epoll_echo.py"),
-    Contestant("gevent", "servers/gevent_echo.py", needs="gevent"),
+    BLAZIO,
+    *(_on_loop(name, "Protocol") for name in ("zloop", "rloop")),
+    ASYNCIO,
+    *(_on_loop(name, style) for style in ("streams", "sock_*") for name in ("uvloop", "asyncio")),
+    Contestant("gevent", "servers/gevent_echo.py", needs="gevent", owns_buffer=True),
     Contestant("trio", "servers/trio_echo.py", needs="trio"),
-    *LIMITS,
+    _limit("select.epoll by hand", "servers/epoll_echo.py"),
+    C_EPOLL,
+    _limit("C epoll, sends batched", "servers/epoll_limit.c", "batched"),
+    C_IO_URING,
+    _limit("C io_uring, a call for each", "servers/io_uring_limit.c", "each", owns_buffer=True),
+    _limit("C io_uring, send and receive linked", "servers/io_uring_limit.c", "linked", owns_buffer=True),
 ]
 
 
-def _exchanges(name: str, title: str, exchange: Exchange, contestants: list[Contestant] = ECHO) -> Group:
-    # A receive that is pending owns a buffer; it is large enough for most of a message, as a server would choose it.
-    buffer = str(64 * KIB if exchange.request <= 64 * KIB else 256 * KIB)
-    entries = [Entry(each.name, each, exchange, (buffer, *each.arguments)) for each in contestants]
-    return Group(name, title, UVLOOP.name, entries)
+def _echo(name: str, title: str, exchange: Exchange) -> Row:
+    entries = [Entry(each.name, each, exchange, (str(BUFFER), *each.arguments)) for each in ECHO]
+    return Row(name, title, UVLOOP.name, tuple(entries))
 
 
-def _idle() -> Group:
+def _idle() -> Row:
+    """Beside idle connections all run; the strongest also without, in the same passes."""
     entries = []
-    size = 4 * KIB
-    for contestant in [*_on_unio("servers/unio_echo.py"), UVLOOP, *LIMITS]:
-        owned = 0 if contestant is UVLOOP or contestant.name == "C epoll" else size
-        for count in (0, 5000):
+    for contestant in ECHO:
+        both = contestant in (*FASTEST, UVLOOP, ASYNCIO, BLAZIO, C_EPOLL, C_IO_URING)
+        for count in (0, IDLE) if both else (IDLE,):
             label, exchange = f"{contestant.name}, {count:,} idle", Exchange(64, idle=count)
-            entries.append(Entry(label, contestant, exchange, (str(size), *contestant.arguments), owned))
-    return Group("idle", "Echo of 1 KiB on 64 connections beside 5,000 idle ones", f"{UVLOOP.name}, 0 idle", entries)
+            arguments = (str(IDLE_BUFFER), *contestant.arguments)
+            entries.append(Entry(label, contestant, exchange, arguments, IDLE_BUFFER if contestant.owns_buffer else 0))
+    title = f"Echo of 1 KiB on 64 connections beside {IDLE:,} idle ones"
+    return Row("idle", title, f"{UVLOOP.name}, 0 idle", tuple(entries))
 
 
-def _sendfile() -> Group:
+def _sendfile() -> Row:
     size = 1024 * KIB
     contestants = [
         *_on_unio("servers/unio_sendfile.py"),
-        Contestant("asyncio", "servers/asyncio_sendfile.py"),
-        Contestant("a thread for each connection", "servers/threads_sendfile.py"),
+        Contestant("asyncio sock_sendfile", "servers/asyncio_sendfile.py"),
+        _limit("a thread for each connection", "servers/threads_sendfile.py"),
     ]
     exchange = Exchange(16, request=1, response=size)
     entries = [Entry(each.name, each, exchange, (str(size),)) for each in contestants]
-    return Group("sendfile", "1 MiB of a file for each byte received, on 16 connections", "asyncio", entries)
+    title = "1 MiB of a file for each byte received, on 16 connections"
+    return Row("sendfile", title, "asyncio sock_sendfile", tuple(entries))
 
 
-def _workload(name: str, title: str, baseline: str, others: list[Contestant]) -> Group:
-    contestants = [*(_on_unio(f"workloads/{name}.py")), *others]
-    entries = [Entry(each.name, each, None, each.arguments or ("unio",)) for each in contestants]
-    return Group(name, title, baseline, entries)
+def _workload(name: str, title: str, baseline: str, others: list[Contestant]) -> Row:
+    contestants = [*_on_unio(f"workloads/{name}.py", "unio"), *others]
+    entries = [Entry(each.name, each, None, each.arguments) for each in contestants]
+    return Row(name, title, baseline, tuple(entries))
 
 
-def _posts() -> Group:
+def _posts() -> Row:
     program = "workloads/posts.py"
     loops = [
         Contestant(f"{name} call_soon_threadsafe", program, (name,), needs=None if name == "asyncio" else name)
-        for name in ("asyncio", "uvloop", "blazio", "zloop")
+        for name in ("uvloop", "blazio", "zloop", "rloop", "asyncio")
     ]
-    others = [Contestant("queue.SimpleQueue", program, ("queue",)), *loops]
+    trio = Contestant("trio run_sync_soon", program, ("trio",), needs="trio")
+    others = [*loops, trio, _limit("queue.SimpleQueue", program, "queue")]
     return _workload("posts", "Packets from one thread to another", "uvloop call_soon_threadsafe", others)
 
 
-def _files() -> Group:
+def _files() -> Row:
     program = "workloads/files.py"
     others = [
-        Contestant("a pool of threads", program, ("threads",)),
-        Contestant("one read after the other", program, ("loop",)),
+        Contestant("asyncio.to_thread", program, ("asyncio",)),
+        Contestant("trio.to_thread", program, ("trio",), needs="trio"),
+        _limit("a pool of threads", program, "threads"),
+        _limit("one read after the other", program, "loop"),
     ]
     return _workload("files", "Reads of 4 KiB at random offsets, 32 at a time", "a pool of threads", others)
 
 
-def groups() -> list[Group]:
-    """All groups, in the order of the report."""
+def rows() -> list[Row]:
+    """All rows, in the order of the report."""
     return [
-        _exchanges("echo-1k-64", "Echo of 1 KiB on 64 connections", Exchange(64)),
-        _exchanges("echo-1k-512", "Echo of 1 KiB on 512 connections", Exchange(512)),
-        _exchanges("echo-1k-1", "Echo of 1 KiB on one connection", Exchange(1)),
-        _exchanges("echo-64", "Echo of 64 bytes on 64 connections", Exchange(64, 64, 64)),
-        _exchanges("echo-10k", "Echo of 10 KiB on 64 connections", Exchange(64, 10 * KIB, 10 * KIB)),
-        _exchanges("echo-100k", "Echo of 100 KiB on 16 connections", Exchange(16, 100 * KIB, 100 * KIB)),
-        _exchanges("connect", "Connect, echo 1 KiB, close; 16 at a time", Exchange(16, connect=True)),
+        _echo("echo-1k-64", "Echo of 1 KiB on 64 connections", Exchange(64)),
+        _echo("echo-1k-512", "Echo of 1 KiB on 512 connections", Exchange(512)),
+        _echo("echo-1k-1", "Echo of 1 KiB on one connection", Exchange(1)),
+        _echo("echo-64b-64", "Echo of 64 bytes on 64 connections", Exchange(64, 64, 64)),
+        _echo("echo-10k-64", "Echo of 10 KiB on 64 connections", Exchange(64, 10 * KIB, 10 * KIB)),
+        _echo("echo-100k-16", "Echo of 100 KiB on 16 connections", Exchange(16, 100 * KIB, 100 * KIB)),
+        _echo("connect", "Connect, echo 1 KiB, close; 16 at a time", Exchange(16, connect=True)),
         _idle(),
         _posts(),
         _files(),

@@ -8,17 +8,19 @@
  * It says "ready" when the connections stand. Then, for each line on its input:
  *
  *     run SECONDS     exchanges for so long; answers with one line of JSON
- *     probe CPU       takes the time of a fixed piece of work on that processor; answers with its nanoseconds
+ *     check SECONDS   the same, and ends with an error unless each response is its request
  *
- * What is in flight when a round ends is waited for, so that the server rests between two rounds. The probe tells
- * whether the machine was disturbed: the work is always the same, so its time tells of the machine alone.
+ * What is in flight when a round ends is waited for, so that the server rests between two rounds.
+ *
+ * The load must cost less than the server that it drives, and a server in C does little. So responses are only counted,
+ * except in a check: with MSG_TRUNC, TCP drops the bytes and copies nothing. And the requests of a turn are sent
+ * together, after all that came has been received.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/tcp.h>
-#include <sched.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -28,8 +30,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#define CHUNK (256 * 1024)
-#define EVENTS 256
+#define EVENTS 512
+#define TOGETHER 64 /* connections that are opened at once: no queue of a server is shorter, and all can be accepted in one turn */
 /* Latencies are counted in buckets of about 3 %: 32 between a power of two and the next. */
 #define FINE 32
 #define BUCKETS (64 * FINE)
@@ -42,10 +44,9 @@ struct connection {
 
 static struct sockaddr_in server;
 static size_t request_size, response_size;
-static int per_exchange, epoll_fd;
-static char outgoing[CHUNK], incoming[CHUNK];
+static int per_exchange, checking, running, epoll_fd;
+static char *outgoing, *incoming;
 static uint64_t latencies[BUCKETS], exchanges, in_flight;
-static int running;
 
 static uint64_t now_ns(clockid_t clock) {
     struct timespec t;
@@ -87,15 +88,34 @@ static int connected_socket(void) {
     if (fd < 0)
         fail("socket");
     if (connect(fd, (struct sockaddr *)&server, sizeof server) < 0)
-        fail("connect"); /* blocking: on loopback it ends as soon as there is room in the listener's queue */
+        fail("connect");
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-    if (fcntl(fd, F_SETFL, O_NONBLOCK) < 0)
-        fail("fcntl");
     return fd;
+}
+
+/* Opens connections that stay idle. A listener's queue that overflows costs seconds, as TCP tries again. So every now
+ * and then an exchange is made on the last one: accepted in order, all before it have been accepted by then. */
+static void open_idle(int count) {
+    for (int i = 1; i <= count; i++) {
+        int fd = connected_socket();
+        if (i % TOGETHER && i < count)
+            continue;
+        size_t received = 0;
+        ssize_t n = send(fd, outgoing, request_size, MSG_NOSIGNAL);
+        if (n < (ssize_t)request_size)
+            fail("send");
+        while (received < response_size) {
+            if ((n = recv(fd, incoming, response_size - received, 0)) <= 0)
+                fail("recv");
+            received += (size_t)n;
+        }
+    }
 }
 
 static void open_connection(struct connection *c) {
     c->fd = connected_socket();
+    if (fcntl(c->fd, F_SETFL, O_NONBLOCK) < 0)
+        fail("fcntl");
     struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLET, .data.ptr = c};
     if (epoll_ctl(epoll_fd, EPOLL_CTL_ADD, c->fd, &event) < 0)
         fail("epoll_ctl");
@@ -103,8 +123,7 @@ static void open_connection(struct connection *c) {
 
 static void send_more(struct connection *c) {
     while (c->sent < request_size) {
-        size_t left = request_size - c->sent;
-        ssize_t n = send(c->fd, outgoing, left < CHUNK ? left : CHUNK, MSG_NOSIGNAL);
+        ssize_t n = send(c->fd, outgoing + c->sent, request_size - c->sent, MSG_NOSIGNAL);
         if (n < 0 && errno == EAGAIN)
             return;
         if (n < 0)
@@ -113,8 +132,8 @@ static void send_more(struct connection *c) {
     }
 }
 
-static void start_exchange(struct connection *c) {
-    c->started_ns = now_ns(CLOCK_MONOTONIC);
+static void start_exchange(struct connection *c, uint64_t at_ns) {
+    c->started_ns = at_ns;
     if (per_exchange)
         open_connection(c);
     c->sent = c->received = 0;
@@ -122,81 +141,78 @@ static void start_exchange(struct connection *c) {
     send_more(c);
 }
 
-static void end_exchange(struct connection *c) {
-    latencies[bucket_of(now_ns(CLOCK_MONOTONIC) - c->started_ns)]++;
+static void end_exchange(struct connection *c, uint64_t at_ns) {
+    latencies[bucket_of(at_ns - c->started_ns)]++;
     exchanges++;
     in_flight--;
     if (per_exchange)
         close(c->fd);
-    if (running)
-        start_exchange(c);
 }
 
-static void receive_more(struct connection *c) {
-    while (c->received < response_size) {
-        ssize_t n = recv(c->fd, incoming, CHUNK, 0);
-        if (n < 0 && errno == EAGAIN)
-            return;
-        if (n <= 0) {
-            fprintf(stderr, "the server has closed a connection: %s\n", n ? strerror(errno) : "end of stream");
-            exit(1);
-        }
-        c->received += (size_t)n;
-        if (c->received < response_size && n < CHUNK)
-            return; /* the socket is empty now; edge-triggered, more of it is another event */
+/* Receives what there is; returns whether the response is complete. */
+static int receive_more(struct connection *c) {
+    ssize_t n = recv(c->fd, incoming, response_size - c->received, checking ? 0 : MSG_TRUNC);
+    if (n < 0 && errno == EAGAIN)
+        return 0;
+    if (n <= 0) {
+        fprintf(stderr, "the server has closed a connection: %s\n", n ? strerror(errno) : "end of stream");
+        exit(1);
     }
-    end_exchange(c);
+    if (checking && memcmp(incoming, outgoing + c->received, (size_t)n)) {
+        fprintf(stderr, "the response is not the request\n");
+        exit(1);
+    }
+    c->received += (size_t)n; /* less than was asked for: the socket is empty, and more of it is another event */
+    return c->received == response_size;
+}
+
+/* Acts on the events of a turn; returns how many exchanges have ended, and puts their connections into ended. */
+static int act_on(const struct epoll_event *events, int count, struct connection **ended) {
+    int n = 0;
+    for (int i = 0; i < count; i++) {
+        struct connection *c = events[i].data.ptr;
+        if (events[i].events & EPOLLOUT)
+            send_more(c);
+        if (events[i].events & (EPOLLIN | EPOLLHUP | EPOLLERR) && receive_more(c))
+            ended[n++] = c;
+    }
+    return n;
 }
 
 static void run_round(struct connection *connections, int count, double seconds) {
     struct epoll_event events[EVENTS];
+    struct connection *ended[EVENTS];
     memset(latencies, 0, sizeof latencies);
     exchanges = 0;
     running = 1;
     uint64_t cpu_ns = now_ns(CLOCK_PROCESS_CPUTIME_ID), start_ns = now_ns(CLOCK_MONOTONIC);
     uint64_t end_ns = start_ns + (uint64_t)(seconds * 1e9), elapsed_ns = 0, counted = 0;
     for (int i = 0; i < count; i++)
-        start_exchange(&connections[i]);
+        start_exchange(&connections[i], start_ns);
     while (in_flight) {
         int n = epoll_wait(epoll_fd, events, EVENTS, 20000);
         if (n == 0) {
             fprintf(stderr, "the server owes %llu responses for 20 s\n", (unsigned long long)in_flight);
             exit(1);
         }
-        for (int i = 0; i < n; i++) {
-            struct connection *c = events[i].data.ptr;
-            if (events[i].events & EPOLLOUT)
-                send_more(c);
-            if (events[i].events & (EPOLLIN | EPOLLHUP | EPOLLERR))
-                receive_more(c);
-        }
-        if (running && now_ns(CLOCK_MONOTONIC) >= end_ns) {
+        n = act_on(events, n, ended);
+        uint64_t at_ns = now_ns(CLOCK_MONOTONIC);
+        for (int i = 0; i < n; i++)
+            end_exchange(ended[i], at_ns);
+        if (running && at_ns >= end_ns) {
             running = 0;
-            elapsed_ns = now_ns(CLOCK_MONOTONIC) - start_ns;
+            elapsed_ns = at_ns - start_ns;
             counted = exchanges;
             cpu_ns = now_ns(CLOCK_PROCESS_CPUTIME_ID) - cpu_ns;
         }
+        for (int i = 0; i < n && running; i++)
+            start_exchange(ended[i], at_ns);
     }
     printf("{\"rate\": %.1f, \"exchanges\": %llu, \"p50_ns\": %llu, \"p99_ns\": %llu, \"p999_ns\": %llu, "
            "\"load_busy\": %.3f}\n",
            (double)counted * 1e9 / (double)elapsed_ns, (unsigned long long)exchanges,
            (unsigned long long)percentile_ns(0.5), (unsigned long long)percentile_ns(0.99),
            (unsigned long long)percentile_ns(0.999), (double)cpu_ns / (double)elapsed_ns);
-}
-
-static void probe(int cpu) {
-    cpu_set_t before, only;
-    CPU_ZERO(&only);
-    CPU_SET(cpu, &only);
-    sched_getaffinity(0, sizeof before, &before);
-    if (sched_setaffinity(0, sizeof only, &only) < 0)
-        fail("sched_setaffinity");
-    uint64_t start_ns = now_ns(CLOCK_MONOTONIC);
-    volatile uint64_t sum = 1;
-    for (int i = 0; i < 3000000; i++)
-        sum = sum * 6364136223846793005u + 1442695040888963407u;
-    printf("%llu\n", (unsigned long long)(now_ns(CLOCK_MONOTONIC) - start_ns));
-    sched_setaffinity(0, sizeof before, &before);
 }
 
 int main(int argc, char **argv) {
@@ -222,24 +238,24 @@ int main(int argc, char **argv) {
     if ((epoll_fd = epoll_create1(EPOLL_CLOEXEC)) < 0)
         fail("epoll_create1");
     struct connection *connections = calloc((size_t)count, sizeof *connections);
-    if (!connections)
-        fail("calloc");
-    for (int i = 0; i < idle; i++)
-        connected_socket();
+    outgoing = malloc(request_size);
+    incoming = malloc(response_size);
+    if (!connections || !outgoing || !incoming)
+        fail("malloc");
+    for (size_t i = 0; i < request_size; i++)
+        outgoing[i] = (char)(i * 2654435761u >> 24); /* no two parts of a message are alike */
+    open_idle(idle);
     for (int i = 0; i < count && !per_exchange; i++)
         open_connection(&connections[i]);
     setvbuf(stdout, NULL, _IOLBF, 0);
     printf("ready\n");
-    char line[64];
+    char line[64], what[16];
+    double seconds;
     while (fgets(line, sizeof line, stdin)) {
-        double seconds;
-        int cpu;
-        if (sscanf(line, "run %lf", &seconds) == 1)
-            run_round(connections, count, seconds);
-        else if (sscanf(line, "probe %d", &cpu) == 1)
-            probe(cpu);
-        else
+        if (sscanf(line, "%15s %lf", what, &seconds) != 2)
             return 2;
+        checking = !strcmp(what, "check") && request_size == response_size;
+        run_round(connections, count, seconds);
     }
     return 0;
 }

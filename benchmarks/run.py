@@ -1,98 +1,99 @@
-"""Compares unio with its peers, on this machine: ``nox -s bench``, or ``python benchmarks/run.py --help``.
+"""Compares unio with its peers, on this machine: ``nox -s bench``, or ``python benchmarks/run.py``.
 
-Writes ``results.json`` (every round, with versions), ``results.md`` (tables of ratios) and a chart for each group.
+Writes ``results.json`` (every round, with the versions of everything), ``summary.md`` and ``rows.md`` (tables of
+ratios) and charts. It takes Linux, a C compiler, two processors with nothing else to do, and a quarter of an hour.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
-import os
-import platform
+import sys
+import tempfile
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import contestants
+import machine
 import report
 import rounds
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-PEERS = ["unio", "uvloop", "rloop", "blazio", "zloop", "trio", "gevent"]
+if TYPE_CHECKING:
+    from contestants import Row
 
-
-def versions() -> dict[str, str]:
-    found = {"Linux": platform.release(), platform.machine(): f"{os.cpu_count()} processors"}
-    found[platform.python_implementation()] = platform.python_version()
-    for name in PEERS:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "absent"
-    return found
+FULL = (8, 0.4)
+QUICK = (2, 0.1)
+"""Rounds of each entry, and the seconds of each."""
 
 
 def parse() -> argparse.Namespace:
-    names = [group.name for group in contestants.groups()]
+    names = [row.name for row in contestants.rows()]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"all, or some of: {', '.join(names)}")
-    parser.add_argument("--rounds", type=int, default=10, help="rounds of each entry (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=0.5, help="length of a round (default: %(default)s)")
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"all, or some of: {', '.join(names)}")
     parser.add_argument(
-        "--only", metavar="TEXT", action="append", help="the entries whose name contains it; repeatable"
+        "--only", metavar="NAME", action="append", help="contestants whose name contains it; repeatable"
     )
+    parser.add_argument("--quick", action="store_true", help="in two minutes, and with figures that tell little")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"), help="default: %(default)s")
     options = parser.parse_args()
-    for name in options.groups:
+    for name in options.rows:
         if name not in names:
-            parser.error(f"there is no group {name!r}; the groups are {', '.join(names)}")
-    if options.rounds < 1 or options.seconds <= 0:
-        parser.error("at least one round, of more than no time")
-    if len(os.sched_getaffinity(0)) < 2:  # noqa: PLR2004 - one for the server, one for the load
-        parser.error("two processors are needed: one for the server, one for the load")
+            parser.error(f"there is no row {name!r}; the rows are {', '.join(names)}")
     return options
 
 
-def chosen(options: argparse.Namespace) -> list[contestants.Group]:
-    picked = [group for group in contestants.groups() if not options.groups or group.name in options.groups]
-    for group in picked:
-        if options.only:
-            keep = [*options.only, group.baseline]
-            group.entries[:] = [entry for entry in group.entries if any(text in entry.label for text in keep)]
-    return picked
+def chosen(options: argparse.Namespace) -> list[Row]:
+    """The rows to run, each with the entries to run; the one that all are compared with is among them."""
+    found = []
+    for row in contestants.rows():
+        keep = [*(options.only or [""]), row.baseline]
+        entries = tuple(entry for entry in row.entries if any(text in entry.label for text in keep))
+        if not options.rows or row.name in options.rows:
+            found.append(replace(row, entries=entries))
+    return found
 
 
-def main() -> None:
-    options = parse()
-    groups = chosen(options)
+def measure(rows: list[Row], processors: machine.Processors, options: argparse.Namespace, console: Console) -> None:
+    """Run the rows; what is finished is written after each."""
+    count, seconds = QUICK if options.quick else FULL
+    results: dict[str, Any] = {"versions": machine.versions(), "rounds": count, "seconds": seconds, "rows": []}
     options.output.mkdir(parents=True, exist_ok=True)
+    columns = (TextColumn("{task.description:58}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    watch = machine.Watch(processors)
+    # It is drawn between the rounds only: a thread that does it would disturb them.
+    with Progress(*columns, console=console, auto_refresh=False) as progress, tempfile.TemporaryDirectory() as binaries:
+        task = progress.add_task("", total=sum((count + 1) * len(row.entries) for row in rows))
+        for row in rows:
+
+            def step(what: str, name: str = row.name) -> None:
+                progress.update(task, advance=1, description=f"{name}: {what}", refresh=True)
+
+            plan = rounds.Plan(watch, Path(binaries), count, seconds)
+            results["rows"].append(rounds.run_row(row, plan, step))
+            (options.output / "results.json").write_text(json.dumps(results))
+            report.write(results, options.output)
+
+
+def main() -> int:
+    options = parse()
     console = Console()
-    columns = (TextColumn("{task.description:50}"), BarColumn(), TextColumn("{task.percentage:3.0f}%"))
-    measured: list[dict[str, Any]] = []
-    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
-        task = progress.add_task("", total=sum((options.rounds + 2) * len(group.entries) for group in groups))
-        for group in groups:
-
-            def step(what: str, title: str = group.name) -> None:
-                progress.update(task, advance=1, description=f"{title}: {what}")
-
-            measured.append(
-                rounds.run_group(
-                    group,
-                    folder=options.output / "bin",
-                    count=options.rounds,
-                    seconds=options.seconds,
-                    progress=step,
-                )
-            )
-            results = {"versions": versions(), "rounds": options.rounds, "seconds": options.seconds, "groups": measured}
-            (options.output / "results.json").write_text(json.dumps(results, indent=1))
-        progress.update(task, completed=progress.tasks[0].total, description="done")
-    page = report.write(results, options.output)
-    console.print(page.read_text(), markup=False, highlight=False, soft_wrap=True)
+    processors = machine.processors()
+    if processors is None:
+        console.print("two processors are needed: one for the server, one for the load")
+        return 1
+    try:
+        measure(chosen(options), processors, options, console)
+    except KeyboardInterrupt:
+        console.print(f"interrupted; the rows that were finished are in {options.output}")
+        return 130
+    summary = options.output / "summary.md"
+    console.print(summary.read_text(), markup=False, highlight=False, soft_wrap=True)
     console.print(f"written to {options.output}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,13 +1,17 @@
 """An echo server on asyncio's interface: ``asyncio_echo.py BUFFER LOOP STYLE``.
 
-LOOP is asyncio, uvloop, rloop, blazio or zloop; STYLE is protocol or streams. BUFFER is ignored: they have their own.
+LOOP is asyncio, uvloop, rloop, blazio or zloop; STYLE is Protocol, streams or sock_*. BUFFER is for the last only: the
+others have their own.
 """
 
 from __future__ import annotations
 
 import asyncio
 import importlib
+import socket
 import sys
+
+BACKLOG = 1024
 
 
 class Echo(asyncio.Protocol):
@@ -25,20 +29,43 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
     writer.close()
 
 
-async def serve(style: str) -> None:
-    if style == "protocol":
-        server = await asyncio.get_running_loop().create_server(Echo, "127.0.0.1", 0, backlog=1024)
-    else:
-        server = await asyncio.start_server(echo, "127.0.0.1", 0, backlog=1024)
-    print(server.sockets[0].getsockname()[1], flush=True)
-    await asyncio.Event().wait()  # and not serve_forever, after which rloop's server listens no more
+async def echo_by_hand(sock: socket.socket, size: int) -> None:
+    loop = asyncio.get_running_loop()
+    buffer = memoryview(bytearray(size))
+    with sock:
+        while got := await loop.sock_recv_into(sock, buffer):
+            await loop.sock_sendall(sock, buffer[:got])
+
+
+async def accept_by_hand(listening: socket.socket, size: int) -> None:
+    loop = asyncio.get_running_loop()
+    listening.setblocking(False)
+    tasks = set()
+    while True:
+        sock, _ = await loop.sock_accept(listening)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        task = asyncio.create_task(echo_by_hand(sock, size))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+
+async def serve(style: str, size: int) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=BACKLOG) as listening:
+        print(listening.getsockname()[1], flush=True)
+        if style == "Protocol":
+            await asyncio.get_running_loop().create_server(Echo, sock=listening, backlog=BACKLOG)
+        elif style == "streams":
+            await asyncio.start_server(echo, sock=listening, backlog=BACKLOG)
+        else:
+            await accept_by_hand(listening, size)
+        await asyncio.Event().wait()  # and not serve_forever, after which rloop's server listens no more
 
 
 def main() -> None:
-    _, _, name, style = sys.argv
+    _, size, name, style = sys.argv
     loop = (asyncio if name == "asyncio" else importlib.import_module(name)).new_event_loop()
     asyncio.set_event_loop(loop)
-    loop.run_until_complete(serve(style))
+    loop.run_until_complete(serve(style, int(size)))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,10 @@
 /* The limit of readiness: an echo server in C on one epoll, with nothing around it.
  *
- * Level-triggered. What was received is sent at once; what the socket doesn't take waits in a buffer of the connection's
- * own, and the connection is not read meanwhile. Prints its port.
+ *     epoll_limit [batched]
+ *
+ * Level-triggered. What was received is sent at once or, batched, when all that is ready has been received. What the
+ * socket doesn't take waits in a buffer of the connection's own, and the connection is not read meanwhile. Prints its
+ * port.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -24,7 +27,12 @@ struct connection {
     size_t rest_size;
 };
 
-static char buffer[CHUNK];
+struct message {
+    struct connection *c;
+    size_t size;
+};
+
+static char buffers[EVENTS][CHUNK]; /* of which only what is used is there */
 static int epoll_fd;
 
 static void watch(struct connection *c, int change, unsigned events) {
@@ -38,27 +46,29 @@ static void end(struct connection *c) {
     free(c);
 }
 
-static void echo(struct connection *c) {
+/* Receives a message; returns its size, or 0 if there is none. */
+static size_t receive(struct connection *c, char *buffer) {
     ssize_t got = recv(c->fd, buffer, CHUNK, 0);
-    if (got < 0 && errno == EAGAIN)
-        return;
-    if (got <= 0) {
+    if (got > 0)
+        return (size_t)got;
+    if (got == 0 || errno != EAGAIN)
         end(c);
-        return;
-    }
-    ssize_t sent = send(c->fd, buffer, (size_t)got, MSG_NOSIGNAL);
+    return 0;
+}
+
+static void give(struct connection *c, const char *buffer, size_t size) {
+    ssize_t sent = send(c->fd, buffer, size, MSG_NOSIGNAL);
     if (sent < 0 && errno != EAGAIN) {
         end(c);
         return;
     }
-    if (sent < 0)
-        sent = 0;
-    if (sent < got) {
-        c->rest_size = (size_t)(got - sent);
+    size_t done = sent < 0 ? 0 : (size_t)sent;
+    if (done < size) {
+        c->rest_size = size - done;
         c->rest = malloc(c->rest_size);
         if (!c->rest)
             abort();
-        memcpy(c->rest, buffer + sent, c->rest_size);
+        memcpy(c->rest, buffer + done, c->rest_size);
         watch(c, EPOLL_CTL_MOD, EPOLLOUT);
     }
 }
@@ -92,7 +102,29 @@ static void accept_all(int listener) {
     }
 }
 
-int main(void) {
+static void serve(struct connection *listening, int batched) {
+    struct epoll_event events[EVENTS];
+    struct message messages[EVENTS];
+    for (;;) {
+        int n = epoll_wait(epoll_fd, events, EVENTS, -1), waiting = 0;
+        for (int i = 0; i < n; i++) {
+            struct connection *c = events[i].data.ptr;
+            size_t size;
+            if (c == listening)
+                accept_all(c->fd);
+            else if (c->rest)
+                send_rest(c);
+            else if ((size = receive(c, buffers[waiting])) && batched)
+                messages[waiting++] = (struct message){c, size};
+            else if (size)
+                give(c, buffers[0], size);
+        }
+        for (int i = 0; i < waiting; i++)
+            give(messages[i].c, buffers[i], messages[i].size);
+    }
+}
+
+int main(int argc, char **argv) {
     struct rlimit limit;
     getrlimit(RLIMIT_NOFILE, &limit);
     limit.rlim_cur = limit.rlim_max;
@@ -109,17 +141,5 @@ int main(void) {
     watch(&listening, EPOLL_CTL_ADD, EPOLLIN);
     printf("%d\n", ntohs(address.sin_port));
     fflush(stdout);
-    struct epoll_event events[EVENTS];
-    for (;;) {
-        int n = epoll_wait(epoll_fd, events, EVENTS, -1);
-        for (int i = 0; i < n; i++) {
-            struct connection *c = events[i].data.ptr;
-            if (c == &listening)
-                accept_all(c->fd);
-            else if (c->rest)
-                send_rest(c);
-            else
-                echo(c);
-        }
-    }
+    serve(&listening, argc > 1 && !strcmp(argv[1], "batched"));
 }

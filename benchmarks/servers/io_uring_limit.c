@@ -1,7 +1,11 @@
 /* The limit of completion: an echo server in C on one io_uring, single shot, with nothing around it.
  *
- * The submissions of a turn and the wait for the next completions are one system call. Each connection has a buffer of
- * BUFFER bytes (the first argument) of its own, as a receive that is pending owns one. Prints its port.
+ *     io_uring_limit BUFFER [each | linked]
+ *
+ * The submissions of a turn and the wait for the next completions are one system call; with "each", every submission is
+ * a call of its own and the wait another. With "linked", a send and the next receive are submitted together, and only the
+ * receive completes. Each connection has a buffer of BUFFER bytes of its own, as a receive that is pending owns one.
+ * Prints its port.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -18,9 +22,10 @@
 #include <unistd.h>
 
 #define ENTRIES 4096
+#define SEND 1ull /* marks the completion of a send, beside the connection's address */
 
 struct connection {
-    int fd, sending;
+    int fd;
     unsigned filled, sent;
     char buffer[];
 };
@@ -30,6 +35,7 @@ static unsigned *sq_tail, *sq_mask, *cq_head, *cq_tail, *cq_mask, to_submit;
 static struct io_uring_sqe *sqes;
 static struct io_uring_cqe *cqes;
 static unsigned buffer_size;
+static int each, linked;
 
 static int enter(unsigned wait_for) {
     int n = (int)syscall(__NR_io_uring_enter, ring_fd, to_submit, wait_for, IORING_ENTER_GETEVENTS, NULL, 0);
@@ -55,12 +61,16 @@ static void submit(struct connection *c, int opcode, char *data, unsigned size) 
     sqe->fd = c->fd;
     sqe->addr = (unsigned long)data;
     sqe->len = size;
-    sqe->user_data = (unsigned long)c;
-    if (opcode == IORING_OP_RECV)
+    sqe->user_data = (unsigned long)c | (opcode == IORING_OP_SEND ? SEND : 0);
+    if (opcode == IORING_OP_RECV) {
         sqe->ioprio = IORING_RECVSEND_POLL_FIRST; /* an echo's next message is never there yet */
-    else
+    } else {
         sqe->msg_flags = MSG_NOSIGNAL | MSG_WAITALL;
-    c->sending = opcode == IORING_OP_SEND;
+        if (linked)
+            sqe->flags = IOSQE_IO_LINK | IOSQE_CQE_SKIP_SUCCESS;
+    }
+    if (each)
+        enter(0);
 }
 
 static void submit_accept(int listener) {
@@ -70,18 +80,22 @@ static void submit_accept(int listener) {
     sqe->accept_flags = SOCK_CLOEXEC;
 }
 
-static void completed(struct connection *c, int result) {
+static void completed(struct connection *c, int sending, int result) {
+    if (sending && linked)
+        return; /* it failed; the receive behind it, which is cancelled for that, ends the connection */
     if (result <= 0) {
         close(c->fd);
         free(c);
-    } else if (c->sending && (c->sent += (unsigned)result) < c->filled) {
+    } else if (sending && (c->sent += (unsigned)result) < c->filled) {
         submit(c, IORING_OP_SEND, c->buffer + c->sent, c->filled - c->sent);
-    } else if (c->sending) {
+    } else if (sending) {
         submit(c, IORING_OP_RECV, c->buffer, buffer_size);
     } else {
         c->filled = (unsigned)result;
         c->sent = 0;
         submit(c, IORING_OP_SEND, c->buffer, c->filled);
+        if (linked)
+            submit(c, IORING_OP_RECV, c->buffer, buffer_size);
     }
 }
 
@@ -127,6 +141,8 @@ static int make_ring(void) {
 
 int main(int argc, char **argv) {
     buffer_size = argc > 1 ? (unsigned)atoi(argv[1]) : 65536;
+    each = argc > 2 && !strcmp(argv[2], "each");
+    linked = argc > 2 && !strcmp(argv[2], "linked");
     struct rlimit limit;
     getrlimit(RLIMIT_NOFILE, &limit);
     limit.rlim_cur = limit.rlim_max;
@@ -151,7 +167,7 @@ int main(int argc, char **argv) {
         for (; head != tail; head++) {
             struct io_uring_cqe cqe = cqes[head & *cq_mask];
             if (cqe.user_data)
-                completed((struct connection *)(unsigned long)cqe.user_data, cqe.res);
+                completed((struct connection *)(cqe.user_data & ~SEND), cqe.user_data & SEND, cqe.res);
             else
                 accepted(listener, cqe.res);
         }

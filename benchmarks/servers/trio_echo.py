@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import trio
 
-BUFFER_SIZE = 256 * 1024
-
 
 async def echo(stream: trio.SocketStream) -> None:
     try:

@@ -1,7 +1,7 @@
-"""One thread hands packets to another, which counts them: ``posts.py HOW``.
+"""One thread hands packets to another: ``posts.py HOW``.
 
-HOW is unio (post and wait), queue (queue.SimpleQueue), or a loop whose call_soon_threadsafe is used: asyncio, uvloop,
-blazio, zloop. At most WINDOW packets are under way, as in a pool whose queue is bounded.
+HOW is unio (post and wait), queue (queue.SimpleQueue), trio (run_sync_soon), or a loop whose call_soon_threadsafe is
+used: asyncio, uvloop, blazio, zloop, rloop. At most WINDOW packets are under way, as in a pool whose queue is bounded.
 """
 
 from __future__ import annotations
@@ -22,15 +22,12 @@ WINDOW = 256
 
 
 class Flow:
-    """Counts the packets that came, and tells the sender how many it may send."""
+    """Tells the sender how many packets it may send: as many as came."""
 
     def __init__(self) -> None:
         self.room = threading.Semaphore(WINDOW)
-        self.came = 0
-        self.all_came = threading.Event()
 
     def arrive(self, count: int = 1) -> None:
-        self.came += count
         self.room.release(count)
 
 
@@ -82,9 +79,23 @@ def over_loop(name: str, flow: Flow) -> Callable[[], Any]:
     return lambda: loop.call_soon_threadsafe(flow.arrive)
 
 
+def over_trio(flow: Flow) -> Callable[[], Any]:
+    import trio  # noqa: PLC0415 - each way imports what it needs alone
+
+    tokens: queue.SimpleQueue[trio.lowlevel.TrioToken] = queue.SimpleQueue()
+
+    async def run() -> None:
+        tokens.put(trio.lowlevel.current_trio_token())
+        await trio.sleep_forever()
+
+    threading.Thread(target=trio.run, args=(run,), daemon=True).start()
+    token = tokens.get()
+    return lambda: token.run_sync_soon(flow.arrive)
+
+
 def main() -> None:
     how, flow = sys.argv[1], Flow()
-    ways = {"unio": over_unio, "queue": over_queue}
+    ways = {"unio": over_unio, "queue": over_queue, "trio": over_trio}
     post = ways[how](flow) if how in ways else over_loop(how, flow)
     serve(posting(post, flow))
 
