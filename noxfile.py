@@ -22,8 +22,8 @@ BACKENDS = {"linux": ["epoll"], "win32": []}.get(sys.platform, ["kqueue"])
 # Modules that are checked as the other system's own, where they are imported and nowhere else.
 WINDOWS_ONLY = [f"src/unio/backends/{name}.py" for name in ("flights", "iocp", "iocp_handle", "win32")]
 
-# What no other system than Linux runs.
-LINUX_ONLY = ["src/unio/backends/epoll.py", "benchmarks/"]
+# Modules that no other system than Linux imports.
+LINUX_ONLY = ["src/unio/backends/epoll.py"]
 
 
 def install_group(session: nox.Session, group: str) -> None:
@@ -88,7 +88,7 @@ def typing(session: nox.Session) -> None:
     session.run("pyright")
     elsewhere = "|".join(re.escape(path) for path in (*LINUX_ONLY, *WINDOWS_ONLY))
     for platform in ("darwin", "freebsd14"):  # as sys.platform has them
-        session.run("mypy", "--platform", platform, "--exclude", elsewhere)
+        session.run("mypy", "--platform", platform, "--exclude", elsewhere, "src", "examples")
     session.run("mypy", "--platform", "win32", *WINDOWS_ONLY)
     session.run("pyright", "--pythonplatform", "Windows", *WINDOWS_ONLY)
 
