@@ -1,12 +1,29 @@
 /* unio._core: the part of unio that is C. */
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
+#include "core.h"
+
+static int fill(PyObject *module) {
+    struct {
+        const char *name;
+        PyType_Spec *spec;
+    } types[] = {{"Lock", &lock_spec}, {"HotPath", &hot_path_spec}};
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+        PyObject *type = PyType_FromSpec(types[i].spec);
+        int failed = !type || PyModule_AddObjectRef(module, types[i].name, type) < 0;
+        Py_XDECREF(type);
+        if (failed)
+            return -1;
+    }
+    return PyModule_AddFunctions(module, hot_path_functions);
+}
 
 static struct PyModuleDef_Slot slots[] = {
+    {Py_mod_exec, fill},
 #ifdef Py_GIL_DISABLED
     {Py_mod_gil, Py_MOD_GIL_NOT_USED},
 #endif
     {0, NULL},
 };
+
 static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, .m_name = "unio._core", .m_slots = slots};
+
 PyMODINIT_FUNC PyInit__core(void) { return PyModuleDef_Init(&definition); }

@@ -1,1 +1,39 @@
 # What unio._core has, the part of unio that is C (src/core). It is absent where it could not be compiled.
+
+import socket
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+from unio.backends.places import Waiter
+from unio.backends.queue import CompletionQueue
+from unio.backends.queued_port import QueuedPort
+from unio.operations import Operation
+from unio.port import Completion
+
+class Lock:
+    def __enter__(self) -> bool: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+    def locked(self) -> bool: ...
+
+class HotPath:
+    def __new__(
+        cls,
+        port: QueuedPort,
+        queue: CompletionQueue,
+        table: dict[int, Any],
+        submit: Callable[..., bool],
+        wait: Callable[..., list[Completion]],
+        /,
+    ) -> Self: ...
+    def submit(self, operation: Operation, timeout: float | None = None) -> bool: ...
+    def wait(self, timeout: float | None = None, limit: int = ...) -> list[Completion]: ...
+    def harvest(self, epoll: int, timeout_ms: int, /) -> bool: ...
+    def start_gathered(self) -> None: ...
+    def close(self) -> None: ...
+
+def learn(*classes: type) -> None: ...
+def keeps_number(sock: socket.socket, /) -> bool: ...
+def thread_waits(waiter: Waiter | None, /) -> None: ...

@@ -130,8 +130,7 @@ class Port:
 
         Raises :class:`unio.PortClosed`.
         """
-        # No backend so far gathers anything, so that being usable is all there is to see to.
-        if self._unusable is not None:
+        if self._unusable is not None:  # a backend that gathers nothing has no more to see to
             raise self._unusable
 
     def wait(self, timeout: float | None = None, limit: int = LIMIT_DEFAULT) -> list[Completion]:

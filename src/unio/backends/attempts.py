@@ -133,15 +133,28 @@ def recv(handle: EmulatedHandle, operation: Operation) -> Outcome:
     if not handle.stream:
         return _recv_message(handle, operation)
     if len(views) == 1:
-        operation.transferred = _recv_into(handle.socket, views[0])
+        count = _recv_into(handle.socket, views[0])
     else:
-        operation.transferred = _recvmsg_into(handle.socket, views[:VECTOR_MAX])[0]
+        count = _recvmsg_into(handle.socket, views[:VECTOR_MAX])[0]
+    return _received(handle, operation, count)
+
+
+def _received(handle: EmulatedHandle, operation: Recv, count: int) -> Outcome:
+    """Judge what a receive from a stream socket has returned."""
+    operation.transferred = count
     # A TCP receive that did not fill the buffer has emptied the socket: whatever comes from now on is a new edge
     # (epoll(7), question 9), so that the next try can wait for it. Not so once the end of the stream or urgent data
     # have been seen: both make receives short with more behind them, and no further edge.
-    if handle.shows_drained and not handle.ended and 0 < operation.transferred < size and len(views) <= VECTOR_MAX:
+    short = 0 < count < operation._size and len(operation._views) <= VECTOR_MAX
+    if short and handle.shows_drained and not handle.ended:
         return DRAINED
     return DONE
+
+
+def judge_recv(handle: EmulatedHandle, operation: Operation, result: int) -> Outcome:
+    if result < 0:
+        raise _failed(-result)
+    return _received(handle, cast("Recv", operation), result)
 
 
 def recv_from(handle: EmulatedHandle, operation: Operation) -> Outcome:
@@ -266,8 +279,18 @@ def _send_views(handle: EmulatedHandle, operation: Send | SendTo, address: Any) 
             count = _sendmsg(handle.socket, left, (), NO_SIGNAL, address)
     except OSError as error:
         raise _sending_failed(handle, error) from None
-    operation.transferred = done = done + count
-    return DONE if done == operation._size or not handle.stream else PROGRESS
+    return _sent(handle, operation, count)
+
+
+def _sent(handle: EmulatedHandle, operation: Send | SendTo, count: int) -> Outcome:
+    operation.transferred += count
+    return DONE if operation.transferred == operation._size or not handle.stream else PROGRESS
+
+
+def judge_send(handle: EmulatedHandle, operation: Operation, result: int) -> Outcome:
+    if result < 0:
+        raise _sending_failed(handle, _failed(-result))
+    return _sent(handle, cast("Send", operation), result)
 
 
 def connect(handle: EmulatedHandle, operation: Operation) -> Outcome:
@@ -379,6 +402,12 @@ ATTEMPTS: dict[str, Callable[[EmulatedHandle, Operation], Outcome]] = {
     "shutdown": shutdown,
     "write": write,
 }
+
+JUDGEMENTS: dict[str, Callable[[EmulatedHandle, Operation, int], Outcome]] = {
+    "recv": judge_recv,
+    "send": judge_send,
+}
+"""The second halves of those attempts whose call is made elsewhere at times: what its result, or -errno, means."""
 
 
 # Readiness

@@ -23,13 +23,17 @@ import errno
 from functools import partial
 from typing import TYPE_CHECKING
 
-from unio.backends.attempts import ATTEMPTS, Outcome, RetryLater, as_oserror, found_ready
+from unio.backends.attempts import ATTEMPTS, JUDGEMENTS, Outcome, RetryLater, as_oserror, found_ready
 from unio.backends.lanes import EmulatedHandle, Lane, Life
+from unio.backends.native import core
+from unio.backends.places import Waiter
 from unio.backends.pool import FilePool
 from unio.backends.queued_port import PENDING, QueuedPort
-from unio.operations import Poll
+from unio.operations import Poll, Recv, Send, Status
+from unio.port import Completion
 
 if TYPE_CHECKING:
+    from unio.backends.native import HotPath
     from unio.operations import Operation, Readiness
 
 ATTEMPTS_MAX = 16
@@ -39,6 +43,12 @@ PAUSE_SECONDS = 0.1
 """How long a lane rests after the system lacked descriptors or memory, unless an event comes first."""
 
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+def make_hot_path(port: EmulatedPort) -> HotPath:
+    """Have C do the plain operations of a port; unio._core is there."""
+    assert core is not None
+    return core.HotPath(port, port._queue, port._table, EmulatedPort.submit, EmulatedPort.wait)
 
 
 class EmulatedPort(QueuedPort):
@@ -67,6 +77,10 @@ class EmulatedPort(QueuedPort):
         else:
             self._try_lane(handle, lane)
 
+    def _run_on(self, handle: EmulatedHandle, lane: Lane, result: int) -> None:
+        """The same, where the first operation was tried already: *result* is what the call returned, or -errno."""
+        self._try_lane(handle, lane, result=result)
+
     def _is_being_done(self, handle: EmulatedHandle, lane: Lane, operation: Operation) -> bool:
         if lane is handle.files:
             return operation._native is not None
@@ -82,10 +96,13 @@ class EmulatedPort(QueuedPort):
             self._resume(handle, handle.outgoing)
         self._resume(handle, handle.readiness)
 
-    def _try_lane(self, handle: EmulatedHandle, lane: Lane, skipping: Operation | None = None) -> bool:
+    def _try_lane(
+        self, handle: EmulatedHandle, lane: Lane, skipping: Operation | None = None, result: int | None = None
+    ) -> bool:
         """Try the lane's operations in order until one would block. The caller has made this thread the owner.
 
-        Returns whether *skipping* has succeeded, in which case it was not queued.
+        *result* is that of the first try, if that was made already. Returns whether *skipping* has succeeded, in which
+        case it was not queued.
         """
         skipped = go_on = False
         owned = True
@@ -94,8 +111,10 @@ class EmulatedPort(QueuedPort):
             for left in reversed(range(ATTEMPTS_MAX)):
                 operation = lane.first
                 assert operation is not None  # only the owner takes out the first one, and it stops after the last
-                lane.ready = False
-                outcome, error, rest = self._try(handle, operation)
+                if result is None:
+                    lane.ready = False
+                outcome, error, rest = self._try(handle, operation, result)
+                result = None
                 with handle.lock:
                     skipped = self._settle(lane, operation, outcome, error, skipping) or skipped
                     lane.resting = rest > 0 and outcome is Outcome.BLOCKED
@@ -137,9 +156,16 @@ class EmulatedPort(QueuedPort):
         self._queue.complete(operation, error)
         return False
 
-    def _try(self, handle: EmulatedHandle, operation: Operation) -> tuple[Outcome, OSError | None, float]:
-        """Try an operation once: how it went, its error, and how many seconds the lane rests unless an event comes."""
+    def _try(  # noqa: PLR0911 - one return for each way in which a try can end
+        self, handle: EmulatedHandle, operation: Operation, result: int | None
+    ) -> tuple[Outcome, OSError | None, float]:
+        """Try an operation once: how it went, its error, and how many seconds the lane rests unless an event comes.
+
+        With *result*, the call was made already, and this is what it returned.
+        """
         try:
+            if result is not None:
+                return JUDGEMENTS[operation.name](handle, operation, result), None, 0.0
             return ATTEMPTS[operation.name](handle, operation), None, 0.0
         except BlockingIOError:
             return Outcome.BLOCKED, None, 0.0
@@ -198,6 +224,10 @@ class EmulatedPort(QueuedPort):
         super().close()
         if was_open:
             self._pool.close()
+
+
+if core is not None:
+    core.learn(Recv, Send, EmulatedHandle, Lane, Waiter, Completion, Status, Life)
 
 
 def _do_on_pool(handle: EmulatedHandle, operation: Operation, sequence: int) -> None:

@@ -22,13 +22,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import select
 from select import EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP
 from typing import TYPE_CHECKING
 
-from unio.backends.emulation import EmulatedPort
+from unio.backends.emulation import EmulatedPort, make_hot_path
 from unio.backends.interrupt import Interrupt
+from unio.backends.native import core
 from unio.backends.processes import exit_status
 from unio.handle import Kind
 
@@ -62,6 +64,16 @@ class EpollPort(EmulatedPort):
 
     backend = "epoll"
 
+    def __init__(self, *, backend: str | None = None, concurrency: int = 0) -> None:
+        super().__init__(backend=backend, concurrency=concurrency)
+        if core is not None:
+            hot_path = make_hot_path(self)
+            self._hot_path = hot_path
+            self._queue.start_gathered = hot_path.start_gathered
+            # The instance's own names, so that a call goes straight into C.
+            self.submit = hot_path.submit  # type: ignore[method-assign]
+            self.wait = hot_path.wait  # type: ignore[method-assign]
+
     def _make_interrupt(self) -> Callable[[], None]:
         self._epoll = select.epoll()
         eventfd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -84,24 +96,24 @@ class EpollPort(EmulatedPort):
             self._epoll.unregister(number)
 
     def _harvest(self, timeout: float | None) -> bool:
+        if self._hot_path is not None:
+            return self._hot_path.harvest(self._epoll.fileno(), -1 if timeout is None else math.ceil(timeout * 1000))
         events = self._epoll.poll(timeout, EVENTS_MAX)
-        table = self._table
         for number, mask in events:
-            handle = table.get(number)
-            if handle is not None:
-                self._notice(
-                    handle,
-                    readable=bool(mask & READABLE),
-                    writable=bool(mask & WRITABLE),
-                    ended=bool(mask & ENDED),
-                )
-            elif number == self._interrupt.reader:
-                self._interrupt.clear()
-            elif number in self._processes:
-                self._process_ended(number)
-            else:
-                self._stray(number)
+            self._event(number, mask)
         return bool(events)
+
+    def _event(self, number: int, mask: int) -> None:
+        handle = self._table.get(number)
+        if handle is not None:
+            readable, writable = bool(mask & READABLE), bool(mask & WRITABLE)
+            self._notice(handle, readable=readable, writable=writable, ended=bool(mask & ENDED))
+        elif number == self._interrupt.reader:
+            self._interrupt.clear()
+        elif number in self._processes:
+            self._process_ended(number)
+        else:
+            self._stray(number)
 
     def _stray(self, number: int) -> None:
         """Deal with an event for a number that nobody has.

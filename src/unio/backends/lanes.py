@@ -8,11 +8,11 @@ import itertools
 import os
 import socket
 import stat
-import threading
 import weakref
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
+from unio.backends.native import make_lock
 from unio.errors import AssociationError, cancelled
 from unio.handle import Handle, HasFileno, Kind
 from unio.operations import Route
@@ -21,6 +21,7 @@ from unio.port import port_closed
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from unio.backends.native import HotPath
     from unio.backends.queued_port import QueuedPort
     from unio.operations import Operation
 
@@ -89,6 +90,7 @@ class EmulatedHandle(Handle):
         "ended",
         "failure",
         "files",
+        "hot_path",
         "identity",
         "incoming",
         "life",
@@ -120,7 +122,7 @@ class EmulatedHandle(Handle):
         self.identity = (status.st_dev, status.st_ino)
         self.port = weakref.ref(port)
         self.queue = port._queue
-        self.lock = threading.Lock()
+        self.lock = make_lock()
         self.incoming = Lane()
         self.outgoing = Lane()
         self.readiness = Lane()
@@ -137,6 +139,7 @@ class EmulatedHandle(Handle):
         self.stream = True
         self.shows_drained = False
         self.misses_writable = False
+        self.hot_path: HotPath | None = None  # what does the plain operations of this handle, if anything does
         if self.kind is Kind.SOCKET:
             sock = given if isinstance(given, socket.socket) else _BorrowedSocket(fileno=number)
             inet = sock.family in (socket.AF_INET, socket.AF_INET6)
@@ -146,6 +149,9 @@ class EmulatedHandle(Handle):
             self.shows_drained = inet and self.stream and port.tells_urgent
             # A local datagram socket blocks on its receiver's queue, and events tell of its own.
             self.misses_writable = not inet and not self.stream
+            # One that has succeeded within submit needs no packet, so that nothing of it can be gathered.
+            if self.stream and isinstance(given, socket.socket) and not skip_on_success:
+                self.hot_path = port._hot_path
 
     def fileno(self) -> int:
         return self.number if self.life in (Life.OPEN, Life.ORPHANED) and self.is_open() else -1
@@ -180,6 +186,7 @@ class EmulatedHandle(Handle):
             raise port_closed()
         if port._unusable is not None:
             raise port._unusable
+        self.queue.start_gathered()
         with self.lock:
             operations = self.in_flight()
         return sum([port._end(operation, cancelled("cancelled by Handle.cancel")) for operation in operations])
@@ -189,6 +196,7 @@ class EmulatedHandle(Handle):
         if port is not None and port._forked:
             self._close_object()  # the parent's handle, its lock and its registration are not this process's business
             return
+        self.queue.start_gathered()
         with self.lock:
             if self.life in (Life.CLOSING, Life.CLOSED):
                 return

@@ -28,6 +28,8 @@ import time
 import weakref
 from typing import TYPE_CHECKING
 
+from unio.backends.native import thread_waits
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -104,6 +106,7 @@ class Waiter:
         if self._process == getpid():
             if (queue := self._queue()) is not None:
                 queue.waiters.pop(id(self), None)
+                queue.start_gathered()
             self.leave()
 
 
@@ -126,7 +129,8 @@ class _Stay:
     def __init__(self, waiter: Waiter) -> None:
         self._waiter = waiter
 
-    def __del__(self) -> None:
+    def __del__(self, tell: Callable[[None], None] = thread_waits) -> None:  # as above, at the program's end
+        tell(None)
         self._waiter.end()
 
 
@@ -149,6 +153,7 @@ def join(queue: CompletionQueue) -> Waiter:
     stay = _Stay(waiter)
     queue.waiters[id(waiter)] = waiter
     here.waiter, here.stay = waiter, stay  # which ends the one before
+    thread_waits(waiter)
     return waiter
 
 

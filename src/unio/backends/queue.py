@@ -43,6 +43,11 @@ QUEUED = Status.QUEUED
 HAND_OVER_SECONDS = 1.0
 """How long a thread whose time is over waits for the one that is just waking it: between two steps of that one."""
 
+
+def nothing_gathered() -> None:
+    """Start nothing: where a port gathers no submissions."""
+
+
 _new_tuple = tuple.__new__  # makes a Completion at a third of the price of calling the class
 
 
@@ -65,6 +70,8 @@ class CompletionQueue:
         """Whether the leader sleeps no longer than until it looks at the running threads again."""
         self.places: list[None] = [None] * concurrency
         """One for each thread that may begin to run."""
+        self.start_gathered: Callable[[], None] = nothing_gathered
+        """Starts what the threads of the port have submitted and is to be started together at their next wait."""
         self.waiters: dict[int, Waiter] = {}
         """The threads that belong to the port, by id."""
         self._interrupt = interrupt

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from unio.backends import joined
 from unio.backends.lanes import EmulatedHandle, Lane, Life, number_of
 from unio.backends.places import WATCH_SECONDS, here, join
-from unio.backends.queue import CompletionQueue
+from unio.backends.queue import CompletionQueue, nothing_gathered
 from unio.errors import NotAssociated, cancelled, timed_out
 from unio.handle import HasFileno, Kind
 from unio.operations import Operation, ProcessExit, Status, Timer, seconds
@@ -35,6 +35,7 @@ from unio.port import LIMIT_DEFAULT, Completion, Port, check_limit, port_closed
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from unio.backends.native import HotPath
     from unio.backends.places import Waiter
     from unio.backends.timers import Deadline
 
@@ -60,6 +61,9 @@ SLEEP_SECONDS_MAX = 86400.0
 class QueuedPort(Port, ABC):
     """A port with a queue of its own. Subclasses add how operations are done, and the kernel."""
 
+    _hot_path: HotPath | None = None
+    """What does plain operations in the place of this, where there is such a thing."""
+
     tells_urgent: ClassVar[bool] = True
     """Whether an event tells that urgent data have come, after which a short receive doesn't show an empty socket."""
 
@@ -72,6 +76,11 @@ class QueuedPort(Port, ABC):
         self._takes = 0
         self._next_sweep = 0.0
         super().__init__(backend=backend, concurrency=concurrency)
+
+    def flush(self) -> None:
+        if self._unusable is not None:
+            raise self._unusable
+        self._queue.start_gathered()
 
     # What a subclass adds
 
@@ -299,6 +308,7 @@ class QueuedPort(Port, ABC):
         if self._unusable is not None:
             raise self._unusable
         self._handle_of(operation)
+        self._queue.start_gathered()
         return self._end(operation, cancelled("cancelled by Port.cancel"))
 
     def _end(self, operation: Operation, verdict: OSError, expiry: Deadline | None = None) -> bool:
@@ -346,6 +356,7 @@ class QueuedPort(Port, ABC):
             waiter = join(self._queue)
         batch: list[Completion] = []
         try:
+            self._queue.start_gathered()
             batch = self._wait(waiter, until, limit)
             return batch
         finally:  # also for what a signal handler raises, such as KeyboardInterrupt
@@ -355,6 +366,7 @@ class QueuedPort(Port, ABC):
 
     @contextlib.contextmanager
     def blocking(self) -> Iterator[None]:
+        self._queue.start_gathered()
         waiter = here.waiter
         left = waiter is not None and waiter.places is self._queue.places and waiter.leave()
         try:
@@ -501,9 +513,13 @@ class QueuedPort(Port, ABC):
             if self._unusable is not None:
                 return
             self._unusable = port_closed()
+        if self._hot_path is not None:
+            self._hot_path.close()
         self._queue.close()
         for handle in list(self._table.values()):
             handle.leave(Life.ORPHANED)
+        self._queue.start_gathered()  # what was gathered on those handles ends with them
+        self._queue.start_gathered = nothing_gathered
         self._table.clear()
         for operation in list(self._detached):
             self._end(operation, cancelled("the port was closed"))

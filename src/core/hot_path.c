@@ -1,0 +1,730 @@
+/* The hot path of submit and wait, for ports that emulate completion over readiness.
+ *
+ * What is plain goes through here: a receive or a send with one buffer, on a stream socket, that nothing stands before.
+ * Everything else is left to the Python that it is a short form of (queued_port.py, emulation.py, attempts.py), also in
+ * the middle: each function here does what its namesake there would do, or hands over to it. So there is one emulation,
+ * and its objects are Python's own: this file reads and writes the slots of their classes, at the offsets that the
+ * classes themselves tell. The rules are those of lanes.py: who changes a lane holds the lock of its handle, and who
+ * tries its first operation owns it.
+ *
+ * What it gains besides: the sends and receives that a thread submits between two waits are gathered, and tried in one
+ * go at the next, and those that an epoll_wait has found are tried in one go as well, all of them without Python's lock.
+ */
+#include "core.h"
+
+#include <errno.h>
+#include <stddef.h>
+#include <structmember.h> /* PyMemberDef, until Python 3.12 */
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+#define EVENTS_MAX 256   /* fetched by one call at most; more of them wait in the kernel for the next */
+#define GATHERED_MAX 256 /* so many are started at once: the first should not wait for a long time */
+#define ARGUMENTS_MAX 8  /* no method has more */
+#define TAKES_MAX 256    /* packets taken before the kernel is asked again; queued_port.py says the same */
+
+/* The classes, and where their instances keep what is used here. */
+
+static PyTypeObject *recv_type, *send_type, *handle_type, *completion_type;
+static PyObject *idle, *pending, *queued, *open_life;
+
+static struct {
+    Py_ssize_t handle, key, transferred, error, status, next, previous, sequence, expiry, verdict, native, views, size;
+    Py_ssize_t lock, life, incoming, outgoing, readiness, running, serial, shows_drained, ended, socket, hot_path;
+    Py_ssize_t active, first, last, ready, resting;
+    Py_ssize_t place, places;
+} at;
+
+#define SLOT(object, name) (*(PyObject **)((char *)(object) + at.name))
+
+static inline void put(PyObject **slot, PyObject *value) { /* takes over the reference to the value */
+    PyObject *old = *slot;
+    *slot = value;
+    Py_XDECREF(old);
+}
+
+static inline void put_ref(PyObject **slot, PyObject *value) {
+    Py_INCREF(value);
+    put(slot, value);
+}
+
+static inline int add_to(PyObject **slot, Py_ssize_t more) {
+    PyObject *sum = PyLong_FromSsize_t(PyLong_AsSsize_t(*slot) + more);
+    if (!sum)
+        return -1;
+    put(slot, sum);
+    return 0;
+}
+
+/* The thread that runs, as one that has waited on a port; its module (places.py) owns it, and tells of each change. */
+static _Thread_local PyObject *here;
+
+/* After a fork the child may use nothing of this: each hot path remembers in which process it was made. */
+static unsigned generation;
+
+static void forked(void) { generation++, here = NULL; }
+
+struct hot_path {
+    PyObject_HEAD
+    PyObject *port; /* a weak reference */
+    PyObject *queue, *packets, *append, *popleft, *places, *seat, *parked, *table;
+    PyObject *slow_submit, *slow_wait;
+    struct gathered *gathered; /* lanes that this path owns, and has still to try */
+    size_t gathered_count;
+    unsigned generation, takes;
+    char closed;
+};
+
+struct gathered {
+    PyObject *handle, *lane;
+};
+
+struct attempt {
+    PyObject *handle, *lane, *operation;
+    const int *number; /* where the socket object keeps its descriptor: -1 once it is closed */
+    char *data;
+    size_t size, done;
+    Py_ssize_t result; /* a count, or -errno */
+    int sends;
+};
+
+static inline int usable(struct hot_path *self) { return !self->closed && self->generation == generation; }
+
+static inline int is_hot(PyObject *operation) {
+    PyTypeObject *type = Py_TYPE(operation);
+    if (type != recv_type && type != send_type && !PyType_IsSubtype(type, recv_type) &&
+        !PyType_IsSubtype(type, send_type))
+        return 0;
+    return PyTuple_GET_SIZE(SLOT(operation, views)) == 1 &&
+           PyMemoryView_GET_BUFFER(PyTuple_GET_ITEM(SLOT(operation, views), 0))->len > 0;
+}
+
+static inline int sends(PyObject *operation) { return PyType_IsSubtype(Py_TYPE(operation), send_type); }
+
+/* The port, or NULL with an exception where it is gone. */
+static PyObject *port_of(struct hot_path *self) {
+#if PY_VERSION_HEX >= 0x030D0000
+    PyObject *port;
+    PyWeakref_GetRef(self->port, &port);
+#else
+    PyObject *port = PyWeakref_GetObject(self->port);
+    port = port == Py_None ? NULL : Py_NewRef(port);
+#endif
+    if (!port && !PyErr_Occurred())
+        PyErr_SetString(PyExc_ReferenceError, "the port is gone");
+    return port;
+}
+
+/* Calls a method of the port and drops the result. */
+static int call_port(struct hot_path *self, const char *method, PyObject *a, PyObject *b, PyObject *c) {
+    PyObject *port = port_of(self);
+    PyObject *result = port ? PyObject_CallMethod(port, method, c ? "OOO" : "OO", a, b, c) : NULL;
+    Py_XDECREF(port);
+    Py_XDECREF(result);
+    return result ? 0 : -1;
+}
+
+static int call(PyObject *object, const char *method) {
+    PyObject *result = PyObject_CallMethod(object, method, NULL);
+    Py_XDECREF(result);
+    return result ? 0 : -1;
+}
+
+/* Trying */
+
+/* Makes an attempt of the first operation of a lane that this thread owns. Returns 0 where that is not for this file. */
+static int prepare(struct attempt *attempt, PyObject *handle, PyObject *lane) {
+    PyObject *operation = SLOT(lane, first);
+    if (SLOT(handle, life) != open_life || operation == Py_None || !is_hot(operation))
+        return 0;
+    Py_buffer *buffer = PyMemoryView_GET_BUFFER(PyTuple_GET_ITEM(SLOT(operation, views), 0));
+    put_ref(&SLOT(lane, ready), Py_False);
+    attempt->handle = Py_NewRef(handle);
+    attempt->lane = Py_NewRef(lane);
+    attempt->operation = Py_NewRef(operation);
+    attempt->number = (const int *)((char *)SLOT(handle, socket) + sizeof(PyObject));
+    attempt->sends = sends(operation);
+    attempt->done = attempt->sends ? (size_t)PyLong_AsSsize_t(SLOT(operation, transferred)) : 0;
+    attempt->data = (char *)buffer->buf + attempt->done;
+    attempt->size = (size_t)buffer->len - attempt->done;
+    return 1;
+}
+
+/* Makes the system calls. The descriptor is looked up right before each, as Python's own sockets do. */
+static void perform(struct attempt *attempts, int count) {
+    for (struct attempt *a = attempts; a < attempts + count; a++) {
+        do {
+            int number = __atomic_load_n(a->number, __ATOMIC_RELAXED);
+            a->result = a->sends ? send(number, a->data, a->size, MSG_DONTWAIT | MSG_NOSIGNAL)
+                                 : recv(number, a->data, a->size, MSG_DONTWAIT);
+        } while (a->result < 0 && errno == EINTR);
+        if (a->result < 0)
+            a->result = -errno;
+    }
+}
+
+/* Queues an operation that has succeeded, as CompletionQueue.complete does. */
+static int complete(struct hot_path *self, PyObject *operation) {
+    PyObject *result;
+    if (SLOT(operation, expiry) != Py_None || self->closed) {
+        result = PyObject_CallMethod(self->queue, "complete", "OO", operation, Py_None);
+    } else {
+        put_ref(&SLOT(operation, error), Py_None);
+        put_ref(&SLOT(operation, native), Py_None);
+        put_ref(&SLOT(operation, status), queued);
+        result = PyObject_CallOneArg(self->append, operation);
+    }
+    Py_XDECREF(result);
+    return result ? 0 : -1;
+}
+
+enum next { OVER, RUN_ON, JUDGE };
+
+/* Acts on the result of an attempt, under the handle's lock. Says what is left to do without it. */
+static enum next settle_locked(struct hot_path *self, struct attempt *a, int *failed) {
+    PyObject *operation = a->operation, *lane = a->lane, *handle = a->handle;
+    int drained = 0, done = a->result >= 0 && (!a->sends || (size_t)a->result == a->size);
+    if (done) {
+        PyObject *transferred = PyLong_FromSsize_t((Py_ssize_t)a->done + a->result);
+        if (!transferred)
+            return JUDGE;
+        put(&SLOT(operation, transferred), transferred);
+        /* attempts.py says why a receive that came up short shows that the socket is empty */
+        drained = !a->sends && a->result > 0 && (size_t)a->result < a->size && SLOT(handle, shows_drained) == Py_True &&
+                  SLOT(handle, ended) != Py_True;
+        if (!drained)
+            put_ref(&SLOT(lane, ready), Py_True);
+        PyObject *following = SLOT(operation, next);
+        if (following == Py_None)
+            put_ref(&SLOT(lane, last), Py_None);
+        else
+            put_ref(&SLOT(following, previous), Py_None);
+        put_ref(&SLOT(lane, first), following);
+        put_ref(&SLOT(operation, next), Py_None);
+        *failed |= complete(self, operation) < 0;
+        if (SLOT(lane, first) != Py_None && SLOT(lane, ready) == Py_True && SLOT(handle, life) == open_life)
+            return RUN_ON;
+    } else if (a->result != -EAGAIN || SLOT(operation, verdict) != Py_None || SLOT(lane, ready) == Py_True) {
+        return JUDGE;
+    }
+    put_ref(&SLOT(lane, active), Py_False);
+    *failed |= add_to(&SLOT(handle, running), -1) < 0;
+    return OVER;
+}
+
+static int settle(struct hot_path *self, struct attempt *a) {
+    int failed = 0;
+    lock_acquire(SLOT(a->handle, lock));
+    enum next next = settle_locked(self, a, &failed);
+    lock_release(SLOT(a->handle, lock));
+    if (next == RUN_ON) {
+        failed |= call_port(self, "_run", a->handle, a->lane, NULL) < 0;
+    } else if (next == JUDGE) {
+        PyObject *result = PyLong_FromSsize_t(a->result);
+        failed |= !result || call_port(self, "_run_on", a->handle, a->lane, result) < 0;
+        Py_XDECREF(result);
+    } else if (SLOT(a->handle, life) != open_life) {
+        failed |= call(a->handle, "release") < 0;
+    }
+    Py_DECREF(a->handle);
+    Py_DECREF(a->lane);
+    Py_DECREF(a->operation);
+    return failed ? -1 : 0;
+}
+
+/* An exception that one step raised, a signal handler's say, must not keep the others from being done. */
+static void keep_first(PyObject **kept) {
+    if (!*kept) {
+        PyObject *type, *traceback;
+        PyErr_Fetch(&type, kept, &traceback);
+        PyErr_NormalizeException(&type, kept, &traceback);
+        if (traceback)
+            PyException_SetTraceback(*kept, traceback);
+        Py_XDECREF(type);
+        Py_XDECREF(traceback);
+    } else {
+        PyErr_WriteUnraisable(NULL);
+    }
+}
+
+static int raise_kept(PyObject *kept) {
+    if (!kept)
+        return 0;
+    PyErr_SetObject((PyObject *)Py_TYPE(kept), kept);
+    Py_DECREF(kept);
+    return -1;
+}
+
+/* Makes a row of attempts and acts on each; then lets parked threads have what came of it, as far as they may run. */
+static void make_attempts(struct hot_path *self, struct attempt *attempts, int count, PyObject **kept) {
+    Py_BEGIN_ALLOW_THREADS
+    perform(attempts, count);
+    Py_END_ALLOW_THREADS
+    for (int i = 0; i < count; i++) {
+        if (settle(self, &attempts[i]) < 0)
+            keep_first(kept);
+    }
+    for (int i = 0; i < count && PyList_GET_SIZE(self->parked) && PyObject_Size(self->packets) > 0; i++) {
+        if (call(self->queue, "wake") < 0)
+            keep_first(kept);
+    }
+}
+
+/* Submitting */
+
+/* Tries what was gathered. Any thread may do it. */
+static int start_gathered(struct hot_path *self) {
+    PyObject *kept = NULL;
+    while (self->gathered_count) {
+        struct attempt attempts[GATHERED_MAX];
+        struct gathered taken[GATHERED_MAX];
+        size_t count = self->gathered_count;
+        int prepared = 0;
+        memcpy(taken, self->gathered, count * sizeof *taken);
+        self->gathered_count = 0;
+        for (size_t i = 0; i < count; i++) {
+            if (prepare(&attempts[prepared], taken[i].handle, taken[i].lane))
+                prepared++;
+            else if (call_port(self, "_run", taken[i].handle, taken[i].lane, NULL) < 0)
+                keep_first(&kept);
+            Py_DECREF(taken[i].handle);
+            Py_DECREF(taken[i].lane);
+        }
+        make_attempts(self, attempts, prepared, &kept);
+    }
+    return raise_kept(kept);
+}
+
+/* Links an operation into its lane, if nothing stands before it. Returns 0 where that is not for this file. */
+static int link_locked(struct hot_path *self, PyObject *operation, PyObject *handle, PyObject *lane) {
+    if (SLOT(operation, status) != idle || SLOT(handle, life) != open_life || SLOT(lane, first) != Py_None ||
+        SLOT(lane, active) != Py_False || SLOT(lane, resting) != Py_False)
+        return 0;
+    PyObject *zero = PyLong_FromLong(0); /* a small number: it is there */
+    put_ref(&SLOT(operation, status), pending);
+    put_ref(&SLOT(operation, verdict), Py_None);
+    put_ref(&SLOT(operation, error), Py_None);
+    put(&SLOT(operation, transferred), zero);
+    add_to(&SLOT(handle, serial), 1);
+    put_ref(&SLOT(operation, sequence), SLOT(handle, serial));
+    put_ref(&SLOT(operation, next), Py_None);
+    put_ref(&SLOT(operation, previous), Py_None);
+    put_ref(&SLOT(lane, first), operation);
+    put_ref(&SLOT(lane, last), operation);
+    if (SLOT(lane, ready) == Py_True) {
+        put_ref(&SLOT(lane, active), Py_True);
+        add_to(&SLOT(handle, running), 1);
+        struct gathered *gathered = &self->gathered[self->gathered_count++];
+        gathered->handle = Py_NewRef(handle);
+        gathered->lane = Py_NewRef(lane);
+    }
+    return 1;
+}
+
+static int submit_hot(struct hot_path *self, PyObject *operation) {
+    if (!usable(self) || !here || SLOT(here, places) != self->places)
+        return 0;
+    if (!PyType_IsSubtype(Py_TYPE(operation), recv_type) && !PyType_IsSubtype(Py_TYPE(operation), send_type))
+        return 0;
+    PyObject *handle = SLOT(operation, handle);
+    if (Py_TYPE(handle) != handle_type || SLOT(handle, hot_path) != (PyObject *)self || !is_hot(operation))
+        return 0;
+    PyObject *lane = sends(operation) ? SLOT(handle, outgoing) : SLOT(handle, incoming);
+    lock_acquire(SLOT(handle, lock));
+    int linked = link_locked(self, operation, handle, lane);
+    lock_release(SLOT(handle, lock));
+    if (linked && self->gathered_count == GATHERED_MAX && start_gathered(self) < 0)
+        return -1;
+    return linked;
+}
+
+/* Calls the Python form of a method, with the arguments of this one. */
+static PyObject *call_slow(struct hot_path *self, PyObject *function, PyObject *const *args, Py_ssize_t count,
+                           PyObject *names) {
+    PyObject *stack[ARGUMENTS_MAX + 1], *result = NULL;
+    Py_ssize_t all = count + (names ? PyTuple_GET_SIZE(names) : 0);
+    if (all > ARGUMENTS_MAX)
+        return PyErr_Format(PyExc_TypeError, "%zd arguments are too many", all);
+    stack[0] = port_of(self);
+    if (stack[0]) {
+        memcpy(stack + 1, args, (size_t)all * sizeof *args);
+        result = PyObject_Vectorcall(function, stack, (size_t)count + 1, names);
+        Py_DECREF(stack[0]);
+    }
+    return result;
+}
+
+static PyObject *hot_path_submit(struct hot_path *self, PyObject *const *args, Py_ssize_t count, PyObject *names) {
+    if (count == 1 && !names) {
+        int done = submit_hot(self, args[0]);
+        if (done < 0)
+            return NULL;
+        if (done)
+            Py_RETURN_FALSE;
+    }
+    return call_slow(self, self->slow_submit, args, count, names);
+}
+
+/* Waiting */
+
+static PyObject *completion_of(PyObject *operation) {
+    PyObject *completion = completion_type->tp_alloc(completion_type, 4);
+    if (!completion)
+        return NULL;
+    PyTuple_SET_ITEM(completion, 0, Py_NewRef(SLOT(operation, key)));
+    PyTuple_SET_ITEM(completion, 1, Py_NewRef(operation));
+    PyTuple_SET_ITEM(completion, 2, Py_NewRef(SLOT(operation, transferred)));
+    PyTuple_SET_ITEM(completion, 3, Py_NewRef(SLOT(operation, error)));
+    put_ref(&SLOT(operation, status), idle); /* last: from here on another thread may submit it again */
+    return completion;
+}
+
+/* Takes packets out of the queue, as CompletionQueue.take does. */
+static PyObject *take(struct hot_path *self, Py_ssize_t limit) {
+    PyObject *batch = PyList_New(0);
+    while (batch && PyList_GET_SIZE(batch) < limit && PyObject_Size(self->packets) > 0) {
+        PyObject *packet = PyObject_CallNoArgs(self->popleft);
+        if (!packet) { /* another thread was quicker */
+            PyErr_Clear();
+            break;
+        }
+        if (Py_TYPE(packet) != completion_type)
+            Py_SETREF(packet, completion_of(packet));
+        if (!packet || PyList_Append(batch, packet) < 0)
+            Py_CLEAR(batch);
+        Py_XDECREF(packet);
+    }
+    return batch;
+}
+
+static int is_plain_timeout(PyObject *timeout) {
+    return timeout == Py_None || (PyFloat_CheckExact(timeout) && PyFloat_AS_DOUBLE(timeout) >= 0);
+}
+
+static PyObject *hot_path_wait(struct hot_path *self, PyObject *const *args, Py_ssize_t count, PyObject *names) {
+    PyObject *timeout = count > 0 ? args[0] : Py_None;
+    Py_ssize_t limit = 64;
+    int hot = !names && count <= 2 && is_plain_timeout(timeout) && usable(self) && here &&
+              SLOT(here, places) == self->places;
+    if (hot && count == 2) {
+        limit = PyLong_CheckExact(args[1]) ? PyLong_AsSsize_t(args[1]) : -1;
+        if (limit < 1) {
+            PyErr_Clear();
+            hot = 0;
+        }
+    }
+    if (!hot)
+        return call_slow(self, self->slow_wait, args, count, names);
+    if (self->gathered_count && start_gathered(self) < 0)
+        return NULL;
+    if (self->takes >= TAKES_MAX || !usable(self) || PyList_GET_SIZE(SLOT(here, place)) == 0 ||
+        PyObject_Size(self->packets) <= 0)
+        return call_slow(self, self->slow_wait, args, count, names);
+    PyObject *batch = take(self, limit);
+    if (!batch)
+        return NULL;
+    if (PyList_GET_SIZE(batch) == 0) {
+        Py_DECREF(batch);
+        return call_slow(self, self->slow_wait, args, count, names);
+    }
+    self->takes += (unsigned)PyList_GET_SIZE(batch);
+    int parked = PyList_GET_SIZE(self->parked) > 0, nobody_leads = PyList_GET_SIZE(self->seat) > 0;
+    if ((parked && nobody_leads) || (PyObject_Size(self->packets) > 0 && (parked || !nobody_leads))) {
+        if (call(self->queue, "pass_on") < 0)
+            Py_CLEAR(batch);
+    }
+    return batch;
+}
+
+/* Makes this thread the owner of a lane that an event was for, as EmulatedHandle.own does. Returns whether it is. */
+static int own(PyObject *handle, PyObject *lane) {
+    put_ref(&SLOT(lane, ready), Py_True);
+    if (SLOT(lane, first) == Py_None)
+        return 0;
+    lock_acquire(SLOT(handle, lock));
+    int owned = SLOT(lane, first) != Py_None && SLOT(lane, ready) == Py_True && SLOT(lane, active) == Py_False &&
+                SLOT(lane, resting) == Py_False && SLOT(handle, life) == open_life;
+    if (owned) {
+        put_ref(&SLOT(lane, active), Py_True);
+        add_to(&SLOT(handle, running), 1);
+    }
+    lock_release(SLOT(handle, lock));
+    return owned;
+}
+
+/* Notes which lanes an event makes worth trying; those that this file can try are prepared. */
+static int notice(struct hot_path *self, struct epoll_event *event, struct attempt *attempts, PyObject **kept) {
+    PyObject *number = PyLong_FromLong(event->data.fd), *handle, *mask;
+    int prepared = 0;
+    handle = number ? PyDict_GetItemWithError(self->table, number) : NULL;
+    if (!handle || Py_TYPE(handle) != handle_type || SLOT(handle, hot_path) != (PyObject *)self) {
+        mask = PyLong_FromUnsignedLong(event->events);
+        if (!number || !mask || call_port(self, "_event", number, mask, NULL) < 0)
+            keep_first(kept);
+        Py_XDECREF(number);
+        Py_XDECREF(mask);
+        return 0;
+    }
+    Py_DECREF(number);
+    Py_INCREF(handle);
+    if (event->events & (EPOLLRDHUP | EPOLLPRI))
+        put_ref(&SLOT(handle, ended), Py_True);
+    int ways[2] = {(event->events & (EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0,
+                   (event->events & (EPOLLOUT | EPOLLHUP | EPOLLERR)) != 0};
+    PyObject *lanes[2] = {SLOT(handle, incoming), SLOT(handle, outgoing)};
+    for (int i = 0; i < 2; i++) {
+        if (!ways[i] || !own(handle, lanes[i]))
+            continue;
+        if (prepare(&attempts[prepared], handle, lanes[i]))
+            prepared++;
+        else if (call_port(self, "_run", handle, lanes[i], NULL) < 0)
+            keep_first(kept);
+    }
+    PyObject *readiness = SLOT(handle, readiness);
+    if (SLOT(readiness, first) == Py_None)
+        put_ref(&SLOT(readiness, ready), Py_True);
+    if (SLOT(readiness, first) != Py_None && call_port(self, "_resume", handle, readiness, NULL) < 0)
+        keep_first(kept);
+    Py_DECREF(handle);
+    return prepared;
+}
+
+/* harvest(epoll, timeout_ms): waits for events and acts on them. Returns whether there were any. */
+static PyObject *hot_path_harvest(struct hot_path *self, PyObject *const *args, Py_ssize_t count) {
+    struct epoll_event events[EVENTS_MAX];
+    struct attempt attempts[2 * EVENTS_MAX];
+    if (count != 2)
+        return PyErr_Format(PyExc_TypeError, "harvest takes 2 arguments");
+    int epoll = (int)PyLong_AsLong(args[0]), timeout_ms = (int)PyLong_AsLong(args[1]), found, prepared = 0;
+    if (PyErr_Occurred())
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    found = epoll_wait(epoll, events, EVENTS_MAX, timeout_ms);
+    Py_END_ALLOW_THREADS
+    self->takes = 0;
+    if (found < 0) {
+        if (errno != EINTR)
+            return PyErr_SetFromErrno(PyExc_OSError);
+        if (PyErr_CheckSignals() < 0)
+            return NULL;
+        found = 0;
+    }
+    PyObject *kept = NULL;
+    for (int i = 0; i < found; i++)
+        prepared += notice(self, &events[i], &attempts[prepared], &kept);
+    make_attempts(self, attempts, prepared, &kept);
+    if (raise_kept(kept) < 0)
+        return NULL;
+    return PyBool_FromLong(found);
+}
+
+static PyObject *hot_path_start_gathered(struct hot_path *self, PyObject *ignored) {
+    (void)ignored;
+    if (self->generation == generation && start_gathered(self) < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *hot_path_close(struct hot_path *self, PyObject *ignored) {
+    (void)ignored;
+    self->closed = 1;
+    Py_RETURN_NONE;
+}
+
+/* The type */
+
+/* HotPath(port, queue, table, slow_submit, slow_wait) */
+static PyObject *hot_path_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
+    (void)keywords;
+    PyObject *port, *queue, *table, *slow_submit, *slow_wait;
+    if (!PyArg_ParseTuple(args, "OOO!OO", &port, &queue, &PyDict_Type, &table, &slow_submit, &slow_wait))
+        return NULL;
+    struct hot_path *self = (struct hot_path *)type->tp_alloc(type, 0);
+    if (!self)
+        return NULL;
+    self->generation = generation;
+    self->port = PyWeakref_NewRef(port, NULL);
+    self->queue = Py_NewRef(queue);
+    self->table = Py_NewRef(table);
+    self->slow_submit = Py_NewRef(slow_submit);
+    self->slow_wait = Py_NewRef(slow_wait);
+    self->packets = PyObject_GetAttrString(queue, "packets");
+    self->append = self->packets ? PyObject_GetAttrString(self->packets, "append") : NULL;
+    self->popleft = self->packets ? PyObject_GetAttrString(self->packets, "popleft") : NULL;
+    self->places = PyObject_GetAttrString(queue, "places");
+    self->seat = PyObject_GetAttrString(queue, "seat");
+    self->parked = PyObject_GetAttrString(queue, "_parked");
+    self->gathered = PyMem_Calloc(GATHERED_MAX, sizeof *self->gathered);
+    if (!self->port || !self->append || !self->popleft || !self->places || !self->seat || !self->parked ||
+        !self->gathered) {
+        if (!PyErr_Occurred())
+            PyErr_NoMemory();
+        Py_CLEAR(self);
+    }
+    return (PyObject *)self;
+}
+
+static int hot_path_traverse(struct hot_path *self, visitproc visit, void *arg) {
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->port);
+    Py_VISIT(self->queue);
+    Py_VISIT(self->packets);
+    Py_VISIT(self->append);
+    Py_VISIT(self->popleft);
+    Py_VISIT(self->table);
+    for (size_t i = 0; i < self->gathered_count; i++) {
+        Py_VISIT(self->gathered[i].handle);
+        Py_VISIT(self->gathered[i].lane);
+    }
+    return 0;
+}
+
+static int hot_path_clear(struct hot_path *self) {
+    Py_CLEAR(self->port);
+    Py_CLEAR(self->queue);
+    Py_CLEAR(self->packets);
+    Py_CLEAR(self->append);
+    Py_CLEAR(self->popleft);
+    Py_CLEAR(self->table);
+    Py_CLEAR(self->places);
+    Py_CLEAR(self->seat);
+    Py_CLEAR(self->parked);
+    Py_CLEAR(self->slow_submit);
+    Py_CLEAR(self->slow_wait);
+    while (self->gathered_count) {
+        self->gathered_count--;
+        Py_CLEAR(self->gathered[self->gathered_count].handle);
+        Py_CLEAR(self->gathered[self->gathered_count].lane);
+    }
+    return 0;
+}
+
+static void hot_path_dealloc(struct hot_path *self) {
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    hot_path_clear(self);
+    PyMem_Free(self->gathered);
+    type->tp_free((PyObject *)self);
+    Py_DECREF(type);
+}
+
+#define FAST(function) (PyCFunction)(void (*)(void))(function)
+
+static PyMethodDef hot_path_methods[] = {
+    {"submit", FAST(hot_path_submit), METH_FASTCALL | METH_KEYWORDS, NULL},
+    {"wait", FAST(hot_path_wait), METH_FASTCALL | METH_KEYWORDS, NULL},
+    {"harvest", FAST(hot_path_harvest), METH_FASTCALL, NULL},
+    {"start_gathered", FAST(hot_path_start_gathered), METH_NOARGS, NULL},
+    {"close", FAST(hot_path_close), METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot hot_path_slots[] = {
+    {Py_tp_new, hot_path_new},           {Py_tp_dealloc, hot_path_dealloc}, {Py_tp_traverse, hot_path_traverse},
+    {Py_tp_clear, hot_path_clear},       {Py_tp_methods, hot_path_methods}, {0, NULL},
+};
+
+PyType_Spec hot_path_spec = {.name = "unio._core.HotPath",
+                             .basicsize = sizeof(struct hot_path),
+                             .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+                             .slots = hot_path_slots};
+
+/* Learning where the classes keep things */
+
+static int find(PyObject *class, const char *name, Py_ssize_t *offset) {
+    PyObject *found = PyObject_GetAttrString(class, name);
+    if (!found)
+        return -1;
+    int fits = Py_TYPE(found) == &PyMemberDescr_Type;
+    if (fits)
+        *offset = ((PyMemberDescrObject *)found)->d_member->offset;
+    else
+        PyErr_Format(PyExc_TypeError, "%R has no slot %s", class, name);
+    Py_DECREF(found);
+    return fits ? 0 : -1;
+}
+
+/* learn(Recv, Send, EmulatedHandle, Lane, Waiter, Completion, Status, Life): tells this file the classes of the rest. */
+static PyObject *learn(PyObject *module, PyObject *args) {
+    (void)module;
+    PyObject *recv_class, *send_class, *handle_class, *lane_class, *waiter_class, *completion_class, *status, *life;
+    if (!PyArg_ParseTuple(args, "OOOOOOOO", &recv_class, &send_class, &handle_class, &lane_class, &waiter_class,
+                          &completion_class, &status, &life))
+        return NULL;
+    const struct {
+        PyObject *class;
+        const char *name;
+        Py_ssize_t *offset;
+    } wanted[] = {
+        {recv_class, "handle", &at.handle},
+        {recv_class, "key", &at.key},
+        {recv_class, "transferred", &at.transferred},
+        {recv_class, "error", &at.error},
+        {recv_class, "_status", &at.status},
+        {recv_class, "_next", &at.next},
+        {recv_class, "_previous", &at.previous},
+        {recv_class, "_sequence", &at.sequence},
+        {recv_class, "_expiry", &at.expiry},
+        {recv_class, "_verdict", &at.verdict},
+        {recv_class, "_native", &at.native},
+        {recv_class, "_views", &at.views},
+        {recv_class, "_size", &at.size},
+        {handle_class, "lock", &at.lock},
+        {handle_class, "life", &at.life},
+        {handle_class, "incoming", &at.incoming},
+        {handle_class, "outgoing", &at.outgoing},
+        {handle_class, "readiness", &at.readiness},
+        {handle_class, "running", &at.running},
+        {handle_class, "sequence", &at.serial},
+        {handle_class, "shows_drained", &at.shows_drained},
+        {handle_class, "ended", &at.ended},
+        {handle_class, "socket", &at.socket},
+        {handle_class, "hot_path", &at.hot_path},
+        {lane_class, "active", &at.active},
+        {lane_class, "first", &at.first},
+        {lane_class, "last", &at.last},
+        {lane_class, "ready", &at.ready},
+        {lane_class, "resting", &at.resting},
+        {waiter_class, "place", &at.place},
+        {waiter_class, "places", &at.places},
+    };
+    for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++) {
+        if (find(wanted[i].class, wanted[i].name, wanted[i].offset) < 0)
+            return NULL;
+    }
+    recv_type = (PyTypeObject *)Py_NewRef(recv_class);
+    send_type = (PyTypeObject *)Py_NewRef(send_class);
+    handle_type = (PyTypeObject *)Py_NewRef(handle_class);
+    completion_type = (PyTypeObject *)Py_NewRef(completion_class);
+    idle = PyObject_GetAttrString(status, "IDLE");
+    pending = PyObject_GetAttrString(status, "PENDING");
+    queued = PyObject_GetAttrString(status, "QUEUED");
+    open_life = PyObject_GetAttrString(life, "OPEN");
+    if (!idle || !pending || !queued || !open_life)
+        return NULL;
+    pthread_atfork(NULL, NULL, forked);
+    Py_RETURN_NONE;
+}
+
+/* keeps_number(socket): whether the descriptor of a socket object is where this file looks for it. */
+static PyObject *keeps_number(PyObject *module, PyObject *socket) {
+    (void)module;
+    int number = PyObject_AsFileDescriptor(socket);
+    if (number < 0)
+        return NULL;
+    return PyBool_FromLong(*(const int *)((char *)socket + sizeof(PyObject)) == number);
+}
+
+/* thread_waits(waiter): notes the calling thread's waiter, which its caller keeps alive until it notes another. */
+static PyObject *thread_waits(PyObject *module, PyObject *waiter) {
+    (void)module;
+    here = waiter == Py_None ? NULL : waiter;
+    Py_RETURN_NONE;
+}
+
+PyMethodDef hot_path_functions[] = {
+    {"learn", learn, METH_VARARGS, NULL},
+    {"keeps_number", keeps_number, METH_O, NULL},
+    {"thread_waits", thread_waits, METH_O, NULL},
+    {NULL, NULL, 0, NULL},
+};

@@ -1,0 +1,35 @@
+"""The C part of unio, where there is one.
+
+``unio._core`` is compiled at installation, where there is a compiler. Without it everything works, in Python alone: the
+Python form stays for those who have no compiler, and for other systems and interpreters.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+try:
+    from unio import _core
+except ImportError:
+    _core = None  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from unio._core import HotPath as HotPath  # noqa: PLC0414 - so that it counts as this module's
+    from unio.backends.places import Waiter
+
+core = _core
+"""The module, or None."""
+
+
+def make_lock() -> AbstractContextManager[Any]:
+    """Make a lock that is held for moments only."""
+    return threading.Lock() if core is None else core.Lock()
+
+
+def thread_waits(waiter: Waiter | None) -> None:
+    """Let the C part know what the calling thread is as one that waits; the caller keeps it alive."""
+    if core is not None:
+        core.thread_waits(waiter)
