@@ -11,6 +11,7 @@ mpl.rcParams["svg.hashsalt"] = "unio"  # the same figures make the same file
 mpl.rcParams["svg.fonttype"] = "none"  # text stays text: smaller, and can be searched
 mpl.rcParams["font.size"] = 8
 import matplotlib.pyplot as plt  # noqa: E402 - after the choice of what draws
+from matplotlib.patches import Patch  # noqa: E402
 from tables import REFERENCES, RowFigures, Spread, figure, per_exchange, processor_time  # noqa: E402
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 OURS, OTHERS, LIMITS = "#c8553d", "#8a9ba8", "#d9c9a3"
 COLOURS = {"unio": OURS, "peer": OTHERS, "limit": LIMITS}
+LEGEND = {"unio": "unio", "peer": "a peer", "limit": "a limit: a program with nothing around it"}
 NOTHING = Spread(0.0, 0.0, 0.0)
 
 
@@ -29,10 +31,10 @@ def save(figure_: Any, path: Path) -> None:
 def of_rates(rows: list[RowFigures], path: Path) -> None:
     """Bars of the rates, with quartiles: a panel for each row, the contestants in the same order in all."""
     names = {entry["contestant"]: entry["kind"] for row in rows for entry in row.entries.values()}
-    order = sorted(names, key=lambda name: -max(_rate(row, name).middle for row in rows))
+    order = sorted(names, key=lambda name: -sum(_rate(row, name).middle for row in rows))
     across = min(4, len(rows))
     down = -(-len(rows) // across)
-    size = (2.2 + 2.2 * across, down * (0.9 + 0.19 * len(order)))
+    size = (max(7.0, 2.2 + 2.2 * across), down * (0.9 + 0.19 * len(order)))
     picture, axes = plt.subplots(down, across, figsize=size, sharey=True, squeeze=False, layout="constrained")
     for row, panel in zip(rows, axes.flat, strict=False):
         spreads = [_rate(row, name) for name in order]
@@ -44,6 +46,11 @@ def of_rates(rows: list[RowFigures], path: Path) -> None:
     for panel in axes.flat[len(rows) :]:
         panel.set_visible(False)
     axes.flat[0].invert_yaxis()
+    picture.legend(
+        handles=[Patch(color=colour, label=LEGEND[kind]) for kind, colour in COLOURS.items()],
+        loc="outside upper right",
+        ncols=3,
+    )
     picture.supxlabel(f"rate, x {rows[0].baseline}")
     save(picture, path)
 
@@ -65,6 +72,7 @@ def of_latency(row: RowFigures, path: Path) -> None:
         panel.plot(times, names, mark, color=colour, label=f"{part} take at most", ms=4)
     panel.set_xscale("log", base=2)
     panel.set_xlim(0.25, 16)
+    panel.xaxis.set_major_formatter("{x:g}")
     panel.axvline(1, color="black", lw=0.8)
     panel.invert_yaxis()
     panel.grid(axis="y", lw=0.3)

@@ -61,7 +61,7 @@ def measure(rows: list[Row], processors: machine.Processors, options: argparse.N
     count, seconds = QUICK if options.quick else FULL
     results: dict[str, Any] = {"versions": machine.versions(), "rounds": count, "seconds": seconds, "rows": []}
     options.output.mkdir(parents=True, exist_ok=True)
-    columns = (TextColumn("{task.description:58}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description:45}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     watch = machine.Watch(processors)
     # It is drawn between the rounds only: a thread that does it would disturb them.
     with Progress(*columns, console=console, auto_refresh=False) as progress, tempfile.TemporaryDirectory() as binaries:
