@@ -26,7 +26,7 @@ COMPILER = ["cc", "-O2", "-std=gnu11", "-Wall", "-Wextra", "-Werror"]
 LIBRARIES = ["uvloop", "rloop", "blazio", "zloop", "trio", "gevent", "cffi"]
 
 
-SLOW = 1.25
+SLOW = 1.4
 """The fixed piece of work is disturbed when it takes so many times as long as the quickest quarter of the last ones."""
 RECENT = 100
 
