@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import resource
@@ -16,8 +17,12 @@ from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import unio
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+HERE = Path(__file__).parent
 
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -158,14 +163,23 @@ def versions() -> dict[str, str]:
         (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "name" in line),
         platform.machine(),
     )
-    compiler = subprocess.run([COMPILER[0], "--version"], capture_output=True, text=True, check=True).stdout
     found = {
         "processor": f"{processor}, {len(os.sched_getaffinity(0))} to use",
         "kernel": f"{platform.system()} {platform.release()}",
-        "compiler": compiler.splitlines()[0],
+        "compiler": _said(COMPILER[0], "--version"),
         "Python": f"{platform.python_implementation()} {platform.python_version()}, {sys.version.split('[')[-1][:-1]}",
     }
-    for name in ("unio", *LIBRARIES):
+    revision = _said("git", "-C", str(HERE), "describe", "--always", "--dirty")
+    core = "with" if importlib.util.find_spec("unio._core") else "without"
+    found["unio"] = f"{unio.__version__} ({revision or 'no checkout'}), {core} its part in C"
+    for name in LIBRARIES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return found
+
+
+def _said(*command: str) -> str:
+    """The first line that a command prints; empty if there is no such command, or it fails."""
+    with contextlib.suppress(FileNotFoundError):
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.partition("\n")[0]
+    return ""
