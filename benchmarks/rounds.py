@@ -17,7 +17,7 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-import machine
+import host
 from contestants import HERE
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Failed(Exception):
 class Plan:
     """How it is measured."""
 
-    watch: machine.Watch
+    watch: host.Watch
     binaries: Path
     """The folder that C programs are compiled into."""
     rounds: int
@@ -59,7 +59,7 @@ class Round:
     disturbed: bool
     probes_ns: list[int]
     elsewhere_seconds: float
-    """What :class:`machine.Watch` has found; the probes of both processors, before the round and after it."""
+    """What :class:`host.Watch` has found; the probes of both processors, before the round and after it."""
     load_busy: float = 0.0
     """The load's own processor time, as a share of the round's."""
     p50_ns: int = 0
@@ -83,14 +83,14 @@ class Runner:
         contestant, exchange = self.entry.contestant, self.entry.exchange
         source = HERE / contestant.program
         interpreted = [sys.executable, str(source)]
-        program = [str(machine.compiled(source, self.plan.binaries))] if source.suffix == ".c" else interpreted
+        program = [str(host.compiled(source, self.plan.binaries))] if source.suffix == ".c" else interpreted
         environment = {**os.environ, **({"UNIO_BACKEND": contestant.backend} if contestant.backend else {})}
         where = self.plan.watch.processors if exchange is None else self.plan.watch.processors[:1]
         self._server = self._driver = self._begin([*program, *self.entry.arguments], where, environment)
         if exchange is not None:
             number = self._line(self._server).strip()
-            self._memory_before = machine.resident_bytes(self._server.pid)
-            load = str(machine.compiled(HERE / "load.c", self.plan.binaries))
+            self._memory_before = host.resident_bytes(self._server.pid)
+            load = str(host.compiled(HERE / "load.c", self.plan.binaries))
             sizes = (exchange.connections, exchange.request, exchange.response, exchange.idle)
             mode = ["connect"] if exchange.connect else []
             self._driver = self._begin([load, number, *map(str, sizes), *mode], self.plan.watch.processors[1:])
@@ -100,7 +100,7 @@ class Runner:
     def _begin(
         self, command: list[str], where: tuple[int, ...], environment: dict[str, str] | None = None
     ) -> subprocess.Popen[str]:
-        with machine.pinned(*where):
+        with host.pinned(*where):
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
@@ -109,7 +109,7 @@ class Runner:
                 bufsize=1,
                 env=environment,
                 process_group=0,  # Ctrl-C is for the one who ends them
-                preexec_fn=machine.end_with_parent,  # noqa: PLW1509 - there is one thread here
+                preexec_fn=host.end_with_parent,  # noqa: PLW1509 - there is one thread here
             )
         self._processes.append(process)
         return process
@@ -119,7 +119,7 @@ class Runner:
         self._ask(f"check {self.plan.seconds}")
         exchange = self.entry.exchange
         if exchange is not None and exchange.idle:
-            grown = machine.resident_bytes(self._server.pid) - self._memory_before
+            grown = host.resident_bytes(self._server.pid) - self._memory_before
             self.bytes_per_connection = grown / (exchange.idle + exchange.connections) - self.entry.buffer_bytes
 
     def run(self) -> None:
@@ -133,9 +133,9 @@ class Runner:
 
     def _round(self) -> Round:
         self.plan.watch.begin()
-        user, system = machine.process_seconds(self._server.pid)
+        user, system = host.process_seconds(self._server.pid)
         said = json.loads(self._ask(f"run {self.plan.seconds}"))
-        user_after, system_after = machine.process_seconds(self._server.pid)
+        user_after, system_after = host.process_seconds(self._server.pid)
         user, system = user_after - user, system_after - system
         own = user + system + said.get("load_busy", 0.0) * self.plan.seconds
         watched = self.plan.watch.end(own, self.plan.seconds)
@@ -176,7 +176,7 @@ def run_row(row: Row, plan: Plan, progress: Callable[[str], None]) -> dict[str, 
     absent = {entry.label: problem for entry in row.entries if (problem := entry.contestant.problem())}
     runners: list[Runner] = []
     with contextlib.ExitStack() as stack:
-        stack.enter_context(machine.many_descriptors())
+        stack.enter_context(host.many_descriptors())
         for entry in row.entries:
             progress(f"starting {entry.label}")
             if entry.label not in absent:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import contestants
-import machine
+import host
 import report
 import rounds
 from rich.console import Console
@@ -56,13 +56,13 @@ def chosen(options: argparse.Namespace) -> list[Row]:
     return found
 
 
-def measure(rows: list[Row], processors: machine.Processors, options: argparse.Namespace, console: Console) -> None:
+def measure(rows: list[Row], processors: host.Processors, options: argparse.Namespace, console: Console) -> None:
     """Run the rows; what is finished is written after each."""
     count, seconds = QUICK if options.quick else FULL
-    results: dict[str, Any] = {"versions": machine.versions(), "rounds": count, "seconds": seconds, "rows": []}
+    results: dict[str, Any] = {"versions": host.versions(), "rounds": count, "seconds": seconds, "rows": []}
     options.output.mkdir(parents=True, exist_ok=True)
     columns = (TextColumn("{task.description:45}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    watch = machine.Watch(processors)
+    watch = host.Watch(processors)
     # It is drawn between the rounds only: a thread that does it would disturb them.
     with Progress(*columns, console=console, auto_refresh=False) as progress, tempfile.TemporaryDirectory() as binaries:
         task = progress.add_task("", total=sum((count + 1) * len(row.entries) for row in rows))
@@ -80,7 +80,7 @@ def measure(rows: list[Row], processors: machine.Processors, options: argparse.N
 def main() -> int:
     options = parse()
     console = Console()
-    processors = machine.processors()
+    processors = host.processors()
     if processors is None:
         console.print("two processors are needed: one for the server, one for the load")
         return 1
