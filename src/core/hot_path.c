@@ -17,19 +17,22 @@
 #include <structmember.h> /* PyMemberDef, until Python 3.12 */
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <time.h>
 
 #define EVENTS_MAX 256   /* fetched by one call at most; more of them wait in the kernel for the next */
 #define GATHERED_MAX 256 /* so many are started at once: the first should not wait for a long time */
+#define SWEEP_MS 50      /* how soon Python is let look for handles that were closed behind the port's back */
 #define ARGUMENTS_MAX 8  /* no method has more */
 #define TAKES_MAX 256    /* packets taken before the kernel is asked again; queued_port.py says the same */
 
 /* The classes, and where their instances keep what is used here. */
 
 static PyTypeObject *recv_type, *send_type, *handle_type, *completion_type;
-static PyObject *idle, *pending, *queued, *open_life;
+static PyObject *idle, *pending, *queued, *open_life, *slow_set_buffer;
 
 static struct {
-    Py_ssize_t handle, key, transferred, error, status, next, previous, sequence, expiry, verdict, native, views, size;
+    Py_ssize_t handle, key, transferred, error, status, next, previous, sequence, expiry, verdict, native;
+    Py_ssize_t views, size, buffer;
     Py_ssize_t lock, life, incoming, outgoing, readiness, running, serial, shows_drained, ended, socket, hot_path;
     Py_ssize_t active, first, last, ready, resting;
     Py_ssize_t place, places;
@@ -67,11 +70,13 @@ static void forked(void) { generation++, here = NULL; }
 struct hot_path {
     PyObject_HEAD
     PyObject *port; /* a weak reference */
-    PyObject *queue, *packets, *append, *popleft, *places, *seat, *parked, *table;
+    PyObject *queue, *packets, *append, *popleft, *places, *seat, *parked, *table, *backlog, *timers;
     PyObject *slow_submit, *slow_wait;
+    double slow_turn; /* when Python led last, which looks after what is seldom */
     struct gathered *gathered; /* lanes that this path owns, and has still to try */
     size_t gathered_count;
     unsigned generation, takes;
+    int epoll; /* the one that Python has passed last; it does so before this leads by itself */
     char closed;
 };
 
@@ -95,8 +100,9 @@ static inline int is_hot(PyObject *operation) {
     if (type != recv_type && type != send_type && !PyType_IsSubtype(type, recv_type) &&
         !PyType_IsSubtype(type, send_type))
         return 0;
-    return PyTuple_GET_SIZE(SLOT(operation, views)) == 1 &&
-           PyMemoryView_GET_BUFFER(PyTuple_GET_ITEM(SLOT(operation, views), 0))->len > 0;
+    PyObject *views = SLOT(operation, views); /* absent where a subclass has not called its base's __init__ */
+    return views && SLOT(operation, key) && PyTuple_GET_SIZE(views) == 1 &&
+           PyMemoryView_GET_BUFFER(PyTuple_GET_ITEM(views, 0))->len > 0;
 }
 
 static inline int sends(PyObject *operation) { return PyType_IsSubtype(Py_TYPE(operation), send_type); }
@@ -118,7 +124,7 @@ static PyObject *port_of(struct hot_path *self) {
 /* Calls a method of the port and drops the result. */
 static int call_port(struct hot_path *self, const char *method, PyObject *a, PyObject *b, PyObject *c) {
     PyObject *port = port_of(self);
-    PyObject *result = port ? PyObject_CallMethod(port, method, c ? "OOO" : "OO", a, b, c) : NULL;
+    PyObject *result = port ? PyObject_CallMethod(port, method, c ? "OOO" : b ? "OO" : NULL, a, b, c) : NULL;
     Py_XDECREF(port);
     Py_XDECREF(result);
     return result ? 0 : -1;
@@ -327,7 +333,7 @@ static int submit_hot(struct hot_path *self, PyObject *operation) {
     if (!PyType_IsSubtype(Py_TYPE(operation), recv_type) && !PyType_IsSubtype(Py_TYPE(operation), send_type))
         return 0;
     PyObject *handle = SLOT(operation, handle);
-    if (Py_TYPE(handle) != handle_type || SLOT(handle, hot_path) != (PyObject *)self || !is_hot(operation))
+    if (!handle || Py_TYPE(handle) != handle_type || SLOT(handle, hot_path) != (PyObject *)self || !is_hot(operation))
         return 0;
     PyObject *lane = sends(operation) ? SLOT(handle, outgoing) : SLOT(handle, incoming);
     lock_acquire(SLOT(handle, lock));
@@ -371,7 +377,8 @@ static PyObject *completion_of(PyObject *operation) {
     PyObject *completion = completion_type->tp_alloc(completion_type, 4);
     if (!completion)
         return NULL;
-    PyTuple_SET_ITEM(completion, 0, Py_NewRef(SLOT(operation, key)));
+    PyObject *key = SLOT(operation, key); /* a program may have deleted it */
+    PyTuple_SET_ITEM(completion, 0, Py_NewRef(key ? key : Py_None));
     PyTuple_SET_ITEM(completion, 1, Py_NewRef(operation));
     PyTuple_SET_ITEM(completion, 2, Py_NewRef(SLOT(operation, transferred)));
     PyTuple_SET_ITEM(completion, 3, Py_NewRef(SLOT(operation, error)));
@@ -397,6 +404,51 @@ static PyObject *take(struct hot_path *self, Py_ssize_t limit) {
     return batch;
 }
 
+static PyObject *harvest(struct hot_path *self, int epoll, int timeout_ms);
+
+static double monotonic(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+}
+
+/* Whether there is nothing to see to but events: no deadline, no leftovers, and nobody who leads or is parked. */
+static int may_lead(struct hot_path *self) {
+    PyObject *heap = PyObject_GetAttrString(self->timers, "_heap");
+    int none = heap && PyList_GET_SIZE(heap) == 0;
+    PyErr_Clear();
+    Py_XDECREF(heap);
+    return none && PyList_GET_SIZE(self->seat) && !PyList_GET_SIZE(self->parked) &&
+           PyObject_Size(self->backlog) == 0 && monotonic() < self->slow_turn + SWEEP_MS * 1e-3;
+}
+
+static int move_item(PyObject *from, PyObject *to) {
+    Py_ssize_t size = PyList_GET_SIZE(from);
+    return size && !PyList_SetSlice(from, size - 1, size, NULL) && !PyList_Append(to, Py_None);
+}
+
+/* One turn of a thread that waits alone, as QueuedPort._lead makes it where may_lead holds. */
+static int lead(struct hot_path *self, PyObject *place) {
+    if (!PyList_GET_SIZE(self->seat) || PyList_SetSlice(self->seat, 0, 1, NULL) < 0)
+        return 0;
+    move_item(place, self->places);
+    PyObject *found = NULL;
+    /* From here on whoever queues a packet interrupts; so look at the queue after this. */
+    if (PyObject_SetAttrString(self->queue, "sleeping", Py_True) == 0) {
+        int quiet = PyObject_Size(self->packets) == 0 && usable(self);
+        found = harvest(self, self->epoll, quiet ? SWEEP_MS : 0);
+    }
+    PyObject *kept = NULL;
+    if (!found)
+        keep_first(&kept);
+    Py_XDECREF(found);
+    if (PyObject_SetAttrString(self->queue, "sleeping", Py_False) < 0 || PyList_Append(self->seat, Py_None) < 0 ||
+        (self->closed && call_port(self, "_close_kernel_once", NULL, NULL, NULL) < 0))
+        keep_first(&kept);
+    move_item(self->places, place);
+    return raise_kept(kept);
+}
+
 static int is_plain_timeout(PyObject *timeout) {
     return timeout == Py_None || (PyFloat_CheckExact(timeout) && PyFloat_AS_DOUBLE(timeout) >= 0);
 }
@@ -415,11 +467,16 @@ static PyObject *hot_path_wait(struct hot_path *self, PyObject *const *args, Py_
     }
     if (!hot)
         return call_slow(self, self->slow_wait, args, count, names);
+    PyObject *place = SLOT(here, place);
     if (self->gathered_count && start_gathered(self) < 0)
         return NULL;
-    if (self->takes >= TAKES_MAX || !usable(self) || PyList_GET_SIZE(SLOT(here, place)) == 0 ||
-        PyObject_Size(self->packets) <= 0)
+    if (timeout == Py_None && PyObject_Size(self->packets) == 0 && may_lead(self) && lead(self, place) < 0)
+        return NULL;
+    if (self->takes >= TAKES_MAX || !usable(self) || PyList_GET_SIZE(place) == 0 ||
+        PyObject_Size(self->packets) <= 0) {
+        self->slow_turn = monotonic();
         return call_slow(self, self->slow_wait, args, count, names);
+    }
     PyObject *batch = take(self, limit);
     if (!batch)
         return NULL;
@@ -489,15 +546,11 @@ static int notice(struct hot_path *self, struct epoll_event *event, struct attem
     return prepared;
 }
 
-/* harvest(epoll, timeout_ms): waits for events and acts on them. Returns whether there were any. */
-static PyObject *hot_path_harvest(struct hot_path *self, PyObject *const *args, Py_ssize_t count) {
+/* Waits for events and acts on them. Returns whether there were any. */
+static PyObject *harvest(struct hot_path *self, int epoll, int timeout_ms) {
     struct epoll_event events[EVENTS_MAX];
     struct attempt attempts[2 * EVENTS_MAX];
-    if (count != 2)
-        return PyErr_Format(PyExc_TypeError, "harvest takes 2 arguments");
-    int epoll = (int)PyLong_AsLong(args[0]), timeout_ms = (int)PyLong_AsLong(args[1]), found, prepared = 0;
-    if (PyErr_Occurred())
-        return NULL;
+    int found, prepared = 0;
     Py_BEGIN_ALLOW_THREADS
     found = epoll_wait(epoll, events, EVENTS_MAX, timeout_ms);
     Py_END_ALLOW_THREADS
@@ -518,6 +571,16 @@ static PyObject *hot_path_harvest(struct hot_path *self, PyObject *const *args, 
     return PyBool_FromLong(found);
 }
 
+static PyObject *hot_path_harvest(struct hot_path *self, PyObject *const *args, Py_ssize_t count) {
+    if (count != 2)
+        return PyErr_Format(PyExc_TypeError, "harvest takes 2 arguments");
+    int epoll = (int)PyLong_AsLong(args[0]), timeout_ms = (int)PyLong_AsLong(args[1]);
+    if (PyErr_Occurred())
+        return NULL;
+    self->epoll = epoll;
+    return harvest(self, epoll, timeout_ms);
+}
+
 static PyObject *hot_path_start_gathered(struct hot_path *self, PyObject *ignored) {
     (void)ignored;
     if (self->generation == generation && start_gathered(self) < 0)
@@ -533,11 +596,11 @@ static PyObject *hot_path_close(struct hot_path *self, PyObject *ignored) {
 
 /* The type */
 
-/* HotPath(port, queue, table, slow_submit, slow_wait) */
+/* HotPath(port, queue, table, backlog, slow_submit, slow_wait) */
 static PyObject *hot_path_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
     (void)keywords;
-    PyObject *port, *queue, *table, *slow_submit, *slow_wait;
-    if (!PyArg_ParseTuple(args, "OOO!OO", &port, &queue, &PyDict_Type, &table, &slow_submit, &slow_wait))
+    PyObject *port, *queue, *table, *backlog, *slow_submit, *slow_wait;
+    if (!PyArg_ParseTuple(args, "OOO!OOO", &port, &queue, &PyDict_Type, &table, &backlog, &slow_submit, &slow_wait))
         return NULL;
     struct hot_path *self = (struct hot_path *)type->tp_alloc(type, 0);
     if (!self)
@@ -546,16 +609,18 @@ static PyObject *hot_path_new(PyTypeObject *type, PyObject *args, PyObject *keyw
     self->port = PyWeakref_NewRef(port, NULL);
     self->queue = Py_NewRef(queue);
     self->table = Py_NewRef(table);
+    self->backlog = Py_NewRef(backlog);
     self->slow_submit = Py_NewRef(slow_submit);
     self->slow_wait = Py_NewRef(slow_wait);
     self->packets = PyObject_GetAttrString(queue, "packets");
     self->append = self->packets ? PyObject_GetAttrString(self->packets, "append") : NULL;
     self->popleft = self->packets ? PyObject_GetAttrString(self->packets, "popleft") : NULL;
+    self->timers = PyObject_GetAttrString(queue, "timers");
     self->places = PyObject_GetAttrString(queue, "places");
     self->seat = PyObject_GetAttrString(queue, "seat");
     self->parked = PyObject_GetAttrString(queue, "_parked");
     self->gathered = PyMem_Calloc(GATHERED_MAX, sizeof *self->gathered);
-    if (!self->port || !self->append || !self->popleft || !self->places || !self->seat || !self->parked ||
+    if (!self->port || !self->append || !self->popleft || !self->timers || !self->places || !self->seat || !self->parked ||
         !self->gathered) {
         if (!PyErr_Occurred())
             PyErr_NoMemory();
@@ -572,6 +637,8 @@ static int hot_path_traverse(struct hot_path *self, visitproc visit, void *arg) 
     Py_VISIT(self->append);
     Py_VISIT(self->popleft);
     Py_VISIT(self->table);
+    Py_VISIT(self->backlog);
+    Py_VISIT(self->timers);
     for (size_t i = 0; i < self->gathered_count; i++) {
         Py_VISIT(self->gathered[i].handle);
         Py_VISIT(self->gathered[i].lane);
@@ -586,6 +653,8 @@ static int hot_path_clear(struct hot_path *self) {
     Py_CLEAR(self->append);
     Py_CLEAR(self->popleft);
     Py_CLEAR(self->table);
+    Py_CLEAR(self->backlog);
+    Py_CLEAR(self->timers);
     Py_CLEAR(self->places);
     Py_CLEAR(self->seat);
     Py_CLEAR(self->parked);
@@ -669,6 +738,7 @@ static PyObject *learn(PyObject *module, PyObject *args) {
         {recv_class, "_native", &at.native},
         {recv_class, "_views", &at.views},
         {recv_class, "_size", &at.size},
+        {recv_class, "_buffer", &at.buffer},
         {handle_class, "lock", &at.lock},
         {handle_class, "life", &at.life},
         {handle_class, "incoming", &at.incoming},
@@ -706,6 +776,56 @@ static PyObject *learn(PyObject *module, PyObject *args) {
     Py_RETURN_NONE;
 }
 
+/* Setting a buffer */
+
+/* Makes the view of a buffer that is plain: contiguous bytes, in an object whose class has nothing of its own. */
+static PyObject *plain_view(PyObject *buffer, int writable) {
+    if (!PyMemoryView_Check(buffer) && !PyByteArray_CheckExact(buffer) && !PyBytes_CheckExact(buffer))
+        return NULL;
+    PyObject *view = PyMemoryView_FromObject(buffer);
+    if (view) {
+        Py_buffer *raw = PyMemoryView_GET_BUFFER(view);
+        if (raw->ndim == 1 && raw->itemsize == 1 && (!raw->format || !strcmp(raw->format, "B")) &&
+            PyBuffer_IsContiguous(raw, 'C') && !(writable && raw->readonly))
+            return view;
+        Py_DECREF(view);
+    }
+    PyErr_Clear();
+    return NULL;
+}
+
+/* set_buffer(operation, buffer): what the setter of an operation's buffer does, for those that are set again and again.
+ */
+static PyObject *set_buffer(PyObject *module, PyObject *const *args, Py_ssize_t count) {
+    (void)module;
+    if (count != 2)
+        return PyErr_Format(PyExc_TypeError, "set_buffer takes 2 arguments");
+    PyObject *operation = args[0], *view = NULL;
+    int fills = recv_type && PyType_IsSubtype(Py_TYPE(operation), recv_type);
+    if ((fills || (send_type && PyType_IsSubtype(Py_TYPE(operation), send_type))) && SLOT(operation, status) == idle &&
+        SLOT(operation, native) == Py_None)
+        view = plain_view(args[1], fills);
+    if (!view)
+        return PyObject_Vectorcall(slow_set_buffer, args, 2, NULL);
+    PyObject *views = PyTuple_Pack(1, view), *size = PyLong_FromSsize_t(PyMemoryView_GET_BUFFER(view)->len);
+    Py_DECREF(view);
+    if (!views || !size) {
+        Py_XDECREF(views);
+        Py_XDECREF(size);
+        return NULL;
+    }
+    put(&SLOT(operation, views), views);
+    put(&SLOT(operation, size), size);
+    put_ref(&SLOT(operation, buffer), args[1]);
+    Py_RETURN_NONE;
+}
+
+/* faster_setter(function): returns set_buffer, which calls this function where a buffer is not plain. */
+static PyObject *faster_setter(PyObject *module, PyObject *function) {
+    put_ref(&slow_set_buffer, function);
+    return PyObject_GetAttrString(module, "set_buffer");
+}
+
 /* keeps_number(socket): whether the descriptor of a socket object is where this file looks for it. */
 static PyObject *keeps_number(PyObject *module, PyObject *socket) {
     (void)module;
@@ -723,6 +843,8 @@ static PyObject *thread_waits(PyObject *module, PyObject *waiter) {
 }
 
 PyMethodDef hot_path_functions[] = {
+    {"faster_setter", faster_setter, METH_O, NULL},
+    {"set_buffer", FAST(set_buffer), METH_FASTCALL, NULL},
     {"learn", learn, METH_VARARGS, NULL},
     {"keeps_number", keeps_number, METH_O, NULL},
     {"thread_waits", thread_waits, METH_O, NULL},

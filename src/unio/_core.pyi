@@ -1,15 +1,18 @@
 # What unio._core has, the part of unio that is C (src/core). It is absent where it could not be compiled.
 
 import socket
+from collections import deque
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 from unio.backends.places import Waiter
 from unio.backends.queue import CompletionQueue
 from unio.backends.queued_port import QueuedPort
 from unio.operations import Operation
 from unio.port import Completion
+
+Setter: TypeAlias = Callable[[Any, Any], None]
 
 class Lock:
     def __enter__(self) -> bool: ...
@@ -24,6 +27,7 @@ class HotPath:
         port: QueuedPort,
         queue: CompletionQueue,
         table: dict[int, Any],
+        backlog: deque[Any],
         submit: Callable[..., bool],
         wait: Callable[..., list[Completion]],
         /,
@@ -34,6 +38,7 @@ class HotPath:
     def start_gathered(self) -> None: ...
     def close(self) -> None: ...
 
+def faster_setter(function: Setter, /) -> Setter: ...
 def learn(*classes: type) -> None: ...
 def keeps_number(sock: socket.socket, /) -> bool: ...
 def thread_waits(waiter: Waiter | None, /) -> None: ...

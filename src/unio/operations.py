@@ -17,6 +17,7 @@ import os
 import socket
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from unio.backends.native import faster_setter
 from unio.errors import InFlight
 from unio.handle import Handle, HasFileno, Kind
 
@@ -246,6 +247,7 @@ class _Buffered(Operation):
         return self._buffer
 
     @buffer.setter
+    @faster_setter
     def buffer(self, buffer: Buffers) -> None:
         self._must_be_idle()
         if self._native is not None:

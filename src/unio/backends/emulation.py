@@ -48,7 +48,7 @@ EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 def make_hot_path(port: EmulatedPort) -> HotPath:
     """Have C do the plain operations of a port; unio._core is there."""
     assert core is not None
-    return core.HotPath(port, port._queue, port._table, EmulatedPort.submit, EmulatedPort.wait)
+    return core.HotPath(port, port._queue, port._table, port._backlog, EmulatedPort.submit, EmulatedPort.wait)
 
 
 class EmulatedPort(QueuedPort):

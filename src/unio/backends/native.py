@@ -15,6 +15,7 @@ except ImportError:
     _core = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
 
     from unio._core import HotPath as HotPath  # noqa: PLC0414 - so that it counts as this module's
@@ -27,6 +28,11 @@ core = _core
 def make_lock() -> AbstractContextManager[Any]:
     """Make a lock that is held for moments only."""
     return threading.Lock() if core is None else core.Lock()
+
+
+def faster_setter(function: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
+    """Let C set the buffer of an operation where it is plain, and this function where it is not."""
+    return function if core is None else core.faster_setter(function)
 
 
 def thread_waits(waiter: Waiter | None) -> None:
