@@ -60,7 +60,7 @@ static inline int add_to(PyObject **slot, Py_ssize_t more) {
 }
 
 /* The thread that runs, as one that has waited on a port; its module (places.py) owns it, and tells of each change. */
-static _Thread_local PyObject *here;
+static _Thread_local PyObject *here __attribute__((tls_model("initial-exec")));
 
 /* After a fork the child may use nothing of this: each hot path remembers in which process it was made. */
 static unsigned generation;
