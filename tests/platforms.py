@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+import unio
+
 WINDOWS = sys.platform == "win32"
 
 needs_af_unix = pytest.mark.skipif(
@@ -15,6 +17,8 @@ needs_af_unix = pytest.mark.skipif(
 )
 needs_fifo = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs FIFOs in the file system")
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+_kqueue = next(each for each in unio.backends.candidates() if each.name == "kqueue")
+needs_kqueue = pytest.mark.skipif(not _kqueue.available, reason=f"kqueue can't run here: {_kqueue.reason}")
 needs_dup2 = pytest.mark.skipif(WINDOWS, reason="needs descriptors whose number can be chosen; Windows chooses handles")
 needs_rlimit = pytest.mark.skipif(WINDOWS, reason="needs resource limits")
 needs_signals = pytest.mark.skipif(WINDOWS, reason="needs signals that end another process")

@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import socket
-import subprocess
 import sys
 import threading
 from pathlib import Path
 
 import pytest
 import support
-from platforms import needs_fork
+from children import Child
+from platforms import needs_fork, needs_kqueue
 
 import unio
 from unio import backends
 from unio.backends import kevent
 from unio.backends.kqueue_api import ffi
 
-REASON = next(each.reason for each in backends.candidates() if each.name == "kqueue")
-needs_kqueue = pytest.mark.skipif(REASON != "available", reason=f"kqueue can't run here: {REASON}")
 needs_stand_in = pytest.mark.skipif(
     not os.environ.get(backends.KQUEUE_LIBRARY), reason=f"{backends.KQUEUE_LIBRARY} names no library"
 )
-
-QUITS = [sys.executable, "-S", "-E", "-c", "import sys; sys.exit(sys.stdin.read() and 7)"]
 
 
 @pytest.fixture
@@ -34,31 +29,28 @@ def port(resources: contextlib.ExitStack) -> unio.Port:
     return resources.enter_context(unio.Port(backend="kqueue"))
 
 
-@pytest.fixture
-def child(resources: contextlib.ExitStack) -> subprocess.Popen[str]:
-    """A process that ends with 7 once it is told something."""
-    return resources.enter_context(subprocess.Popen(QUITS, stdin=subprocess.PIPE, text=True))
-
-
 # The layer below
 
 
 @pytest.mark.parametrize(
-    ("system", "size", "offsets"),
+    ("system", "size", "offsets", "filters"),
     [
-        ("darwin", 32, (0, 8, 10, 12, 16, 24)),
-        ("dragonfly", 32, (0, 8, 10, 12, 16, 24)),
-        ("freebsd14", 64, (0, 8, 10, 12, 16, 24)),
-        ("netbsd10", 40, (0, 8, 12, 16, 24, 32)),
-        ("openbsd7", 32, (0, 8, 10, 12, 16, 24)),
+        ("darwin", 32, (0, 8, 10, 12, 16, 24), (-1, -2, -5, -10)),
+        ("dragonfly", 32, (0, 8, 10, 12, 16, 24), (-1, -2, -5, -9)),
+        ("freebsd14", 64, (0, 8, 10, 12, 16, 24), (-1, -2, -5, -11)),
+        ("netbsd10", 40, (0, 8, 12, 16, 24, 32), (0, 1, 4, 8)),
+        ("openbsd7", 32, (0, 8, 10, 12, 16, 24), (-1, -2, -5, -10)),
     ],
 )
-def test_each_systems_layout(system: str, size: int, offsets: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_systems_layout_and_numbers(
+    system: str, size: int, offsets: tuple[int, ...], filters: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv(backends.KQUEUE_LIBRARY, raising=False)
     monkeypatch.setattr(sys, "platform", system)
-    struct = kevent.dialect().struct
-    assert ffi.sizeof(struct) == size
-    assert tuple(ffi.offsetof(struct, field) for field in kevent.Change._fields) == offsets
+    spoken = kevent.dialect()
+    assert ffi.sizeof(spoken.struct) == size
+    assert tuple(ffi.offsetof(spoken.struct, field) for field in kevent.Change._fields) == offsets
+    assert (spoken.read, spoken.write, spoken.process, spoken.user) == filters
 
 
 def found() -> backends.Candidate:
@@ -262,7 +254,7 @@ def test_a_connect_does_not_end_with_the_error_of_the_one_before(
 
 
 @needs_kqueue
-def test_operations_share_the_watch_of_one_process(port: unio.Port, child: subprocess.Popen[str]) -> None:
+def test_operations_share_the_watch_of_one_process(port: unio.Port, child: Child) -> None:
     first, second, third = (unio.ProcessExit(child, key) for key in "abc")
     for operation in (first, second, third):
         port.submit(operation)
@@ -274,25 +266,23 @@ def test_operations_share_the_watch_of_one_process(port: unio.Port, child: subpr
 
 
 @needs_kqueue
-def test_a_watch_that_was_cancelled_is_not_the_next_one(port: unio.Port, child: subprocess.Popen[str]) -> None:
+def test_a_watch_that_was_cancelled_is_not_the_next_one(port: unio.Port, child: Child) -> None:
     operation = unio.ProcessExit(child)
     for _ in range(3):
         port.submit(operation)
         assert port.cancel(operation)
         support.assert_cancelled(support.completion(port))
     port.submit(operation)
-    child.stdin.write("go")  # type: ignore[union-attr]
-    child.stdin.close()  # type: ignore[union-attr]
+    child.tell()
     assert support.completion(port).error is None
     assert operation.status == child.wait() == 7
 
 
 @needs_kqueue
 def test_a_process_that_ended_before_is_told_to_who_sleeps_already(
-    monkeypatch: pytest.MonkeyPatch, port: unio.Port, child: subprocess.Popen[str]
+    monkeypatch: pytest.MonkeyPatch, port: unio.Port, child: Child
 ) -> None:
-    child.stdin.write("go")  # type: ignore[union-attr]
-    child.stdin.close()  # type: ignore[union-attr]
+    child.tell()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     change, fetch = kevent.Kqueue.change, kevent.Kqueue.wait
     fetched, back = threading.Event(), threading.Event()
@@ -320,40 +310,3 @@ def test_a_process_that_ended_before_is_told_to_who_sleeps_already(
     port.submit(operation)
     assert waiter.result().error is None
     assert operation.status == child.wait() == 7
-
-
-@needs_kqueue
-def test_the_event_tells_the_status_where_python_has_no_waitid(
-    monkeypatch: pytest.MonkeyPatch, port: unio.Port, child: subprocess.Popen[str]
-) -> None:
-    monkeypatch.setattr(backends.kqueue, "HAS_WAITID", False)
-    operation = unio.ProcessExit(child.pid)
-    port.submit(operation)
-    child.stdin.write("go")  # type: ignore[union-attr]
-    child.stdin.close()  # type: ignore[union-attr]
-    assert support.completion(port).error is None
-    assert operation.status == child.wait() == 7
-
-
-@needs_kqueue
-@pytest.mark.parametrize("has_waitid", [True, False])
-def test_a_child_that_ended_before_is_found_where_kqueue_knows_it_no_more(
-    has_waitid: bool, monkeypatch: pytest.MonkeyPatch, port: unio.Port, child: subprocess.Popen[str]
-) -> None:
-    child.stdin.write("go")  # type: ignore[union-attr]
-    child.stdin.close()  # type: ignore[union-attr]
-    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-    change = kevent.Kqueue.change
-
-    def as_macos(kqueue: kevent.Kqueue, *changes: kevent.Change) -> list[int]:
-        if changes[0].filter == kevent.dialect().process:
-            return [errno.ESRCH]
-        return change(kqueue, *changes)
-
-    monkeypatch.setattr(kevent.Kqueue, "change", as_macos)
-    monkeypatch.setattr(backends.kqueue, "HAS_WAITID", has_waitid)
-    operation = unio.ProcessExit(child)
-    assert support.run(port, operation).error is None
-    assert operation.status == child.wait() == 7
-    gone = support.run(port, unio.ProcessExit(child.pid))
-    assert isinstance(gone.error, ProcessLookupError)

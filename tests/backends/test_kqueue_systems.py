@@ -9,40 +9,25 @@ import contextlib
 import errno
 import io
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import support
-from platforms import needs_fifo
+from children import Child
+from platforms import needs_fifo, needs_kqueue
 
 import unio
 from unio import backends
 from unio.backends import kevent
 
-REASON = next(each.reason for each in backends.candidates() if each.name == "kqueue")
-pytestmark = pytest.mark.skipif(REASON != "available", reason=f"kqueue can't run here: {REASON}")
-
-QUITS = [sys.executable, "-S", "-E", "-c", "import sys; sys.exit(sys.stdin.read() and 7)"]
+pytestmark = needs_kqueue
 
 
 @pytest.fixture
 def port(resources: contextlib.ExitStack) -> unio.Port:
     return resources.enter_context(unio.Port(backend="kqueue"))
-
-
-@pytest.fixture
-def child(resources: contextlib.ExitStack) -> subprocess.Popen[str]:
-    """A process that ends with 7 once it is told something."""
-    return resources.enter_context(subprocess.Popen(QUITS, stdin=subprocess.PIPE, text=True))
-
-
-def tell(child: subprocess.Popen[str]) -> None:
-    child.stdin.write("go")  # type: ignore[union-attr]
-    child.stdin.close()  # type: ignore[union-attr]
 
 
 @pytest.fixture
@@ -131,9 +116,35 @@ def test_the_end_of_a_fifo_that_no_event_tells_is_found(
 # Processes
 
 
+def test_the_event_tells_the_status_where_python_has_no_waitid(
+    monkeypatch: pytest.MonkeyPatch, port: unio.Port, child: Child
+) -> None:
+    monkeypatch.setattr(backends.kqueue, "HAS_WAITID", False)
+    operation = unio.ProcessExit(child.pid)
+    port.submit(operation)
+    child.tell()
+    assert support.completion(port).error is None
+    assert operation.status == child.wait() == 7
+
+
+@pytest.mark.parametrize("has_waitid", [True, False])
+def test_a_child_that_ended_before_is_found_where_kqueue_knows_it_no_more(
+    has_waitid: bool, monkeypatch: pytest.MonkeyPatch, port: unio.Port, child: Child
+) -> None:
+    child.tell()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    refuse(monkeypatch, errno.ESRCH, lambda change: change.filter == kevent.dialect().process)
+    monkeypatch.setattr(backends.kqueue, "HAS_WAITID", has_waitid)
+    operation = unio.ProcessExit(child)
+    assert support.run(port, operation).error is None
+    assert operation.status == child.wait() == 7
+    gone = support.run(port, unio.ProcessExit(child.pid))
+    assert isinstance(gone.error, ProcessLookupError)
+
+
 @pytest.mark.parametrize("has_waitid", [True, False])
 def test_a_child_that_is_on_its_way_to_its_end_is_waited_for(
-    has_waitid: bool, monkeypatch: pytest.MonkeyPatch, port: unio.Port, child: subprocess.Popen[str]
+    has_waitid: bool, monkeypatch: pytest.MonkeyPatch, port: unio.Port, child: Child
 ) -> None:  # macOS, NetBSD, OpenBSD: kqueue knows it no more, and it can't be waited for yet
     refuse(monkeypatch, errno.ESRCH, lambda change: change.filter == kevent.dialect().process)
     monkeypatch.setattr(backends.kqueue, "HAS_WAITID", has_waitid)
@@ -143,7 +154,7 @@ def test_a_child_that_is_on_its_way_to_its_end_is_waited_for(
     support.assert_nothing_comes(port)
     assert port.cancel(first)
     support.assert_cancelled(support.completion(port))
-    tell(child)
+    child.tell()
     found = support.completion(port)
     assert (found.key, found.error, second.status) == ("second", None, 7)
     assert child.wait() == 7
@@ -151,9 +162,9 @@ def test_a_child_that_is_on_its_way_to_its_end_is_waited_for(
 
 
 def test_a_process_that_nobody_knows_is_not_found(
-    monkeypatch: pytest.MonkeyPatch, port: unio.Port, child: subprocess.Popen[str]
+    monkeypatch: pytest.MonkeyPatch, port: unio.Port, child: Child
 ) -> None:
-    tell(child)
+    child.tell()
     child.wait()
     for has_waitid in (True, False):
         monkeypatch.setattr(backends.kqueue, "HAS_WAITID", has_waitid)
@@ -162,11 +173,11 @@ def test_a_process_that_nobody_knows_is_not_found(
 
 
 def test_a_process_whose_status_is_not_told_is_no_child(
-    monkeypatch: pytest.MonkeyPatch, port: unio.Port, child: subprocess.Popen[str]
+    monkeypatch: pytest.MonkeyPatch, port: unio.Port, child: Child
 ) -> None:  # macOS, with NOTE_EXITSTATUS
     refuse(monkeypatch, errno.EACCES, lambda change: change.filter == kevent.dialect().process)
     assert isinstance(support.run(port, unio.ProcessExit(child.pid)).error, ChildProcessError)
-    tell(child)
+    child.tell()
 
 
 # Sending
