@@ -99,7 +99,7 @@ def test_the_end_of_a_fifo_that_no_event_tells_is_found(
         operation = unio.Poll(handle, unio.Readiness.READABLE)
     waiter = support.Background(support.completion, port)
     port.submit(operation)
-    support.asleep(waiter)
+    support.until(lambda: len(timeouts) >= 3)  # it is looked for again and again
     writer.close()
     found = waiter.result()
     assert (found.operation, found.transferred, found.error) == (operation, 0, None)
@@ -111,6 +111,23 @@ def test_the_end_of_a_fifo_that_no_event_tells_is_found(
         return any(timeout is None or timeout > 2 * backends.kqueue.LOOK_SECONDS for timeout in timeouts)
 
     support.until(sleeps_long)
+
+
+@pytest.mark.parametrize("direction", ["read", "write"])
+def test_a_registration_that_fails_is_an_error_of_associate_and_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, port: unio.Port, resources: contextlib.ExitStack, direction: str
+) -> None:
+    near, far = map(resources.enter_context, support.local_pair())
+    which = getattr(kevent.dialect(), direction)
+    with monkeypatch.context() as refusing:
+        refuse(refusing, errno.ENOMEM, lambda change: change.filter == which and bool(change.flags & kevent.EV_ADD))
+        with pytest.raises(OSError, match=os.strerror(errno.ENOMEM)):
+            port.associate(near)
+    recv = unio.Recv(port.associate(near), bytearray(4))
+    port.submit(recv)
+    support.assert_nothing_comes(port)
+    far.send(b"data")
+    assert support.completion(port).transferred == 4
 
 
 # Processes
