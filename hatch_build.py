@@ -6,6 +6,7 @@ can't be compiled, the wheel is a pure one, and the reason is printed.
 
 from __future__ import annotations
 
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -33,7 +34,14 @@ class CoreHook(BuildHookInterface):  # type: ignore[type-arg]
         build_data["infer_tag"] = True
         build_data["force_include"][str(compiled)] = f"unio/{compiled.name}"
         if version == "editable":
-            (Path(self.root) / "src" / "unio" / compiled.name).write_bytes(compiled.read_bytes())
+            put_in_place(compiled, Path(self.root) / "src" / "unio")
+
+
+def put_in_place(compiled: Path, folder: Path) -> None:
+    """Copy the module next to the rest of unio, as a new file: a process may have the former one in its memory."""
+    fresh = folder / (compiled.name + ".new")
+    shutil.copyfile(compiled, fresh)
+    fresh.replace(folder / compiled.name)
 
 
 def compile_core(root: Path, flags: list[str] | None = None) -> Path:

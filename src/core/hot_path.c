@@ -12,6 +12,10 @@
  */
 #include "core.h"
 
+/* Where Python has no lock of its own, that does not keep other threads from what is read and written here. There, the
+ * Python form does all the work. */
+#ifndef Py_GIL_DISABLED
+
 #include <errno.h>
 #include <stddef.h>
 #include <structmember.h> /* PyMemberDef, until Python 3.12 */
@@ -427,6 +431,17 @@ static int move_item(PyObject *from, PyObject *to) {
     return size && !PyList_SetSlice(from, size - 1, size, NULL) && !PyList_Append(to, Py_None);
 }
 
+/* Takes a place for the thread, or has Python lead on: to those that came to wait meanwhile goes what they may take. */
+static int come_back(struct hot_path *self, PyObject *place) {
+    PyObject *coming = PyObject_GetAttrString(self->queue, "_coming");
+    int others = PyList_GET_SIZE(self->parked) || !coming || PyList_GET_SIZE(coming);
+    Py_XDECREF(coming);
+    if (others)
+        return call_port(self, "_lead", here, Py_None, NULL);
+    move_item(self->places, place);
+    return PyErr_Occurred() ? -1 : 0;
+}
+
 /* One turn of a thread that waits alone, as QueuedPort._lead makes it where may_lead holds. */
 static int lead(struct hot_path *self, PyObject *place) {
     if (!PyList_GET_SIZE(self->seat) || PyList_SetSlice(self->seat, 0, 1, NULL) < 0)
@@ -445,7 +460,8 @@ static int lead(struct hot_path *self, PyObject *place) {
     if (PyObject_SetAttrString(self->queue, "sleeping", Py_False) < 0 || PyList_Append(self->seat, Py_None) < 0 ||
         (self->closed && call_port(self, "_close_kernel_once", NULL, NULL, NULL) < 0))
         keep_first(&kept);
-    move_item(self->places, place);
+    if (!kept && come_back(self, place) < 0)
+        keep_first(&kept);
     return raise_kept(kept);
 }
 
@@ -850,3 +866,5 @@ PyMethodDef hot_path_functions[] = {
     {"thread_waits", thread_waits, METH_O, NULL},
     {NULL, NULL, 0, NULL},
 };
+
+#endif

@@ -5,7 +5,12 @@ static int fill(PyObject *module) {
     struct {
         const char *name;
         PyType_Spec *spec;
-    } types[] = {{"Lock", &lock_spec}, {"HotPath", &hot_path_spec}};
+    } types[] = {
+        {"Lock", &lock_spec},
+#ifndef Py_GIL_DISABLED
+        {"HotPath", &hot_path_spec},
+#endif
+    };
     for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
         PyObject *type = PyType_FromSpec(types[i].spec);
         int failed = !type || PyModule_AddObjectRef(module, types[i].name, type) < 0;
@@ -13,7 +18,11 @@ static int fill(PyObject *module) {
         if (failed)
             return -1;
     }
-    return PyModule_AddFunctions(module, hot_path_functions);
+#ifndef Py_GIL_DISABLED
+    if (PyModule_AddFunctions(module, hot_path_functions) < 0)
+        return -1;
+#endif
+    return 0;
 }
 
 static struct PyModuleDef_Slot slots[] = {

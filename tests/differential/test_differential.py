@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import scenario
+from support import PATIENCE
+
+from unio.backends import native
 
 TRACE = Path(__file__).parent / "trace.txt"
 
@@ -24,3 +29,25 @@ def test_each_backend_gives_the_same_trace(backend: str, step: str) -> None:
 
 def test_the_trace_has_each_step_and_no_other() -> None:
     assert list(expected()) == list(scenario.STEPS)
+
+
+def played(*, with_c: bool) -> list[str]:
+    """The trace of the whole scenario on epoll, in a process of its own that may or may not use unio._core."""
+    folders = [str(TRACE.parent), str(TRACE.parent.parent)]
+    lines = [
+        "import sys",
+        f"sys.path[:0] = {folders}",
+        "" if with_c else "sys.modules['unio._core'] = None  # an import of it fails",
+        "import scenario, unio.backends.native",
+        f"assert (unio.backends.native.core is not None) is {with_c}",
+        "print(*scenario.play('epoll', []), sep=chr(10))",
+    ]
+    command = [sys.executable, "-c", "\n".join(lines)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.mark.skipif(native.core is None, reason="unio._core was not compiled, so that there is but one form")
+def test_the_c_part_and_the_python_that_it_stands_for_give_the_same_trace() -> None:
+    assert played(with_c=True) == played(with_c=False) == TRACE.read_text(encoding="utf-8").splitlines()

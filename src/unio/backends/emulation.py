@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from unio.backends.attempts import ATTEMPTS, JUDGEMENTS, Outcome, RetryLater, as_oserror, found_ready
 from unio.backends.lanes import EmulatedHandle, Lane, Life
-from unio.backends.native import core
+from unio.backends.native import core, has_hot_path
 from unio.backends.places import Waiter
 from unio.backends.pool import FilePool
 from unio.backends.queued_port import PENDING, QueuedPort
@@ -46,8 +46,7 @@ EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 def make_hot_path(port: EmulatedPort) -> HotPath:
-    """Have C do the plain operations of a port; unio._core is there."""
-    assert core is not None
+    """Have C do the plain operations of a port, where there is a hot path."""
     return core.HotPath(port, port._queue, port._table, port._backlog, EmulatedPort.submit, EmulatedPort.wait)
 
 
@@ -226,7 +225,7 @@ class EmulatedPort(QueuedPort):
             self._pool.close()
 
 
-if core is not None:
+if has_hot_path:
     core.learn(Recv, Send, EmulatedHandle, Lane, Waiter, Completion, Status, Life)
 
 

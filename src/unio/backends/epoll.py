@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING
 
 from unio.backends.emulation import EmulatedPort, make_hot_path
 from unio.backends.interrupt import Interrupt
-from unio.backends.native import core
+from unio.backends.native import has_hot_path
 from unio.backends.processes import exit_status
 from unio.handle import Kind
 
@@ -66,7 +66,7 @@ class EpollPort(EmulatedPort):
 
     def __init__(self, *, backend: str | None = None, concurrency: int = 0) -> None:
         super().__init__(backend=backend, concurrency=concurrency)
-        if core is not None:
+        if has_hot_path:
             hot_path = make_hot_path(self)
             self._hot_path = hot_path
             self._queue.start_gathered = hot_path.start_gathered

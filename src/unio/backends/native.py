@@ -1,7 +1,8 @@
 """The C part of unio, where there is one.
 
 ``unio._core`` is compiled at installation, where there is a compiler. Without it everything works, in Python alone: the
-Python form stays for those who have no compiler, and for other systems and interpreters.
+Python form stays for those who have no compiler, and for other systems and interpreters. Free-threaded Python has the
+module without the hot path, which relies on Python's lock.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 core = _core
 """The module, or None."""
 
+has_hot_path = hasattr(core, "HotPath")
+
 
 def make_lock() -> AbstractContextManager[Any]:
     """Make a lock that is held for moments only."""
@@ -32,10 +35,10 @@ def make_lock() -> AbstractContextManager[Any]:
 
 def faster_setter(function: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
     """Let C set the buffer of an operation where it is plain, and this function where it is not."""
-    return function if core is None else core.faster_setter(function)
+    return core.faster_setter(function) if has_hot_path else function
 
 
 def thread_waits(waiter: Waiter | None) -> None:
     """Let the C part know what the calling thread is as one that waits; the caller keeps it alive."""
-    if core is not None:
+    if has_hot_path:
         core.thread_waits(waiter)
