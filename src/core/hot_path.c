@@ -554,9 +554,7 @@ static int notice(struct hot_path *self, struct epoll_event *event, struct attem
             keep_first(kept);
     }
     PyObject *readiness = SLOT(handle, readiness);
-    if (SLOT(readiness, first) == Py_None)
-        put_ref(&SLOT(readiness, ready), Py_True);
-    if (SLOT(readiness, first) != Py_None && call_port(self, "_resume", handle, readiness, NULL) < 0)
+    if (readiness != Py_None && call_port(self, "_resume", handle, readiness, NULL) < 0)
         keep_first(kept);
     Py_DECREF(handle);
     return prepared;

@@ -18,6 +18,7 @@ import socket
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, cast
 
+from unio.backends.lanes import family_of, type_of
 from unio.operations import (
     OFFSET_MAX,
     Accept,
@@ -87,7 +88,7 @@ HAS_SENDFILE = hasattr(os, "sendfile")  # NetBSD and OpenBSD have none
 # EOPNOTSUPP on FreeBSD. EOVERFLOW is of an offset beyond what the file system could have; pread finds the end there.
 NOT_FROM_KERNEL = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EOVERFLOW)
 
-_accept = socket.socket.accept
+_accept: Callable[[socket.socket], tuple[int, Any]] = socket.SocketType._accept  # type: ignore[attr-defined]
 _connect_ex = socket.socket.connect_ex
 _getpeername = socket.socket.getpeername
 _getsockopt = socket.socket.getsockopt
@@ -205,16 +206,26 @@ def _ready(number: int, events: int) -> int:
 def accept(handle: EmulatedHandle, operation: Operation) -> Outcome:
     operation = cast("Accept", operation)
     try:
-        connection, operation.address = _accept(_socket(handle))
+        number, operation.address = _accept(_socket(handle))
     except OSError as error:
         if error.errno in CONNECTION_LOST:
             return PROGRESS
         if error.errno in NETWORK_LOST:
             raise RetryLater(RETRY_SECONDS) from None
         raise
-    connection.setblocking(False)
-    operation.socket = connection
+    operation.socket = _made_socket(_socket(handle), number)
     return DONE
+
+
+def _made_socket(listener: socket.socket, number: int) -> socket.socket:
+    """The socket object of an accepted connection, as socket.accept makes it, but for the looking up of names."""
+    try:
+        made = socket.socket(family_of(listener), type_of(listener), listener.proto, fileno=number)
+    except BaseException:
+        os.close(number)
+        raise
+    made.setblocking(False)
+    return made
 
 
 # Sending
@@ -225,7 +236,7 @@ def _peer_gone(handle: EmulatedHandle, error: BrokenPipeError) -> OSError:
     if handle.shut_down:
         return error
     sock = _socket(handle)
-    if sock.family in (socket.AF_INET, socket.AF_INET6) and sock.getsockname()[1] == 0:
+    if family_of(sock) in (socket.AF_INET, socket.AF_INET6) and sock.getsockname()[1] == 0:
         return _failed(errno.ENOTCONN)  # it has not even a local address: it was never connected
     return _failed(errno.ECONNRESET)
 

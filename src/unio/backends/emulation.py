@@ -93,7 +93,8 @@ class EmulatedPort(QueuedPort):
             self._resume(handle, handle.incoming)
         if writable:
             self._resume(handle, handle.outgoing)
-        self._resume(handle, handle.readiness)
+        if handle.readiness is not None:
+            self._resume(handle, handle.readiness)
 
     def _try_lane(
         self, handle: EmulatedHandle, lane: Lane, skipping: Operation | None = None, result: int | None = None
@@ -184,6 +185,7 @@ class EmulatedPort(QueuedPort):
     def _run_readiness(self, handle: EmulatedHandle) -> None:
         """Complete the polls of the handle that are satisfied. The caller has made this thread the owner."""
         lane = handle.readiness
+        assert lane is not None  # it has an owner
         owned = True
         try:
             while owned:
@@ -243,7 +245,7 @@ def _do_on_pool(handle: EmulatedHandle, operation: Operation, sequence: int) -> 
     except Exception as failure:  # noqa: BLE001 - whatever went wrong, the operation ends once
         error = as_oserror(failure)
     with handle.lock:
-        handle.files.remove(operation)
+        handle.lane(operation).remove(operation)
         handle.queue.complete(operation, error)
         handle.running -= 1
     if handle.life is not Life.OPEN:

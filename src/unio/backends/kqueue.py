@@ -126,7 +126,8 @@ class KqueuePort(EmulatedPort):
         if handle.kind is Kind.PIPE:
             mode = fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE
             directions = {os.O_RDONLY: directions[:1], os.O_WRONLY: directions[1:]}.get(mode, directions)
-            if not self._spoken.tells_of_fifos and handle.identity[0] != 0:  # a pipe without a name is on no device
+            has_name = handle.identity is not None and handle.identity[0] != 0  # a pipe without one is on no device
+            if has_name and not self._spoken.tells_of_fifos:
                 self._fifos.add(handle)
         self._add(*[Change(number, which, EV_ADD | EV_CLEAR, udata=handle.serial) for which in directions])
 

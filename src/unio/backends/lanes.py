@@ -19,12 +19,16 @@ from unio.operations import Route
 from unio.port import port_closed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from unio.backends.native import HotPath
     from unio.backends.queued_port import QueuedPort
     from unio.operations import Operation
 
+
+# The properties of socket.socket make an enumeration's member of the number, which takes several times as long.
+family_of: Callable[[socket.socket], int] = socket.SocketType.family.__get__
+type_of: Callable[[socket.socket], int] = socket.SocketType.type.__get__
 
 _serials = itertools.count(1)  # no two handles of a process have the same, whatever their numbers
 
@@ -113,20 +117,25 @@ class EmulatedHandle(Handle):
     def __init__(
         self, port: QueuedPort, given: HasFileno | int, number: int, key: Any, *, skip_on_success: bool
     ) -> None:
-        status = os.fstat(number)
         self.object = given
         self.key = key
         self.skip_on_success = skip_on_success
-        self.kind = _kind(given, status)
         self.number = number
-        self.identity = (status.st_dev, status.st_ino)
+        self.identity: tuple[int, int] | None = None  # of what the number stands for, where no socket object knows
+        if isinstance(given, socket.socket):
+            self.kind = Kind.SOCKET
+        else:
+            status = os.fstat(number)
+            self.kind = _kind(given, status)
+            self.identity = (status.st_dev, status.st_ino)
         self.port = weakref.ref(port)
         self.queue = port._queue
         self.lock = make_lock()
         self.incoming = Lane()
         self.outgoing = Lane()
-        self.readiness = Lane()
-        self.files = Lane()
+        # The other two are seldom needed, and a server may have many handles.
+        self.readiness: Lane | None = None
+        self.files = Lane() if self.kind is Kind.FILE else None
         self.sequence = 0
         self.running = 0  # owners of lanes, and file operations on the pool: who may be in a system call
         self.life = Life.OPEN
@@ -142,9 +151,9 @@ class EmulatedHandle(Handle):
         self.hot_path: HotPath | None = None  # what does the plain operations of this handle, if anything does
         if self.kind is Kind.SOCKET:
             sock = given if isinstance(given, socket.socket) else _BorrowedSocket(fileno=number)
-            inet = sock.family in (socket.AF_INET, socket.AF_INET6)
+            inet = family_of(sock) in (socket.AF_INET, socket.AF_INET6)
             self.socket = sock
-            self.stream = sock.type == socket.SOCK_STREAM
+            self.stream = type_of(sock) == socket.SOCK_STREAM
             # Only TCP's receive ends early for no other reason; AF_UNIX stops where credentials or descriptors change.
             self.shows_drained = inet and self.stream and port.tells_urgent
             # A local datagram socket blocks on its receiver's queue, and events tell of its own.
@@ -253,7 +262,7 @@ class EmulatedHandle(Handle):
 
     def in_flight(self) -> list[Operation]:
         """The operations in flight, in the order of their submission; the caller holds the lock."""
-        operations = [*self.incoming, *self.outgoing, *self.readiness, *self.files]
+        operations = [*self.incoming, *self.outgoing, *(self.readiness or ()), *(self.files or ())]
         operations.sort(key=lambda operation: operation._sequence)
         return operations
 
@@ -276,7 +285,13 @@ class EmulatedHandle(Handle):
             return self.incoming
         if route is Route.OUTGOING:
             return self.outgoing
-        return self.readiness if route is Route.READINESS else self.files
+        if route is Route.READINESS:
+            if self.readiness is None:
+                with self.lock:
+                    self.readiness = self.readiness or Lane()
+            return self.readiness
+        assert self.files is not None  # the operation has checked what kind of handle this is
+        return self.files
 
 
 class _BorrowedSocket(socket.socket):
@@ -317,7 +332,8 @@ def number_of(given: HasFileno | int) -> int:
         if not isinstance(number, int):
             raise TypeError(f"the fileno() of {given!r} is no number, but {number!r}")
         if number >= 0:
-            os.fstat(number)
+            if not isinstance(given, socket.socket):  # which knows whether it is open
+                os.fstat(number)
             return number
     except (ValueError, OverflowError, OSError):
         pass

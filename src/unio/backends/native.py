@@ -10,20 +10,18 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
-try:
-    from unio import _core
-except ImportError:
-    _core = None  # type: ignore[assignment]
-
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
+    from unio import _core as core
     from unio._core import HotPath as HotPath  # noqa: PLC0414 - so that it counts as this module's
     from unio.backends.places import Waiter
-
-core = _core
-"""The module, or None."""
+else:
+    try:
+        from unio import _core as core
+    except ImportError:
+        core = None
 
 has_hot_path = hasattr(core, "HotPath")
 

@@ -159,7 +159,8 @@ class QueuedPort(Port, ABC):
             # if the program closes its own meanwhile and the number becomes another file's.
             handle.private = os.dup(number)
         elif handle.socket is not None:
-            handle.socket.setblocking(False)
+            if handle.socket.gettimeout() != 0:  # or else it was told already
+                handle.socket.setblocking(False)
         else:
             os.set_blocking(number, False)
         with self._lock:
@@ -410,7 +411,8 @@ class QueuedPort(Port, ABC):
         except BaseException:
             # Events may have been fetched and not acted on; they don't come again.
             for handle in list(self._table.values()):
-                self._backlog.extend((handle, lane) for lane in (handle.incoming, handle.outgoing, handle.readiness))
+                lanes = (handle.incoming, handle.outgoing, handle.readiness)
+                self._backlog.extend((handle, lane) for lane in lanes if lane is not None)
             raise
         finally:
             queue.sleeping = queue.watching = False
