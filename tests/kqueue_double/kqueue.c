@@ -397,8 +397,6 @@ static bool is_writable(struct knote *knote)
         return state & (POLLOUT | POLLERR);
     }
     short gone = S_ISFIFO(knote->type) ? POLLERR : POLLHUP; /* the readers of a pipe; the other side of a terminal */
-    if ((fcntl((int)knote->report.ident, F_GETFL) & O_ACCMODE) == O_RDONLY)
-        return false; /* as BSD: it can be asked for, and never happens */
     set_eof(knote, state & gone);
     return state & (POLLOUT | gone);
 }
@@ -452,8 +450,6 @@ static int start_timer(struct knote *knote)
     case NOTE_NSECONDS: second = 1000000000; break;
     default: return EINVAL;
     }
-    if (period < 0)
-        return EINVAL;
     bool once = knote->report.flags & EV_ONESHOT;
     if (period == 0 && !once)
         period = 1; /* as FreeBSD */

@@ -139,6 +139,16 @@ def test_each_ready_ident_gets_its_turn_where_there_is_room_for_one(kq, stack) -
 # close() removes what refers to the descriptor
 
 
+def test_all_that_is_ready_is_returned_as_far_as_there_is_room(kq, stack) -> None:
+    pairs = [tuple(stack.enter_context(end) for end in socket.socketpair()) for _ in range(150)]
+    for near, far in pairs:
+        kq.change(near.fileno(), READ, ADD | CLEAR)
+        far.send(b"x")
+    first = kq.kevent(room=140)
+    assert len(first) == 140
+    assert {event.ident for event in first + kq.kevent(room=140)} == {near.fileno() for near, _ in pairs}
+
+
 def test_closing_removes_the_kevent_though_a_duplicate_is_open(kq, pair, stack) -> None:
     near, far = pair
     duplicate = os.dup(near.fileno())
@@ -149,10 +159,10 @@ def test_closing_removes_the_kevent_though_a_duplicate_is_open(kq, pair, stack) 
     assert kq.events() == []
 
 
-def test_closing_removes_an_event_that_was_not_fetched_yet(kq, pair, stack) -> None:
+@pytest.mark.parametrize("flags", [ADD, ADD | ONESHOT])
+def test_closing_removes_an_event_that_was_not_fetched_yet(kq, pair, flags) -> None:
     near, far = pair
-    stack.callback(os.close, os.dup(near.fileno()))
-    for flags in (ADD, ADD | ONESHOT):
+    for _ in range(2):  # it happens after the registration, and before it
         number = os.dup(near.fileno())
         kq.change(number, READ, flags)
         far.send(b"x")
@@ -442,6 +452,12 @@ def test_what_is_not_there_can_not_be_changed(kq, pair, which, flags) -> None:
 def test_an_invalid_descriptor_is_refused(kq) -> None:
     for ident in (10**6, 1 << 40, (1 << 64) - 1):
         assert failure(kq.change, ident, READ, ADD) == errno.EBADF
+
+
+def test_a_change_without_a_filter_is_passed_over(kq, pair) -> None:  # the kernel's source: kqueue_kevent
+    near, _ = pair
+    answers = kq.kevent(Kevent(near.fileno(), 0, ADD | RECEIPT), Kevent(near.fileno(), WRITE, ADD | RECEIPT), room=2)
+    assert [(event.filter, event.flags, event.data) for event in answers] == [(WRITE, ERROR, 0)]
 
 
 @pytest.mark.parametrize("which", [1, AIO, VNODE, SIGNAL, -8, -9, -10, -12, -13, -1000])

@@ -146,10 +146,12 @@ def test_a_file_returns_while_its_pointer_is_not_at_its_end(kq, tmp_path) -> Non
         file.seek(5)
         assert kq.event().data == -2
         file.seek(3)
-        assert kq.events() == []
-        with path.open("ab") as writer:
-            writer.write(b"d")
-        assert kq.event().data == 1
+        with path.open("ab", buffering=0) as writer:
+            for _ in range(3):
+                assert kq.events() == []
+                writer.write(b"d")
+                assert kq.event().data == 1
+                file.read(1)
         kq.change(file.fileno(), READ, DELETE)
         assert failure(kq.change, file.fileno(), WRITE, ADD) == errno.EINVAL
 

@@ -164,8 +164,9 @@ def test_a_timer_that_is_added_again_starts_again_and_forgets(kq) -> None:
     assert kq.kevent(timeout=0.01) == []
 
 
-def test_a_timer_that_is_added_again_forgets_what_was_not_delivered(kq) -> None:
-    kq.change(1, TIMER, ADD | DISABLE, 0, 1)
+@pytest.mark.parametrize("once", [0, ONESHOT])
+def test_a_timer_that_is_added_again_forgets_what_was_not_delivered(kq, once) -> None:
+    kq.change(1, TIMER, ADD | DISABLE | once, 0, 1)
     assert select.select([kq.number], [], [], PATIENCE)[0]
     assert kq.events() == []
     kq.change(1, TIMER, ADD | ENABLE, 0, 3_600_000)
@@ -231,6 +232,23 @@ def test_a_trigger_is_no_part_of_adding_and_is_lost_with_clear(kq) -> None:  # t
     assert kq.events() == []
     kq.change(1, USER, CLEAR, TRIGGER)
     assert kq.events() == []
+
+
+def test_a_user_event_that_was_delivered_and_cleared_wants_another_trigger(kq) -> None:
+    kq.change(1, USER, ADD | CLEAR)
+    kq.change(1, USER, fflags=TRIGGER)
+    assert kq.event().ident == 1
+    kq.change(1, USER, fflags=FFOR | 1)
+    assert kq.events() == []
+
+
+def test_a_user_event_that_is_disabled_when_it_is_triggered_already_is_kept(kq) -> None:
+    kq.change(1, USER, ADD | CLEAR)
+    kq.change(1, USER, fflags=TRIGGER)
+    kq.change(1, USER, DISABLE)
+    assert kq.events() == []
+    kq.change(1, USER, ENABLE)
+    assert kq.event().ident == 1
 
 
 def test_a_user_event_that_is_disabled_is_kept(kq) -> None:
