@@ -1,4 +1,5 @@
 # What unio._core has, the part of unio that is C (src/core). It is absent where it could not be compiled.
+# It names no module that only some systems have, since all of them import it for its types.
 
 import socket
 from collections import deque
@@ -6,11 +7,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self, TypeAlias
 
-from unio.backends.places import Waiter
-from unio.backends.queue import CompletionQueue
-from unio.backends.queued_port import QueuedPort
 from unio.operations import Operation
-from unio.port import Completion
+from unio.port import Completion, Port
 
 Setter: TypeAlias = Callable[[Any, Any], None]
 
@@ -24,8 +22,8 @@ class Lock:
 class HotPath:
     def __new__(
         cls,
-        port: QueuedPort,
-        queue: CompletionQueue,
+        port: Port,
+        queue: Any,
         table: dict[int, Any],
         backlog: deque[Any],
         submit: Callable[..., bool],
@@ -41,4 +39,4 @@ class HotPath:
 def faster_setter(function: Setter, /) -> Setter: ...
 def learn(*classes: type) -> None: ...
 def keeps_number(sock: socket.socket, /) -> bool: ...
-def thread_waits(waiter: Waiter | None, /) -> None: ...
+def thread_waits(waiter: object, /) -> None: ...

@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
-    from unio import _core as core
+    from unio import _core
+
+    core = _core
     from unio._core import HotPath as HotPath  # noqa: PLC0414 - so that it counts as this module's
-    from unio.backends.places import Waiter
 else:
     try:
         from unio import _core as core
@@ -36,7 +37,7 @@ def faster_setter(function: Callable[[Any, Any], None]) -> Callable[[Any, Any], 
     return core.faster_setter(function) if has_hot_path else function
 
 
-def thread_waits(waiter: Waiter | None) -> None:
+def thread_waits(waiter: object) -> None:
     """Let the C part know what the calling thread is as one that waits; the caller keeps it alive."""
     if has_hot_path:
         core.thread_waits(waiter)
