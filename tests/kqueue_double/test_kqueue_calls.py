@@ -190,6 +190,19 @@ def test_a_reused_number_has_nothing_of_what_was_closed(kq, filters, look, stack
     assert [(event.filter, event.udata) for event in kq.events()] == [(READ, 2)]
 
 
+def test_a_number_that_is_closed_between_two_deliveries_is_not_reported_for_its_successor(kq, pair, stack) -> None:
+    near, far = pair
+    far.send(b"x")
+    number = os.dup(near.fileno())
+    kq.change(number, READ, ADD)
+    assert kq.event().ident == number
+    os.close(number)
+    second, other = (stack.enter_context(end) for end in socket.socketpair())
+    assert second.fileno() == number
+    other.send(b"y")
+    assert kq.events() == []
+
+
 def test_deleting_from_a_number_that_was_closed_fails(kq, pair, stack) -> None:
     near, far = pair
     number = near.fileno()
@@ -336,7 +349,7 @@ def test_without_room_for_events_the_call_returns_at_once(kq) -> None:
 
 def test_a_timeout_of_zero_polls_and_another_is_never_early(kq) -> None:
     assert kq.kevent(timeout=0) == []
-    for timeout in (0.001, 0.03):
+    for timeout in (0.001, 0.03, 0.99):
         start = time.monotonic()
         assert kq.kevent(timeout=timeout) == []
         assert time.monotonic() - start >= timeout
