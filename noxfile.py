@@ -20,7 +20,10 @@ PROJECT = nox.project.load_toml("pyproject.toml")
 BACKENDS = {"linux": ["epoll"], "win32": []}.get(sys.platform, ["kqueue"])
 
 # Modules that are checked as the other system's own, where they are imported and nowhere else.
-WINDOWS_ONLY = [f"src/unio/backends/{name}.py" for name in ("flights", "iocp", "iocp_handle", "win32")]
+WINDOWS_ONLY = [
+    f"src/unio/backends/{name}.py"
+    for name in ("flights", "iocp", "iocp_handle", "iocp_processes", "iocp_queue", "win32")
+]
 
 # Modules that no other system than Linux imports.
 LINUX_ONLY = ["src/unio/backends/epoll.py"]

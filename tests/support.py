@@ -42,11 +42,11 @@ BIG = 1 << 26
 # Completions
 
 
-def completions(port: unio.Port, count: int) -> list[unio.Completion]:
-    """Exactly *count* completions, in their order."""
+def completions(port: unio.Port, count: int, patience: float = PATIENCE) -> list[unio.Completion]:
+    """Exactly *count* completions, in their order; for none of them more than *patience* seconds are waited."""
     found: list[unio.Completion] = []
     while len(found) < count:
-        batch = port.wait(PATIENCE, limit=count - len(found))
+        batch = port.wait(patience, limit=count - len(found))
         assert batch, f"{len(found)} of {count} completions came, the last of them {found[-3:]}"
         found += batch
     return found

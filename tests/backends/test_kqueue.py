@@ -71,6 +71,7 @@ def test_on_linux_it_takes_a_library(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert found()[1:] == (False, "kqueue fails: libc.so.6 has no kqueue")
 
 
+@pytest.mark.skipif(os.name != "posix", reason="another kind of system is told that kqueue is for others")
 def test_without_cffi_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(backends.KQUEUE_LIBRARY, "any")
     for name in ("_cffi_backend", "unio.backends.kqueue", "unio.backends.kevent", "unio.backends.kqueue_api"):

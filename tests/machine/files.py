@@ -85,11 +85,12 @@ class File(Subject):
         if isinstance(submission.operation, unio.Write):
             check(submission.error is not None or count == submission.size, "wrote less, with no error:", submission)
             self.content[submission.start : submission.start + count] = taken(buffer, count)
-        elif submission.error is None and submission.sizes:
-            check(count == len(there), "read another count than there was:", submission)
-            check(taken(buffer, count) == there, "read other bytes than were written:", submission)
+        elif isinstance(submission.operation, unio.Read):
+            # One that was ended here may have come as far as this: not every system fills several buffers in one go.
+            check(submission.error is not None or count == len(there), "read another count than there was:", submission)
+            check(taken(buffer, count) == there[:count], "read other bytes than were written:", submission)
         else:
-            check(count == 0, "failed, and yet transferred:", submission)
+            check(count == 0, "transferred, though there was nothing to transfer:", submission)
 
     def owes(self) -> list[Submission]:
         with self.lock:

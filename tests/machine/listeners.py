@@ -21,6 +21,7 @@ class Listener(Subject):
 
     def __init__(self, world: World) -> None:
         self.waiting: dict[Any, socket.socket | None] = {}  # by address; None has left before it was accepted
+        self.may_be_passed_over: set[Any] = set()  # the addresses of those that have reset before it
         listening = socket.create_server(("127.0.0.1", 0))
         super().__init__(world, listening)
         self.address = listening.getsockname()
@@ -49,6 +50,7 @@ class Listener(Subject):
                 assert peer is not None
                 if reset:
                     peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    self.may_be_passed_over.add(address)
                 peer.close()
                 self.waiting[address] = None
 
@@ -69,7 +71,8 @@ class Listener(Subject):
 
     def owes(self) -> list[Submission]:
         with self.lock:
-            return super().owes() + list(self.pending)[: len(self.waiting)]
+            certain = self.waiting.keys() - self.may_be_passed_over
+            return super().owes() + list(self.pending)[: len(certain)]
 
     def finish(self) -> None:
         for peer in self.waiting.values():

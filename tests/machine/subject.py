@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from machine.pattern import Sizes
+from platforms import WINDOWS
 
 import unio
 
@@ -154,6 +155,8 @@ class Subject(ABC):
         with self.lock:
             if self.closed:
                 return
+            if WINDOWS:  # it would not end what is in flight before the last duplicate is closed
+                self._close_duplicate()
             self.closed = self.closed_plainly = True
             self._closed_after = next(self._sequences)
             self.world.closed_plainly(self)

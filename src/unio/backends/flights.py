@@ -249,9 +249,7 @@ def finish_accept(handle: IocpHandle, operation: Operation, code: int, count: in
     if code:
         if accepted is not None:
             accepted.close()
-        if code in LEFT and operation._verdict is None and handle.is_open():
-            return None  # wait for the next one
-        return code
+        return None if code in LEFT else code  # that one is gone: wait for the next
     assert accepted is not None
     listener = ffi.new("SOCKET *", handle.number)
     failed = ws2_32.setsockopt(
@@ -289,6 +287,14 @@ def goes_alone(handle: IocpHandle, operation: Operation) -> bool:
         or handle.kind is Kind.PIPE
         or (operation.name == "send" and not _fits_one_call(cast("Send", operation)))
     )
+
+
+def may_go_on(operation: Operation) -> bool:
+    """Whether an operation whose packet is on the way may take another call after it."""
+    if operation.name in ("read", "send", "write"):
+        operation = cast("Read | Send | Write", operation)
+        return bool(operation.transferred + _flight(operation).overlapped.InternalHigh < operation._size)
+    return operation.name in ("accept", "poll", "recv_from", "send_file")
 
 
 def _fits_one_call(operation: Send) -> bool:
@@ -387,6 +393,10 @@ def start_shutdown(handle: IocpHandle, operation: Operation) -> int:
 def start_disconnect(handle: IocpHandle, operation: Operation) -> int:
     flight = _flight(operation)
     flight.reset()
+    if handle.skip_on_success:  # Wine's DisconnectEx then promises a packet that never comes; this ends the same side
+        start_shutdown(handle, operation)
+        handle.disconnected = True
+        return win32.DONE_HERE
     disconnect_ex = handle.extension(win32.WSAID_DISCONNECTEX, "LPFN_DISCONNECTEX")
     handle.disconnected = True
     return _code(disconnect_ex(handle.number, flight.overlapped, 0, 0))
@@ -396,13 +406,14 @@ def finish_disconnect(handle: IocpHandle, operation: Operation, code: int, count
     if code:
         handle.disconnected = False
         return code
-    # DisconnectEx has ended the write side. Receives in flight end with the read side, as on the other backends.
+    # DisconnectEx has ended the write side. Receives and polls end with the read side, as on the other backends.
     with contextlib.suppress(OSError):
         cast("socket.socket", handle.socket).shutdown(socket.SHUT_RD)
     with handle.lock:
         for each in handle.pending:
-            if each.route is Route.INCOMING:
-                kernel32.CancelIoEx(handle.pointer, _flight(each).overlapped)
+            if each.route in (Route.INCOMING, Route.READINESS):
+                pointer = handle.pointer if each.route is Route.INCOMING else handle.afd()
+                kernel32.CancelIoEx(pointer, _flight(each).overlapped)
     return 0
 
 
@@ -489,6 +500,8 @@ def start_poll(handle: IocpHandle, operation: Operation) -> int:
     flight.reset()
     if handle.kind is Kind.PIPE:
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))  # Windows knows the readiness of sockets only
+    if handle.disconnected:
+        return win32.DONE_HERE
     if flight.extra is None:
         flight.extra = ffi.new("AFD_POLL_INFO *")
     info = flight.extra
@@ -514,6 +527,9 @@ def start_poll(handle: IocpHandle, operation: Operation) -> int:
 
 def finish_poll(handle: IocpHandle, operation: Operation, code: int, count: int) -> int | None:
     operation = cast("Poll", operation)
+    if handle.disconnected:  # there is the end of the stream to receive, and nothing that a send would wait for
+        operation.found = operation._readiness
+        return 0
     if code:
         return code
     if not handle.is_open():

@@ -1,7 +1,8 @@
 """The IOCP backend: Windows, whose kernel has completion ports.
 
-What the kernel does by itself needs nothing here: the queue, its order, the choice of the thread that runs next. What
-is left is to say each thing in one way:
+What the kernel does by itself needs nothing here: the queue, its order, the choice of the thread that runs next. All
+that a wait returns comes out of that one queue (iocp_queue), what unio has ended itself as well as what Windows has.
+What is left is to say each thing in one way:
 
 - The key of the kernel's packets says what kind of packet it is; the caller's keys never leave Python. The packet of an
   operation is found again by the address of its OVERLAPPED, in a table that also keeps the operation, its OVERLAPPED
@@ -17,16 +18,11 @@ is left is to say each thing in one way:
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import itertools
 import math
-import os
 import sys
 import threading
 import time
-from collections import deque
-from enum import IntEnum
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +33,8 @@ from unio.operations import Operation, ProcessExit, Route, Status, Timer, second
 from unio.port import LIMIT_DEFAULT, Completion, Port, check_limit, port_closed
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from unio.backends.timers import Deadline
     from unio.handle import HasFileno
 
@@ -57,21 +55,18 @@ def unavailable() -> str | None:
 
 
 if TYPE_CHECKING or unavailable() is None:
-    import _overlapped  # type: ignore[import-not-found]  # pyright: ignore[reportMissingImports]
-
     from unio.backends import win32
-    from unio.backends.flights import FINISHES, STARTS, Flight, goes_alone
+    from unio.backends.flights import FINISHES, STARTS, Flight, goes_alone, may_go_on
     from unio.backends.iocp_handle import Direction, IocpHandle, Life
-    from unio.backends.win32 import NULL, kernel32, last_error
+    from unio.backends.iocp_processes import Watches
+    from unio.backends.iocp_queue import KernelQueue, PacketKey
+    from unio.backends.win32 import kernel32, last_error
     from unio.backends.win32_api import ffi
 
 SLICE_MS_MAX = 100
 """How long the main thread sleeps in one go: Windows does not wake it for a signal, and Python's handlers run in it."""
 
 SLEEP_MS_MAX = 0x7FFFFFFF
-
-ENTRIES_MAX = 1024
-"""How many packets are fetched with one call at most."""
 
 REAP_MS = 50
 """How long a port that is being closed waits for the next packet of what it has cancelled."""
@@ -81,37 +76,21 @@ ENDED_HERE = (995, 64, 676, 1236, 6, 10004, 10038, 10053, 10054, 232, 109)
 """
 
 
-class PacketKey(IntEnum):
-    """The kinds of packets in the kernel's queue, told by their key."""
-
-    IO = 0  # of an operation; lpOverlapped is the address of its OVERLAPPED
-    FAILED = 1  # the same, for an operation that ended without Windows' packet; the count is its error code
-    POSTED = 2  # of the caller's; lpOverlapped is the number under which it is kept
-    WAKE = 3  # look again: at the deadlines, at what is ready, at whether the port is open
-
-
 class IocpPort(Port):
     """A port over a completion port of Windows'."""
 
     backend = "iocp"
 
     def __init__(self, *, backend: str | None = None, concurrency: int = 0) -> None:
-        port = kernel32.CreateIoCompletionPort(win32.INVALID_HANDLE_VALUE, NULL, 0, self.concurrency)
-        self._port = win32.check(port)
+        self._queue = KernelQueue(self.concurrency)
         self._lock = threading.Lock()
-        self._held = threading.RLock()  # keeps the port's number this port's; a signal handler may post
-        self._flights: dict[int, Operation] = {}  # what Windows or the queue has, by the address of its OVERLAPPED
-        self._posted: dict[int, Completion] = {}
-        self._numbers = itertools.count(1, 2)  # odd, so that none is the address of anything
-        self._ready: deque[Operation | Completion] = deque()  # reaped, and not returned by a wait yet
+        self._flights: dict[int, Operation] = {}  # what Windows has, by the address of its OVERLAPPED
         self._timers = Timers()
         self._bound = float("inf")  # until when the thread sleeps that minds the deadlines
-        self._waiting = 0
-        self._port_closed = False
         self._pool = FilePool()
         self._handles: dict[int, IocpHandle] = {}
-        self._detached: set[Operation] = set()
-        self._watched: dict[int, ProcessExit] = {}  # process exits, by the number that their packet will carry
+        self._detached: set[Operation] = set()  # in flight without a handle: timers and process exits
+        self._watches = Watches(self._queue)
         self._afd: Any = None
         super().__init__(backend=backend, concurrency=concurrency)
 
@@ -121,7 +100,7 @@ class IocpPort(Port):
         if self._unusable is not None:
             raise self._unusable
         made = IocpHandle(self, handle, key, skip_on_success=skip_on_success)
-        if not kernel32.CreateIoCompletionPort(made.pointer, self._port, PacketKey.IO, 0):
+        if not self._queue.join(made.pointer):
             code = last_error()
             if code in (win32.ERROR_INVALID_PARAMETER, win32.ERROR_ACCESS_DENIED, win32.ERROR_INVALID_HANDLE):
                 why = "it has joined a port already (a handle does so once), or was not opened for overlapped work"
@@ -242,17 +221,17 @@ class IocpPort(Port):
                 return False
             result = FINISHES[operation.name](handle, operation, 0, count)
             if result is not None:
-                skipped = self._ended(handle, operation, self._error_of(handle, operation, result), silent=result == 0)
-                if not skipped:
-                    self._wake()
-                return skipped
+                error = self._error_of(handle, operation, result)
+                if self._ended(handle, operation, error, silent=result == 0):
+                    self._put(operation)
+                return result == 0
 
     def _post_end(self, flight: Flight, code: int, count: int) -> None:
         """Queue the packet of an operation whose end Windows does not queue."""
         if code == 0 and count:  # as Windows would have, had it not been told to skip it
-            self._post(count, PacketKey.IO, flight.address)
+            self._queue.post(count, PacketKey.IO, flight.address)
         else:
-            self._post(code, PacketKey.FAILED, flight.address)
+            self._queue.post(code, PacketKey.FAILED, flight.address)
 
     def _call(self, handle: IocpHandle, operation: Operation) -> int:
         """Make the Win32 call of an operation; the code of what it, or Python on the way to it, reports."""
@@ -267,12 +246,6 @@ class IocpPort(Port):
             flight.failure = OSError(errno.EINVAL, f"{type(error).__name__}: {error}")
         flight.reset()
         return win32.ERROR_OPERATION_ABORTED
-
-    def _post(self, count: int, key: PacketKey, number: int = 0) -> None:
-        overlapped = ffi.cast("OVERLAPPED *", number)
-        with self._held:
-            if not self._port_closed:
-                win32.check(kernel32.PostQueuedCompletionStatus(self._port, count, key, overlapped))
 
     # Operations without a handle
 
@@ -291,74 +264,56 @@ class IocpPort(Port):
             if isinstance(operation, ProcessExit):
                 self._start_watch(operation)
         self._mind_deadlines()
-        if self._ready:
-            self._wake()
 
     def _start_watch(self, operation: ProcessExit) -> None:
         """Have a process watched, or end the operation if that can't be; the caller holds the port's lock."""
         operation.status = getattr(operation.process, "returncode", None)
-        if operation.status is not None:
-            self._end_detached(operation, None)
-            return
-        process = win32.open_process(operation.process, operation.pid)
-        if not process:
-            code = last_error()
-            unknown = code == win32.ERROR_INVALID_PARAMETER
-            error = OSError(errno.ESRCH, os.strerror(errno.ESRCH)) if unknown else win32.os_error(code)
+        error = None if operation.status is not None else self._watches.begin(operation)
+        if operation._native is None:
             self._end_detached(operation, error)
-            return
-        # The packet that a wait queues can't be called back. It carries a number that is never used again, so that
-        # one of a cancelled operation finds nothing.
-        number = next(self._numbers)
-        wait = _overlapped.RegisterWaitWithQueue(
-            int(ffi.cast("uintptr_t", process)), int(ffi.cast("uintptr_t", self._port)), number, win32.INFINITE
-        )
-        operation._native = (number, process, wait)
-        self._watched[number] = operation
 
-    def _process_ended(self, number: int) -> None:
+    def _process_ended(self, number: int) -> Operation | None:
         with self._lock:
-            operation = self._watched.get(number)
-            if operation is None:  # it was cancelled meanwhile
-                return
-            code = ffi.new("DWORD *")
-            kernel32.GetExitCodeProcess(operation._native[1], code)
-            operation.status = int(code[0])
-            self._end_detached(operation, None)
+            operation = self._watches.ended(number)
+            return operation if operation is not None and self._leave_detached(operation, None) else None
+
+    def _leave_detached(self, operation: Operation, error: OSError | None) -> bool:
+        """End the flight of an operation without a handle; the caller holds the port's lock.
+
+        Returns whether its completion is still to be delivered.
+        """
+        self._detached.discard(operation)
+        if operation._native is not None:
+            assert isinstance(operation, ProcessExit)
+            self._watches.end(operation)
+        return self._complete(operation, error)
 
     def _end_detached(self, operation: Operation, error: OSError | None) -> None:
         """Complete an operation without a handle; the caller holds the port's lock."""
-        self._detached.discard(operation)
-        native, operation._native = operation._native, None
-        if native is not None:
-            number, process, wait = native
-            del self._watched[number]
-            with contextlib.suppress(OSError):  # ERROR_IO_PENDING: it is being called, and ends by itself
-                _overlapped.UnregisterWait(wait)
-            kernel32.CloseHandle(process)
-        self._deliver(operation, error)
+        if self._leave_detached(operation, error):
+            self._put(operation)
 
     def _detached_ended(self, operation: Operation, error: OSError | None, expiry: Deadline | None = None) -> bool:
         with self._lock:
             if operation not in self._detached or (expiry is not None and operation._expiry is not expiry):
                 return False
             self._end_detached(operation, error)
-        self._wake()
         return True
 
     # Ending
 
-    def _reaped(self, operation: Operation, code: int, count: int) -> None:
-        """Act on the packet of an operation: it has ended, or goes on with another call."""
+    def _reaped(self, operation: Operation, code: int, count: int) -> Operation | None:
+        """Act on the packet of an operation. Returns it if it has ended and its completion is to be delivered."""
         handle = operation.handle
         assert isinstance(handle, IocpHandle)
         if not handle.is_open():
             self._left_behind(handle)
         result = FINISHES[operation.name](handle, operation, code, count)
         if result is None and self._go_on(handle, operation):
-            return
-        self._ended(handle, operation, self._error_of(handle, operation, result))
+            return None
+        ended = self._ended(handle, operation, self._error_of(handle, operation, result))
         self._start_waiting(handle, operation.route)
+        return operation if ended else None
 
     def _left_behind(self, handle: IocpHandle) -> None:
         """The program has closed the object itself: end what is in flight as if the handle had been closed."""
@@ -399,7 +354,7 @@ class IocpPort(Port):
         return cancelled("cancelled from outside") if error.errno == errno.ECANCELED else error
 
     def _ended(self, handle: IocpHandle, operation: Operation, error: OSError | None, *, silent: bool = False) -> bool:
-        """End the flight of an operation and queue its completion, unless *silent*. Returns *silent*."""
+        """End the flight of an operation. Returns whether its completion is still to be delivered."""
         flight: Flight = operation._native
         with handle.lock:
             del handle.pending[operation]
@@ -410,15 +365,15 @@ class IocpPort(Port):
                 direction.exclusive = False
             if silent:
                 self._forget(operation)
-                return True
-            if handle.life is Life.OPEN:
-                self._deliver(operation, error)
                 return False
+            if handle.life is Life.OPEN:
+                return self._complete(operation, error)
             operation.error = error
             handle.ended.append(operation)
             if not handle.pending:
                 for each in sorted(handle.ended, key=lambda ended: ended._sequence):
-                    self._deliver(each, each.error)
+                    if self._complete(each, each.error):
+                        self._put(each)
                 handle.ended.clear()
         return False
 
@@ -428,12 +383,24 @@ class IocpPort(Port):
             operation._expiry = None
         operation._status = IDLE
 
-    def _deliver(self, operation: Operation, error: OSError | None) -> None:
+    def _complete(self, operation: Operation, error: OSError | None) -> bool:
+        """Give an operation its error. Returns whether its completion is to be delivered: not by a closed port."""
         operation.error = error
         self._forget(operation)
-        if self._unusable is None:
-            operation._status = QUEUED
-            self._ready.append(operation)
+        if self._unusable is not None:
+            return False
+        operation._status = QUEUED
+        return True
+
+    def _put(self, packet: Operation | Completion) -> None:
+        """Queue what has ended without a packet of Windows'."""
+        self._queue.put(packet)
+        if self._unusable is not None:  # whoever comes last, this thread or the one that closes the port, drops it
+            self._drop_put()
+
+    def _drop_put(self) -> None:
+        for operation in self._queue.drop():
+            operation._status = IDLE
 
     def cancel(self, operation: Operation) -> bool:
         if self._unusable is not None:
@@ -454,11 +421,14 @@ class IocpPort(Port):
             if handle.life is not Life.OPEN:
                 return False  # it is being ended already
             if operation not in waiting:
-                operation._verdict = operation._verdict or verdict  # it must not go on after a packet on the way either
-                return not operation._native.started or self._cancel_io(handle, operation)
+                asked = not operation._native.started or self._cancel_io(handle, operation)
+                if asked or may_go_on(operation):  # else its packet is on the way, and is the last
+                    operation._verdict = operation._verdict or verdict
+                    return True
+                return False
             operation._verdict = verdict
             waiting.remove(operation)
-        self._post(win32.ERROR_OPERATION_ABORTED, PacketKey.FAILED, operation._native.address)
+        self._queue.post(win32.ERROR_OPERATION_ABORTED, PacketKey.FAILED, operation._native.address)
         return True
 
     def _cancel_io(self, handle: IocpHandle, operation: Operation) -> bool:
@@ -466,6 +436,8 @@ class IocpPort(Port):
         pointer = self._afd if operation.route is Route.READINESS else handle.pointer
         if operation.name == "flush" or not handle.is_open():
             return True
+        if pointer is None:  # a poll that has ended before the device was asked anything
+            return False
         return bool(kernel32.CancelIoEx(pointer, operation._native.overlapped)) or last_error() != win32.ERROR_NOT_FOUND
 
     def _close_handle(self, handle: IocpHandle) -> None:
@@ -482,7 +454,7 @@ class IocpPort(Port):
                 if operation not in unstarted:
                     self._cancel_io(handle, operation)
         for operation in unstarted:
-            self._post(win32.ERROR_OPERATION_ABORTED, PacketKey.FAILED, operation._native.address)
+            self._queue.post(win32.ERROR_OPERATION_ABORTED, PacketKey.FAILED, operation._native.address)
         with self._lock:
             if self._handles.get(handle.number) is handle:
                 del self._handles[handle.number]
@@ -493,120 +465,110 @@ class IocpPort(Port):
     def post(self, key: Any, operation: Any = None, transferred: int = 0) -> None:
         if self._unusable is not None:
             raise self._unusable
-        number = next(self._numbers)
-        self._posted[number] = Completion(key, operation, transferred, None)
-        self._post(0, PacketKey.POSTED, number)
+        self._put(Completion(key, operation, transferred, None))
 
     def wait(self, timeout: float | None = None, limit: int = LIMIT_DEFAULT) -> list[Completion]:
         check_limit(limit)
         until = None if timeout is None else time.monotonic() + seconds(timeout, "the time-out")
-        looked = False
-        while True:
-            if self._unusable is not None:
-                raise self._unusable
-            for deadline, (what, times_out) in self._timers.expired():
-                if times_out:
-                    self._end(what, timed_out(), deadline)
-                else:
-                    self._detached_ended(what, None, deadline)
-            # The kernel is asked in each call: what is ready may be a flood that renews itself, as timers of no delay.
-            if looked:
-                batch = self._take(limit)
-                if batch or (until is not None and time.monotonic() >= until):
-                    self._hand_over()
-                    return batch
-            self._dequeue(min(limit, ENTRIES_MAX), until)
-            looked = True
-
-    def _take(self, limit: int) -> list[Completion]:
-        batch: list[Completion] = []
-        while self._ready and len(batch) < limit:
-            try:
-                packet = self._ready.popleft()
-            except IndexError:  # another thread was quicker
-                break
-            if isinstance(packet, Operation):
-                batch.append(Completion(packet.key, packet, packet.transferred, packet.error))
-                packet._status = IDLE  # last: from here on another thread may submit it again
-            else:
-                batch.append(packet)
-        return batch
-
-    def _dequeue(self, limit: int, until: float | None) -> None:
-        """Sleep in the kernel's queue until packets come, *until*, or the next deadline, and act on the packets."""
-        entries, count = self._entries(limit)
-        with self._lock:
-            if self._port_closed or self._unusable is not None:
-                return
-            if self._ready:
-                until = 0.0  # do not sleep
-            self._waiting += 1
-            mine = self._timers.next_time()
-            if mine is None or mine >= self._bound:
-                mine = None  # another thread minds the deadlines
-            else:
-                self._bound = mine
         try:
-            found = kernel32.GetQueuedCompletionStatusEx(self._port, entries, limit, count, _ms(until, mine), 0)
+            while True:
+                if self._unusable is not None:
+                    raise self._unusable
+                self._expire()
+                late = until is not None and time.monotonic() >= until
+                entries = self._fetch(limit, until)
+                batch = [self._taken(packet) for entry in entries if (packet := self._packet(entry)) is not None]
+                if batch or (late and not entries):
+                    return batch
         finally:
-            with self._lock:
-                self._waiting -= 1
-                if mine is not None and self._bound == mine:
-                    self._bound = float("inf")
-            if self._unusable is not None:
-                self._close_port()
-        for index in range(count[0] if found else 0):
-            self._packet(entries[index])
+            self._hand_over()
 
-    def _packet(self, entry: Any) -> None:
+    def _expire(self) -> None:
+        """Act on the deadlines that have passed. What has ended by them is queued, behind what had come before."""
+        for deadline, (what, times_out) in self._timers.expired():
+            if times_out:
+                self._end(what, timed_out(), deadline)
+            else:
+                self._detached_ended(what, None, deadline)
+
+    def _fetch(self, limit: int, until: float | None) -> Sequence[Any]:
+        """Sleep in the kernel's queue until packets come, *until*, or the next deadline."""
+        if not self._queue.enter():
+            return ()
+        mine = self._take_deadline()
+        try:
+            return self._queue.fetch(limit, _ms(until, mine))
+        finally:
+            if mine is not None:
+                self._leave_deadline(mine)
+            self._queue.leave()
+
+    def _packet(self, entry: Any) -> Operation | Completion | None:
+        """Act on a packet. Returns what a wait is to return for it."""
         key, count = entry.lpCompletionKey, entry.dwNumberOfBytesTransferred
+        if key == PacketKey.WAKE:
+            return None
         number = int(ffi.cast("uintptr_t", entry.lpOverlapped))
-        if key == PacketKey.POSTED:
-            if (packet := self._posted.pop(number, None)) is not None:  # it is not dropped with the port
-                self._ready.append(packet)
-            return
+        if key == PacketKey.KEPT:
+            return self._queue.kept(number)
         operation = self._flights.get(number)
         if operation is None:
-            if key == PacketKey.IO:
-                self._process_ended(number)
-        elif key == PacketKey.FAILED:
-            self._reaped(operation, count, 0)
-        else:
-            status = operation._native.overlapped.Internal & 0xFFFFFFFF
-            if status == win32.STATUS_PENDING:  # seen under Wine, where the thread ended that had submitted it
-                status = entry.Internal & 0xFFFFFFFF
-            self._reaped(operation, win32.status_error(status), count)
+            return self._process_ended(number) if key == PacketKey.IO else None
+        if key == PacketKey.FAILED:
+            return self._reaped(operation, count, 0)
+        status = operation._native.overlapped.Internal & 0xFFFFFFFF
+        if status == win32.STATUS_PENDING:  # seen under Wine, where the thread ended that had submitted it
+            status = entry.Internal & 0xFFFFFFFF
+        return self._reaped(operation, win32.status_error(status), count)
 
-    def _entries(self, limit: int) -> tuple[Any, Any]:
-        """Room for the packets of one call, one for each thread."""
-        room = getattr(_thread, "room", None)
-        if room is None or room[2] < limit:
-            room = _thread.room = (ffi.new("OVERLAPPED_ENTRY[]", limit), ffi.new("DWORD *"), limit)
-        room[1][0] = 0
-        return room[0], room[1]
+    @staticmethod
+    def _taken(packet: Operation | Completion) -> Completion:
+        if not isinstance(packet, Operation):
+            return packet
+        completion = Completion(packet.key, packet, packet.transferred, packet.error)
+        packet._status = IDLE  # last: from here on another thread may submit it again
+        return completion
+
+    # Deadlines
+
+    def _take_deadline(self) -> float | None:
+        """The next deadline, if this thread is the one to mind it; it has entered the queue before."""
+        earliest = self._timers.next_time()
+        if earliest is None:
+            return None
+        with self._lock:
+            if earliest >= self._bound:
+                return None  # another thread does
+            self._bound = earliest
+        return earliest
+
+    def _leave_deadline(self, mine: float) -> None:
+        with self._lock:
+            if self._bound == mine:
+                self._bound = float("inf")
 
     def _hand_over(self) -> None:
-        """See to it that another thread takes what this one leaves: completions beyond its limit, or the deadlines."""
-        if self._waiting and (self._ready or (self._bound == float("inf") and len(self._timers))):
+        """Have another thread mind the deadlines in the place of this one, which goes."""
+        if self._queue.waiting and self._bound == float("inf") and len(self._timers):
             self._wake()
 
     def _mind_deadlines(self) -> None:
         """Wake a thread for a deadline that comes before those that are minded."""
-        if self._waiting:
+        if self._queue.waiting:
             earliest = self._timers.next_time()
             if earliest is not None and earliest < self._bound:
                 self._wake()
 
     def _wake(self) -> None:
         if self._unusable is None:
-            self._post(0, PacketKey.WAKE)
+            self._queue.post(0, PacketKey.WAKE)
 
     def _afd_handle(self) -> Any:
         """A handle of the device that answers polls, opened for this port when the first one is submitted."""
         with self._lock:
             if self._afd is None:
                 afd = win32.open_afd()
-                win32.check(kernel32.CreateIoCompletionPort(afd, self._port, PacketKey.IO, 0))
+                win32.check(self._queue.join(afd))
                 win32.check(kernel32.SetFileCompletionNotificationModes(afd, win32.FILE_SKIP_SET_EVENT_ON_HANDLE))
                 self._afd = afd
             return self._afd
@@ -624,15 +586,15 @@ class IocpPort(Port):
             self._cancel_all(handle)
         for operation in list(self._detached):
             self._end(operation, cancelled("the port was closed"))
-        while self._ready:
-            packet = self._ready.popleft()
-            if isinstance(packet, Operation):
-                packet._status = IDLE
-        self._posted.clear()
+        self._drop_put()
         self._timers.clear()
         self._pool.close()
-        self._reap_cancelled()
-        self._close_port()
+        if self._queue.enter():  # so that no thread that leaves it takes the kernel's port away meanwhile
+            self._reap_cancelled()
+            self._queue.leave()
+        self._queue.close()
+        if self._afd is not None:
+            kernel32.CloseHandle(self._afd)
 
     def _cancel_all(self, handle: IocpHandle) -> None:
         """End what a handle has in flight because the port is closed; the object stays open."""
@@ -641,7 +603,7 @@ class IocpPort(Port):
                 for operation in direction.waiting:
                     handle.pending.pop(operation, None)
                     self._flights.pop(operation._native.address, None)
-                    self._deliver(operation, cancelled("the port was closed"))
+                    self._complete(operation, cancelled("the port was closed"))
                 direction.waiting.clear()
             for operation in handle.pending:
                 operation._verdict = operation._verdict or cancelled("the port was closed")
@@ -649,33 +611,20 @@ class IocpPort(Port):
 
     def _reap_cancelled(self) -> None:
         """Fetch the packets of what was cancelled, so that Windows is done with its memory."""
-        entries, count = self._entries(LIMIT_DEFAULT)
         while self._flights:
-            if not kernel32.GetQueuedCompletionStatusEx(self._port, entries, LIMIT_DEFAULT, count, REAP_MS, 0):
+            entries = self._queue.fetch(LIMIT_DEFAULT, REAP_MS)
+            if not entries and self._flights:
                 _limbo.append(dict(self._flights))  # some device does not let go: never free what it may write to
                 return
-            for index in range(count[0]):
-                self._packet(entries[index])
-
-    def _close_port(self) -> None:
-        """Close the kernel's port, unless threads are in it: each wakes the next, and the last of them does it."""
-        if self._waiting:
-            self._post(0, PacketKey.WAKE)  # one for each would not do, as one thread may fetch several
-            return
-        with self._held:
-            if self._port_closed:
-                return
-            self._port_closed = True
-            kernel32.CloseHandle(self._port)
-        if self._afd is not None:
-            kernel32.CloseHandle(self._afd)
+            for entry in entries:
+                self._packet(entry)
 
     def _in_flight(self) -> int:
-        count = len(self._flights) + len(self._detached)  # first, as from there they go to what is ready
-        return count + sum([isinstance(each, Operation) for each in self._ready.copy()])
+        # From there they go to what is put, so that none is missed in this order.
+        count = len(self._flights) + len(self._detached)
+        return count + len(self._queue.operations())
 
 
-_thread = threading.local()
 _limbo: list[dict[int, Operation]] = []
 
 
@@ -705,7 +654,7 @@ def _flush(handle: IocpHandle, operation: Operation) -> None:
         code = win32.ERROR_INVALID_HANDLE  # not open for writing
     port = handle.port()
     if port is not None and port._unusable is None:
-        port._post(code, PacketKey.FAILED, operation._native.address)
+        port._queue.post(code, PacketKey.FAILED, operation._native.address)
 
 
 PORT = IocpPort
