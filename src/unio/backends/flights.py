@@ -500,11 +500,12 @@ def start_poll(handle: IocpHandle, operation: Operation) -> int:
     flight.reset()
     if handle.kind is Kind.PIPE:
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))  # Windows knows the readiness of sockets only
-    if handle.disconnected:
-        return win32.DONE_HERE
     if flight.extra is None:
         flight.extra = ffi.new("AFD_POLL_INFO *")
     info = flight.extra
+    if handle.disconnected:
+        info.Handles[0].Events = AFD_POLL_LOCAL_CLOSE
+        return win32.DONE_HERE
     info.Timeout = 0x7FFFFFFFFFFFFFFF
     info.NumberOfHandles = 1
     info.Exclusive = 0
@@ -527,10 +528,9 @@ def start_poll(handle: IocpHandle, operation: Operation) -> int:
 
 def finish_poll(handle: IocpHandle, operation: Operation, code: int, count: int) -> int | None:
     operation = cast("Poll", operation)
-    if handle.disconnected:  # there is the end of the stream to receive, and nothing that a send would wait for
-        operation.found = operation._readiness
-        return 0
-    if code:
+    if code and handle.disconnected:  # there is the end of the stream to receive, and no send would wait
+        _flight(operation).extra.Handles[0].Events = AFD_POLL_LOCAL_CLOSE
+    elif code:
         return code
     if not handle.is_open():
         return win32.ERROR_OPERATION_ABORTED
