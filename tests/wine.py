@@ -68,6 +68,7 @@ ROWS: dict[str, tuple[str, tuple[int, ...]]] = {
         "a receive that is cancelled while it is tried again may never end once its socket is closed",
         EVERY,
     ),
+    "poll-amid-close": ("a poll that starts while its socket is being closed may end the wineserver", EVERY),
     "no-symbolic-links": ("CreateSymbolicLink says that it has made a link, and has made nothing", EVERY),
     "console-events": ("GenerateConsoleCtrlEvent fails: a child can't be sent a signal", EVERY),
 }

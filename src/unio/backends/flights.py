@@ -104,6 +104,10 @@ class Flight:
         self.views = self.kept = None
         self.buffers = NULL
 
+    def hold(self) -> tuple[object, ...]:
+        """All that Windows may use while the operation is in flight."""
+        return self, self.kept, self.buffers, self.bounce, self.extra, self.accepted
+
     def begin(self) -> None:
         """Start another flight."""
         self.failure = None

@@ -102,6 +102,8 @@ class IocpPort(Port):
         made = IocpHandle(self, handle, key, skip_on_success=skip_on_success)
         if not self._queue.join(made.pointer):
             code = last_error()
+            if self._unusable is not None:  # it was closed meanwhile
+                raise self._unusable
             if code in (win32.ERROR_INVALID_PARAMETER, win32.ERROR_ACCESS_DENIED, win32.ERROR_INVALID_HANDLE):
                 why = "it has joined a port already (a handle does so once), or was not opened for overlapped work"
                 hint = "; open files with unio.open and make pipes with unio.pipe" if made.socket is None else ""
@@ -118,6 +120,8 @@ class IocpPort(Port):
             if not made.stream and not made.connected:
                 win32.report_unreachable(made.socket, report=False)
         with self._lock:
+            if self._unusable is not None:
+                raise self._unusable
             self._handles[made.number] = made
         return made
 
@@ -134,7 +138,7 @@ class IocpPort(Port):
             return False
         with handle.lock:
             operation._begin()
-            if handle.life is not Life.OPEN:
+            if handle.life is not Life.OPEN or self._unusable is not None:
                 operation._status = IDLE
                 raise self._unusable or NotAssociated(f"{handle!r} is closed")
             if operation._native is None:
@@ -549,7 +553,7 @@ class IocpPort(Port):
 
     def _hand_over(self) -> None:
         """Have another thread mind the deadlines in the place of this one, which goes."""
-        if self._queue.waiting and self._bound == float("inf") and len(self._timers):
+        if self._queue.waiting and self._bound == float("inf") and self._timers.next_time() is not None:
             self._wake()
 
     def _mind_deadlines(self) -> None:
@@ -581,7 +585,6 @@ class IocpPort(Port):
                 return
             self._unusable = port_closed()
             handles = list(self._handles.values())
-            self._handles.clear()
         for handle in handles:
             self._cancel_all(handle)
         for operation in list(self._detached):
@@ -590,7 +593,7 @@ class IocpPort(Port):
         self._timers.clear()
         self._pool.close()
         if self._queue.enter():  # so that no thread that leaves it takes the kernel's port away meanwhile
-            self._reap_cancelled()
+            self._reap_cancelled(handles)
             self._queue.leave()
         self._queue.close()
         if self._afd is not None:
@@ -609,15 +612,17 @@ class IocpPort(Port):
                 operation._verdict = operation._verdict or cancelled("the port was closed")
                 self._cancel_io(handle, operation)
 
-    def _reap_cancelled(self) -> None:
+    def _reap_cancelled(self, handles: list[IocpHandle]) -> None:
         """Fetch the packets of what was cancelled, so that Windows is done with its memory."""
         while self._flights:
             entries = self._queue.fetch(LIMIT_DEFAULT, REAP_MS)
-            if not entries and self._flights:
-                _limbo.append(dict(self._flights))  # some device does not let go: never free what it may write to
-                return
             for entry in entries:
                 self._packet(entry)
+            if not entries and not any(handle.calling for handle in handles):
+                break
+        for operation in list(self._flights.values()):  # some device, or a thread of the pool, does not let go
+            _limbo.append(operation._native.hold())
+            operation._status = IDLE
 
     def _in_flight(self) -> int:
         # From there they go to what is put, so that none is missed in this order.
@@ -625,7 +630,7 @@ class IocpPort(Port):
         return count + len(self._queue.operations())
 
 
-_limbo: list[dict[int, Operation]] = []
+_limbo: list[Any] = []  # memory that Windows may still write to, of ports that were closed
 
 
 def _ms(until: float | None, deadline: float | None) -> int:
@@ -653,7 +658,7 @@ def _flush(handle: IocpHandle, operation: Operation) -> None:
     if code == win32.ERROR_ACCESS_DENIED:
         code = win32.ERROR_INVALID_HANDLE  # not open for writing
     port = handle.port()
-    if port is not None and port._unusable is None:
+    if port is not None:
         port._queue.post(code, PacketKey.FAILED, operation._native.address)
 
 

@@ -48,7 +48,7 @@ class KernelQueue:
         self.pointer = win32.check(kernel32.CreateIoCompletionPort(win32.INVALID_HANDLE_VALUE, NULL, 0, concurrency))
         self.waiting: list[None] = []
         """One for each thread that waits, or is about to."""
-        self._posting: list[None] = []
+        self._calling: list[None] = []
         self._closing = False
         self._open: list[None] = [None]
         self._closing_lock = threading.RLock()
@@ -57,7 +57,12 @@ class KernelQueue:
 
     def join(self, pointer: Any) -> bool:
         """Let a handle's operations queue their packets here. Returns whether Windows has agreed."""
-        return bool(kernel32.CreateIoCompletionPort(pointer, self.pointer, PacketKey.IO, 0))
+        if not self._use(self._calling):
+            return False
+        try:
+            return bool(kernel32.CreateIoCompletionPort(pointer, self.pointer, PacketKey.IO, 0))
+        finally:
+            self._release(self._calling)
 
     # Putting in
 
@@ -67,11 +72,11 @@ class KernelQueue:
 
     def post(self, count: int, key: PacketKey, number: int = 0) -> None:
         """Queue a packet of a kind, unless the port is being closed."""
-        if self._use(self._posting):
+        if self._use(self._calling):
             try:
                 self._post(count, key, number)
             finally:
-                self._release(self._posting)
+                self._release(self._calling)
 
     def _post(self, count: int, key: PacketKey, number: int) -> None:
         overlapped = ffi.cast("OVERLAPPED *", number)
@@ -134,7 +139,7 @@ class KernelQueue:
             if self.waiting:  # one wakes the next: a packet for each would not do, as one thread may fetch several
                 if self._open:
                     self._post(0, PacketKey.WAKE, 0)
-            elif not self._posting:
+            elif not self._calling:
                 with contextlib.suppress(IndexError):  # it is closed already
                     del self._open[0]
                     kernel32.CloseHandle(self.pointer)

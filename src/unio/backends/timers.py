@@ -31,10 +31,6 @@ class Timers:
         self._spent = 0
         self._numbers = itertools.count()
 
-    def __len__(self) -> int:
-        with self._lock:  # between two steps of another thread the difference may be negative, which no length may
-            return len(self._heap) - self._spent
-
     def add(self, delay: float, due: object) -> Deadline:
         """Let *due* be returned by :meth:`expired` once *delay* seconds have passed."""
         entry: Deadline = [monotonic() + delay, next(self._numbers), due]
@@ -57,6 +53,8 @@ class Timers:
 
     def next_time(self) -> float | None:
         """When the next entry is due, on the monotonic clock; None if there is none."""
+        if not self._heap:
+            return None
         with self._lock:
             self._drop_spent()
             return self._heap[0][0] if self._heap else None
