@@ -27,3 +27,6 @@ needs_crt_files = pytest.mark.skipif(WINDOWS, reason="needs files that join howe
 needs_names_of_bytes = pytest.mark.skipif(WINDOWS, reason="needs names of files that are any bytes; Windows' are text")
 needs_pollable_pipes = pytest.mark.skipif(WINDOWS, reason="needs pipes with readiness; Windows polls sockets only")
 needs_parentage = pytest.mark.skipif(WINDOWS, reason="needs parents that alone know the status of their children")
+needs_plain_close = pytest.mark.skipif(
+    WINDOWS, reason="needs a plain close that counts though a duplicate lives on; Windows then lets nobody cancel"
+)

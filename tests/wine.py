@@ -56,12 +56,14 @@ ROWS: dict[str, tuple[str, tuple[int, ...]]] = {
     "waitall-short": ("MSG_WAITALL returns what is there", EVERY),
     "send-after-reset": ("TransmitFile on a connection that was reset says WSAENOTCONN, not WSAECONNRESET", EVERY),
     "send-at-end": (
-        "a send that pends as the peer closes, or half-closes, may never be told that it can go on or was reset",
+        "a send that pends as the peer closes or half-closes may end short, the rest coming behind the next, or never",
         EVERY,
     ),
+    "cancelled-send-file": ("a TransmitFile that was cancelled does not tell how much it had sent", EVERY),
     "send-unconnected": ("WSASend on a socket that never connected says WSAECONNRESET, not WSAENOTCONN", EVERY),
     "refused-once": ("a connected datagram socket is told once only that nobody is there", EVERY),
     "unreadable-file": ("TransmitFile sends a file that is not open for reading", EVERY),
+    "end-before-data": ("of several receives that pend as the peer ends, one may see the end before the data", EVERY),
     "reset-before-data": ("a reset discards what had arrived before it and was not received yet", EVERY),
     "cancelled-pipe-write": ("a cancelled write to a pipe that was taken in part leaves nothing for the reader", EVERY),
     "close-amid-receives": (

@@ -332,7 +332,8 @@ def start_send(handle: IocpHandle, operation: Operation) -> int:
     if handle.kind is Kind.PIPE:
         # A write that is broken off does not say how much of it was read, so that one call is not given too much.
         return _start_chunk(handle, operation, kernel32.WriteFile, win32.PIPE_BUFFER)
-    views = operation._views if _fits_one_call(operation) else _next_part(operation)
+    whole = not operation.transferred and _fits_one_call(operation)
+    views = operation._views if whole else _next_part(operation)
     buffers, count = flight.wsabufs(views)
     return _code(not ws2_32.WSASend(handle.number, buffers, count, NULL, 0, flight.overlapped, NULL))
 
@@ -423,18 +424,20 @@ def finish_disconnect(handle: IocpHandle, operation: Operation, code: int, count
 
 def start_send_file(handle: IocpHandle, operation: Operation) -> int:
     operation, flight = cast("SendFile", operation), _flight(operation)
-    offset = operation._offset + operation.transferred
     file = win32.file_handle(operation._file)
-    size = ffi.new("int64_t *")
-    win32.check(kernel32.GetFileSizeEx(file, size))
-    left = max(0, size[0] - offset)
-    if operation._count is not None:
-        left = min(left, operation._count - operation.transferred)
+    left = _left_to_send(operation, file)
     if left == 0:  # to TransmitFile, 0 bytes mean the whole file
         return win32.DONE_HERE
-    flight.reset(offset)
+    flight.reset(operation._offset + operation.transferred)
     transmit_file = handle.extension(win32.WSAID_TRANSMITFILE, "LPFN_TRANSMITFILE")
     return _code(transmit_file(handle.number, file, min(left, CHUNK_MAX), 0, flight.overlapped, NULL, 0))
+
+
+def _left_to_send(operation: SendFile, file: Any) -> int:
+    size = ffi.new("int64_t *")
+    win32.check(kernel32.GetFileSizeEx(file, size))
+    left: int = max(0, size[0] - operation._offset - operation.transferred)
+    return left if operation._count is None else min(left, operation._count - operation.transferred)
 
 
 def finish_send_file(handle: IocpHandle, operation: Operation, code: int, count: int) -> int | None:
@@ -444,7 +447,10 @@ def finish_send_file(handle: IocpHandle, operation: Operation, code: int, count:
         return win32.ERROR_INVALID_HANDLE  # the file is not open for reading: EBADF, as POSIX has it
     if code:
         return win32.ERROR_NETNAME_DELETED if code in GONE and not handle.disconnected else code
-    return None if count else 0  # the start finds out whether anything is left
+    try:
+        return None if _left_to_send(operation, win32.file_handle(operation._file)) else 0
+    except OSError:
+        return None  # the start finds out what is wrong with the file
 
 
 # Files

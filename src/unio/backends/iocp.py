@@ -225,8 +225,7 @@ class IocpPort(Port):
                 return False
             result = FINISHES[operation.name](handle, operation, 0, count)
             if result is not None:
-                error = self._error_of(handle, operation, result)
-                if self._ended(handle, operation, error, silent=result == 0):
+                if self._ended(handle, operation, result, silent=result == 0):
                     self._put(operation)
                 return result == 0
 
@@ -315,7 +314,7 @@ class IocpPort(Port):
         result = FINISHES[operation.name](handle, operation, code, count)
         if result is None and self._go_on(handle, operation):
             return None
-        ended = self._ended(handle, operation, self._error_of(handle, operation, result))
+        ended = self._ended(handle, operation, result)
         self._start_waiting(handle, operation.route)
         return operation if ended else None
 
@@ -342,7 +341,10 @@ class IocpPort(Port):
         return True
 
     def _error_of(self, handle: IocpHandle, operation: Operation, result: int | None) -> OSError | None:
-        """The error of a completion: the result of the call, unless the operation was ended here."""
+        """The error of a completion: the result of the call, unless the operation was ended here.
+
+        The caller holds the handle's lock, so that a cancel has either not been asked for or left its verdict.
+        """
         failure: OSError | None = operation._native.failure
         verdict = operation._verdict
         if result == 0:
@@ -357,10 +359,11 @@ class IocpPort(Port):
         error = win32.os_error(result or win32.ERROR_OPERATION_ABORTED)
         return cancelled("cancelled from outside") if error.errno == errno.ECANCELED else error
 
-    def _ended(self, handle: IocpHandle, operation: Operation, error: OSError | None, *, silent: bool = False) -> bool:
+    def _ended(self, handle: IocpHandle, operation: Operation, result: int | None, *, silent: bool = False) -> bool:
         """End the flight of an operation. Returns whether its completion is still to be delivered."""
         flight: Flight = operation._native
         with handle.lock:
+            error = self._error_of(handle, operation, result)
             del handle.pending[operation]
             self._flights.pop(flight.address, None)
             if flight.given:
@@ -368,7 +371,8 @@ class IocpPort(Port):
                 direction.busy -= 1
                 direction.exclusive = False
             if silent:
-                self._forget(operation)
+                self._drop_expiry(operation)
+                operation._status = IDLE
                 return False
             if handle.life is Life.OPEN:
                 return self._complete(operation, error)
@@ -381,20 +385,18 @@ class IocpPort(Port):
                 handle.ended.clear()
         return False
 
-    def _forget(self, operation: Operation) -> None:
+    def _drop_expiry(self, operation: Operation) -> None:
         if operation._expiry is not None:
             self._timers.discard(operation._expiry)
             operation._expiry = None
-        operation._status = IDLE
 
     def _complete(self, operation: Operation, error: OSError | None) -> bool:
         """Give an operation its error. Returns whether its completion is to be delivered: not by a closed port."""
         operation.error = error
-        self._forget(operation)
-        if self._unusable is not None:
-            return False
-        operation._status = QUEUED
-        return True
+        self._drop_expiry(operation)
+        open_still = self._unusable is None
+        operation._status = QUEUED if open_still else IDLE
+        return open_still
 
     def _put(self, packet: Operation | Completion) -> None:
         """Queue what has ended without a packet of Windows'."""
