@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import warnings
 import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -13,6 +14,7 @@ from unio.backends.processors import usable_processors
 from unio.errors import PortClosed
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
     from types import TracebackType
 
@@ -211,15 +213,21 @@ class Port:
     def __repr__(self) -> str:
         return f"<unio.Port {self.backend} {'closed' if self.closed else 'open'}>"
 
-    def __del__(self) -> None:
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         if getattr(self, "_unusable", self) is not None:  # closed, or its making failed
             if getattr(self, "_forked", False):
                 self.close()
             return
-        if count := self._in_flight():
-            message = f"{self!r} was dropped with {count} operations in flight: close it"
-            warnings.warn(message, ResourceWarning, source=self, stacklevel=2)
-        self.close()
+        try:
+            if count := self._in_flight():
+                message = f"{self!r} was dropped with {count} operations in flight: close it"
+                warnings.warn(message, ResourceWarning, source=self, stacklevel=2)
+            self.close()
+        except Exception:
+            # At the program's end the modules that this needs may be gone before the port is (the free-threaded build
+            # takes functions, and what these refer to, for the last collection). Nothing is lost: the process ends.
+            if not is_finalizing():
+                raise
 
 
 def _left_to_the_backend() -> TypeError:

@@ -482,7 +482,8 @@ def cancel_and_submit_again(port: unio.Port, exit_: unio.ProcessExit) -> None:
             port.cancel(exit_)
         elif completion.error is not None:
             port.submit(exit_, 3600)
-            exit_.process.stdin.close()
+            with contextlib.suppress(ValueError):  # another of these threads closes it as well
+                exit_.process.stdin.close()
         else:
             for _ in range(3):
                 port.post("stop")

@@ -79,7 +79,7 @@ class EpollPort(EmulatedPort):
         eventfd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._interrupt = Interrupt(eventfd, eventfd)
         self._epoll.register(eventfd, EPOLLIN)
-        self._processes: dict[int, ProcessExit] = {}  # by pidfd
+        self._processes: dict[int, tuple[ProcessExit]] = {}  # by pidfd; a new tuple each time
         self._strays: set[int] = set()
         return self._interrupt
 
@@ -111,7 +111,7 @@ class EpollPort(EmulatedPort):
         elif number == self._interrupt.reader:
             self._interrupt.clear()
         elif number in self._processes:
-            self._process_ended(number)
+            self._process_event(number)
         else:
             self._stray(number)
 
@@ -125,10 +125,11 @@ class EpollPort(EmulatedPort):
             self._strays.add(number)
             return
         self._strays.clear()
-        with self._lock:
-            stale, self._epoll = self._epoll, select.epoll()
+        fresh = select.epoll()
+        with self._lock:  # who joins from here on registers with the new one
+            self._epoll = fresh  # the other one is closed when nobody uses it any more
             handles = list(self._table.values())
-            processes = list(self._processes)
+        processes = list(self._processes)
         for watched in (self._interrupt.reader, *processes):
             with contextlib.suppress(OSError):
                 self._epoll.register(watched, EPOLLIN)
@@ -136,13 +137,13 @@ class EpollPort(EmulatedPort):
             if handle.kind is not Kind.FILE:
                 with contextlib.suppress(OSError):
                     self._register(handle)
-        stale.close()
 
     def _watch_process(self, operation: ProcessExit) -> None:
         pidfd = os.pidfd_open(operation.pid)
         operation._native = pidfd
-        self._processes[pidfd] = operation
-        self._epoll.register(pidfd, EPOLLIN)
+        self._processes[pidfd] = (operation,)
+        with contextlib.suppress(ValueError):  # the port was closed meanwhile, which has ended the operation
+            self._epoll.register(pidfd, EPOLLIN)
 
     def _unwatch_process(self, operation: ProcessExit) -> None:
         pidfd = operation._native
@@ -150,9 +151,9 @@ class EpollPort(EmulatedPort):
         self._unregister(pidfd)
         os.close(pidfd)
 
-    def _process_ended(self, pidfd: int) -> None:
-        operation = self._processes.get(pidfd)
-        if operation is None:  # it was cancelled meanwhile
+    def _process_event(self, pidfd: int) -> None:
+        watch = self._processes.get(pidfd)
+        if watch is None:  # it was cancelled meanwhile
             return
         status, error = None, None
         try:
@@ -161,11 +162,8 @@ class EpollPort(EmulatedPort):
                 return  # threads of it are still ending; the event comes again
         except OSError as failure:  # it was waited for already, or is no child
             error = failure
-        with self._lock:
-            if self._processes.get(pidfd) is not operation:
-                return
-            self._end_process(operation, status, error)
-        self._queue.wake()
+        if self._processes.get(pidfd) is watch:  # else the number may have been another's when it was asked
+            self._complete_exit(watch[0], status, error)
 
     def _close_kernel(self) -> None:
         self._epoll.close()

@@ -1,7 +1,8 @@
 """Which handles have joined a port, of all ports of the process.
 
 A handle joins one port, once. Windows' kernel keeps that book for its own handles; elsewhere this does: by number, the
-object that was associated, as long as it lives, and its handle.
+object that was associated, as long as it lives, and its handle. The lock of the book is held to write in it, and not to
+look at a handle, which is a system call and may be the program's own code.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from unio.backends.lanes import stands_for
 from unio.errors import AssociationError
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 
     from unio.backends.lanes import EmulatedHandle
 
-_joined: dict[int, tuple[Callable[[], Any], weakref.ref[EmulatedHandle]]] = {}
+    Entry: TypeAlias = tuple[Callable[[], Any], weakref.ref[EmulatedHandle]]
+
+_joined: dict[int, Entry] = {}
 _joined_lock = threading.Lock()
 
 
@@ -38,16 +41,27 @@ def book(made: EmulatedHandle) -> EmulatedHandle | None:
     Raises :class:`unio.AssociationError` if what it stands for has joined a port already.
     """
     given = made.object
-    with _joined_lock:
-        reference, handle_reference = _joined.get(made.number, (lambda: None, lambda: None))
-        previous, known = handle_reference(), reference()
-        if previous.is_open() if previous is not None else known is not None and stands_for(known, made.number):
+    weak = type(given).__weakrefoffset__ != 0
+    entry = (weakref.ref(given) if weak else lambda: None, weakref.ref(made))
+    while True:
+        found = _joined.get(made.number)
+        previous = found[1]() if found else None
+        if _is_taken(made.number, found, previous):
             raise AssociationError(
                 f"{given!r} has joined a port already; a handle does so once, even if that port is closed"
             )
-        weak = type(given).__weakrefoffset__ != 0
-        _joined[made.number] = (weakref.ref(given) if weak else lambda: None, weakref.ref(made))
-    return previous
+        with _joined_lock:
+            if _joined.get(made.number) is found:  # nobody has been quicker since that was looked at
+                _joined[made.number] = entry
+                return previous
+
+
+def _is_taken(number: int, found: Entry | None, previous: EmulatedHandle | None) -> bool:
+    """Whether a number stands for what has joined with it."""
+    if previous is not None:
+        return previous.is_open()
+    known = found[0]() if found else None
+    return known is not None and stands_for(known, number)
 
 
 def strike(handle: EmulatedHandle) -> None:

@@ -10,12 +10,12 @@ import errno
 import math
 import os
 import sys
-import threading
 from functools import cache
 from typing import Any, NamedTuple, Protocol
 
 from unio.backends import KQUEUE_LIBRARY
 from unio.backends.kqueue_api import ffi
+from unio.backends.visits import Visits
 
 EVENTS_MAX = 256
 """How many events one call fetches at most; more of them wait in the kernel for the next."""
@@ -106,16 +106,9 @@ def library(name: str | None, call: str) -> Any:
 
 
 class Kqueue:
-    """One kqueue. Any thread may change it and trigger its event; one at a time waits.
-
-    A lock keeps a thread from using a number that was closed, and is perhaps another kqueue's, since it looked; it can
-    be taken again by the same thread, because a signal handler may post in the middle.
-    """
+    """One kqueue. Any thread may change it and trigger its event; one at a time waits."""
 
     def __init__(self) -> None:
-        self.number = -1
-        self._lock = threading.RLock()
-        self._process = os.getpid()
         self._spoken = dialect()
         opened = library(os.environ.get(KQUEUE_LIBRARY) or None, self._spoken.call)
         self._kevent = getattr(opened, self._spoken.call)
@@ -127,6 +120,8 @@ class Kqueue:
         if number < 0:
             raise _failure()
         self.number = number
+        # "The queue is not inherited by a child created with fork": there the number is free, or another's.
+        self._visits = Visits(number, inherited=False)
         os.set_inheritable(number, False)
 
     def _new(self, content: int | list[Change]) -> Any:
@@ -140,8 +135,10 @@ class Kqueue:
         """
         count = len(changes)
         answers = self._new([change._replace(flags=change.flags | EV_RECEIPT) for change in changes])
-        with self._lock:
-            if self._kevent(self.number, answers, count, answers, count, self._at_once) < 0:  # it was closed, say
+        with self._visits as is_open:
+            if not is_open:
+                return [errno.EBADF] * count
+            if self._kevent(self.number, answers, count, answers, count, self._at_once) < 0:
                 return [ffi.errno] * count
         return [answers[index].data for index in range(count)]
 
@@ -160,19 +157,12 @@ class Kqueue:
 
     def trigger(self) -> None:
         """Make the user event happen."""
-        with self._lock:
-            self._kevent(self.number, self._trigger, 1, ffi.NULL, 0, ffi.NULL)
+        with self._visits as is_open:
+            if is_open:
+                self._kevent(self.number, self._trigger, 1, ffi.NULL, 0, ffi.NULL)
 
     def close(self) -> None:
-        if self._process != os.getpid():
-            return  # "The queue is not inherited by a child": there the number is free, or another's
-        with self._lock:
-            number, self.number = self.number, -1
-        if number >= 0:
-            os.close(number)
-
-    def __del__(self) -> None:
-        self.close()
+        self._visits.close()
 
 
 def _failure() -> OSError:

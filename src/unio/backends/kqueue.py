@@ -17,6 +17,8 @@ What kqueue(2) is, what that means here, and what was chosen:
   the socket is empty, and the lane is tried until it would block.
 - A process has one knote in a kqueue, however many operations wait for it. One that is ending, or has ended, macOS,
   NetBSD and OpenBSD don't know any more (ESRCH), though its status is there to be asked for, or will be in a moment.
+  Knotes are added and deleted in the order of the table of watches: its lock is the only one that is held over a system
+  call, which never blocks.
 - ``EVFILT_USER`` interrupts the leader; where there is none, a pipe does.
 - A FIFO is asked about in the directions that it is open for: OpenBSD refuses the other one (EINVAL). macOS' kqueue
   tells its readers nothing of the end of the last writer, so there FIFOs are looked at from time to time.
@@ -30,6 +32,7 @@ import errno
 import fcntl
 import os
 import sys
+import threading
 import time
 from functools import partial
 from itertools import count
@@ -99,6 +102,7 @@ class KqueuePort(EmulatedPort):
         self._kqueue = Kqueue()
         self._spoken = dialect()
         self._watches: dict[int, _Watch] = {}  # by the number of the process
+        self._watches_lock = threading.Lock()
         self._serials = count(1)
         self._fifos: set[EmulatedHandle] = set()  # that have to be looked at
         self._next_look = 0.0
@@ -171,18 +175,21 @@ class KqueuePort(EmulatedPort):
         pid = operation.pid
         if pid > PID_MAX:
             raise OverflowError
-        watch = self._watches.get(pid)
-        if watch is None:
-            watch = _Watch(next(self._serials))
-            error = self._add_watch(pid, watch)
+        error = 0
+        with self._watches_lock:
+            watch = self._watches.get(pid)
+            if watch is None:
+                watch = _Watch(next(self._serials))
+                error = self._add_watch(pid, watch)
             ask = _status_of_ended(operation) if error == errno.ESRCH else None
-            if ask is not None:
-                self._pool.put(partial(self._process_ended, pid, watch.serial, ask))
-            elif error:
-                raise OSError(error, os.strerror(error))
-            self._watches[pid] = watch
-        watch.operations.append(operation)
-        operation._native = watch
+            if not error or ask is not None:
+                self._watches[pid] = watch
+                watch.operations.append(operation)
+                operation._native = watch
+        if ask is not None:
+            self._pool.put(partial(self._process_ended, pid, watch.serial, ask))
+        elif error:
+            raise OSError(error, os.strerror(error))
 
     def _add_watch(self, pid: int, watch: _Watch) -> int:
         notes = NOTE_EXIT if HAS_WAITID else self._spoken.exit_notes
@@ -191,10 +198,11 @@ class KqueuePort(EmulatedPort):
 
     def _unwatch_process(self, operation: ProcessExit) -> None:
         watch = operation._native
-        watch.operations.remove(operation)
-        if not watch.operations:
-            del self._watches[operation.pid]
-            self._kqueue.change(Change(operation.pid, self._spoken.process, EV_DELETE))
+        with self._watches_lock:
+            watch.operations.remove(operation)
+            if not watch.operations and self._watches.get(operation.pid) is watch:
+                del self._watches[operation.pid]
+                self._kqueue.change(Change(operation.pid, self._spoken.process, EV_DELETE))
 
     def _process_event(self, event: Kevent) -> None:
         # Without WNOHANG: on macOS the event comes a moment before the process can be waited for.
@@ -204,19 +212,19 @@ class KqueuePort(EmulatedPort):
 
     def _process_ended(self, pid: int, serial: int, ask: Callable[[], int | None]) -> None:
         """End the operations that wait for a process which has ended, or is about to; *ask* waits for its status."""
-        with self._lock:  # the event of one that had ended is here before who adds the watch can write it down
+        with self._watches_lock:  # who adds the watch may not have written it down yet
             watch = self._watches.get(pid)
-        if watch is None or watch.serial != serial:  # it was cancelled meanwhile
-            return
+            if watch is None or watch.serial != serial:  # it was cancelled meanwhile
+                return
+            del self._watches[pid]  # the event came once, and what is submitted from here on needs another
+            operations = list(watch.operations)
         status, error = None, None
         try:
             status = ask()
         except OSError as failure:  # it was waited for already, or is no child
             error = failure
-        with self._lock:
-            for operation in list(watch.operations):
-                self._end_process(operation, status, error)
-        self._queue.wake()
+        for operation in operations:
+            self._complete_exit(operation, status, error)
 
     def _close_kernel(self) -> None:
         self._kqueue.close()

@@ -212,6 +212,12 @@ class CompletionQueue:
             if waiter.place and waiter.stands_still(now):
                 waiter.leave()
 
+    def count_operations(self) -> int:
+        """How many operations are queued."""
+        while True:
+            with contextlib.suppress(RuntimeError):  # without the GIL a copy is no single step: another thread was here
+                return sum([not isinstance(packet, Completion) for packet in self.packets.copy()])
+
     def close(self) -> None:
         """Wake everybody, and let what is still queued go."""
         self.closed = True

@@ -6,7 +6,7 @@ time who has the first of them done. That keeps sends whole and receives in orde
 pass ownership and to link and unlink operations, never over a system call.
 
 Timers and time-outs live in a heap that the leader looks at. What has no handle, a timer or the exit of a process, is
-*detached*, and guarded by the port's lock.
+*detached*, and guarded by the port's lock; that is not held over a system call either.
 
 How an operation is done is for a subclass: tried until it would block, where the kernel tells readiness (emulation), or
 handed to the kernel, where that does it by itself. Those methods are the abstract ones of :class:`QueuedPort`.
@@ -72,6 +72,7 @@ class QueuedPort(Port, ABC):
         self._lock = threading.Lock()
         self._table: dict[int, EmulatedHandle] = {}
         self._detached: set[Operation] = set()  # in flight without a handle: timers and process exits
+        self._claimed: set[Operation] = set()  # those of them that some thread begins or ends just now
         self._backlog: deque[tuple[EmulatedHandle, Lane]] = deque()  # lanes that used up their tries
         self._takes = 0
         self._next_sweep = 0.0
@@ -118,10 +119,11 @@ class QueuedPort(Port, ABC):
 
     @abstractmethod
     def _watch_process(self, operation: ProcessExit) -> None:
-        """Have :meth:`_end_detached` called when the process ends, or raise OSError.
+        """Have :meth:`_complete_exit` called when the process ends, or raise OSError.
 
-        What :meth:`_unwatch_process` needs to end that goes into ``operation._native``. Both are called with the port's
-        lock held, so that a cancel can't come in between; they don't block.
+        What :meth:`_unwatch_process` needs to end that goes into ``operation._native``. If the process has ended
+        already, its status may go into ``operation.status`` instead. Neither is called with a lock held, nor while the
+        other is at work for the same operation.
         """
 
     @abstractmethod
@@ -237,52 +239,77 @@ class QueuedPort(Port, ABC):
             elif timeout is not None:
                 operation._expiry = self._queue.timers.add(timeout, (operation, True))
             if isinstance(operation, ProcessExit):
-                self._start_watch(operation)
+                self._claimed.add(operation)
+        if isinstance(operation, ProcessExit):
+            self._start_watch(operation)
         self._queue.wake_leader()
         if self._queue.packets:
             self._queue.wake()
 
+    # The watch of a process is begun and ended by system calls, over which the port's lock is not held. A thread that
+    # is about to make one claims the operation; what would end it meanwhile leaves a result or a verdict for it.
+
     def _start_watch(self, operation: ProcessExit) -> None:
-        """Have a process watched, or end the operation if that can't be; the caller holds the port's lock."""
+        """Have a process watched, or end the operation if that can't be; this thread has claimed it."""
+        error = None
         try:
-            if not self._know_status(operation):
+            operation.status = _told_status(operation)
+            if operation.status is None:
                 self._watch_process(operation)
-                return
-            error = None
         except OverflowError:  # a number that no process can have
             error = OSError(errno.ESRCH, os.strerror(errno.ESRCH))
         except OSError as failure:
             error = failure
-        self._end_detached(operation, error)
+        finally:
+            self._end_claim(operation, error)
 
-    def _know_status(self, operation: ProcessExit) -> bool:
-        """Whether the process object has been told the exit status already; its number may be another's by now."""
-        operation.status = getattr(operation.process, "returncode", None)
-        return operation.status is not None
-
-    def _end_process(self, operation: ProcessExit, status: int | None, error: OSError | None) -> None:
-        """Complete the exit of a process; the caller holds the port's lock, and wakes a thread afterwards."""
-        operation.status = status
-        if error is not None and self._know_status(operation):
-            error = None
-        self._end_detached(operation, error)
-
-    def _end_detached(self, operation: Operation, error: OSError | None) -> None:
-        """Complete an operation without a handle; the caller holds the port's lock, and wakes a thread afterwards."""
-        self._detached.discard(operation)
-        if operation._native is not None:
-            assert isinstance(operation, ProcessExit)
-            self._unwatch_process(operation)
-        self._queue.complete(operation, error)
+    def _complete_exit(self, operation: ProcessExit, status: int | None, error: OSError | None) -> None:
+        """Complete the exit of a process. What is told of another flight of the operation is as true of this one."""
+        if error is not None and (told := _told_status(operation)) is not None:
+            status, error = told, None
+        with self._lock:
+            if operation not in self._detached:
+                return
+            operation.status = status
+            if operation in self._claimed:
+                operation._verdict = operation._verdict or error
+                return
+            self._claimed.add(operation)
+        self._end_claim(operation, error)
 
     def _detached_ended(self, operation: Operation, error: OSError | None, expiry: Deadline | None = None) -> bool:
         """Complete an operation without a handle, unless that was done already (or *expiry* was of another flight)."""
         with self._lock:
             if operation not in self._detached or (expiry is not None and operation._expiry is not expiry):
                 return False
-            self._end_detached(operation, error)
-        self._queue.wake()
+            if operation in self._claimed:
+                operation._verdict = operation._verdict or error
+                return True
+            if isinstance(operation, ProcessExit):
+                self._claimed.add(operation)
+            else:
+                self._detached.discard(operation)
+                self._queue.complete(operation, error)
+        if isinstance(operation, ProcessExit):
+            self._end_claim(operation, error)
+        else:
+            self._queue.wake()
         return True
+
+    def _end_claim(self, operation: ProcessExit, error: OSError | None) -> None:
+        """Give up the claim of an operation, and complete it if there is a result, an error or a verdict."""
+        with self._lock:
+            if operation.status is None and error is None and operation._verdict is None:
+                self._claimed.discard(operation)
+                return
+        if operation._native is not None:
+            self._unwatch_process(operation)
+        with self._lock:
+            self._claimed.discard(operation)
+            self._detached.discard(operation)
+            result_won = operation.status is not None
+            self._queue.complete(operation, None if result_won else error or operation._verdict)
+        self._queue.wake()
 
     # Doing
 
@@ -543,4 +570,9 @@ class QueuedPort(Port, ABC):
             with handle.lock:
                 count += len(handle.in_flight())
         count += len(self._detached)
-        return count + sum([isinstance(packet, Operation) for packet in self._queue.packets.copy()])
+        return count + self._queue.count_operations()
+
+
+def _told_status(operation: ProcessExit) -> int | None:
+    """The exit status, if the process object has been told it already; the process's number may be another's by now."""
+    return getattr(operation.process, "returncode", None)
