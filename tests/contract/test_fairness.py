@@ -109,7 +109,7 @@ def test_what_is_left_when_a_handle_has_had_its_turn_is_done_later(
 
 
 @pytest.mark.clause("L1")
-@pytest.mark.parametrize("kind", ["send", "send_file"])
+@pytest.mark.parametrize("kind", ["send", "send one buffer", "send_file"])
 def test_a_big_send_to_a_fast_reader_does_not_starve_another(
     port: unio.Port, make_pair: Any, resources: contextlib.ExitStack, tmp_path: Path, kind: str
 ) -> None:
@@ -128,6 +128,8 @@ def test_a_big_send_to_a_fast_reader_does_not_starve_another(
     operation: unio.Operation
     if kind == "send":
         operation = unio.Send(handle, [bytes(1 << 16)] * (size >> 16))
+    elif kind == "send one buffer":
+        operation = unio.Send(handle, bytes(size))
     else:
         file = resources.enter_context(unio.open(tmp_path / "file", "w+b"))
         file.truncate(size)

@@ -63,8 +63,9 @@ DONE, DRAINED, PROGRESS, BLOCKED = Outcome
 RETRY_SECONDS = 0.005
 """Between two tries where no event tells. Seldom needed; short enough for a person not to notice."""
 
-SENDFILE_CHUNK = 256 * 1024
-"""The most that one sendfile call moves, in bytes, so that one fast peer does not hold the thread for long."""
+SEND_CHUNK = 256 * 1024
+"""The most that one call sends of a stream or a file, in bytes. A call goes on for as long as the peer makes room, and
+one on another processor may do that as fast as it is filled; so it is cut off, and the other handles have their turn."""
 
 COPY_CHUNK = 64 * 1024
 """The same where the bytes have to be copied; below glibc's threshold of 128 KiB for mapping memory anew each time."""
@@ -252,6 +253,18 @@ def _sending_failed(handle: EmulatedHandle, error: OSError) -> Exception:
     return error
 
 
+def _next_part(views: Sequence[memoryview], done: int) -> list[memoryview]:
+    """What one call sends of a stream, when *done* bytes were sent: the next buffers, up to SEND_CHUNK bytes."""
+    part: list[memoryview] = []
+    room = SEND_CHUNK
+    for view in _remaining(views, done)[:VECTOR_MAX]:
+        part.append(view[:room])
+        room -= len(part[-1])
+        if not room:
+            break
+    return part
+
+
 def _remaining(views: Sequence[memoryview], done: int) -> list[memoryview]:
     """The buffers that are left when *done* bytes of them are."""
     left = []
@@ -278,16 +291,15 @@ def _send_views(handle: EmulatedHandle, operation: Send | SendTo, address: Any) 
     views, done = operation._views, operation.transferred
     try:
         if handle.socket is None:
-            count = os.writev(handle.checked_number(), _remaining(views, done)[:VECTOR_MAX])
+            count = os.writev(handle.checked_number(), _next_part(views, done))
         elif len(views) == 1 and address is None:
-            count = _send(handle.socket, views[0][done:] if done else views[0], NO_SIGNAL)
+            whole = not done and (operation._size <= SEND_CHUNK or not handle.stream)
+            count = _send(handle.socket, views[0] if whole else views[0][done : done + SEND_CHUNK], NO_SIGNAL)
         else:
-            left = _remaining(views, done)
-            if handle.stream:
-                left = left[:VECTOR_MAX]
-            elif len(left) > VECTOR_MAX:  # a datagram leaves with one call
-                left = [memoryview(b"".join(left))]
-            count = _sendmsg(handle.socket, left, (), NO_SIGNAL, address)
+            part = _next_part(views, done) if handle.stream else views
+            if len(part) > VECTOR_MAX:  # a datagram leaves with one call
+                part = [memoryview(b"".join(part))]
+            count = _sendmsg(handle.socket, part, (), NO_SIGNAL, address)
     except OSError as error:
         raise _sending_failed(handle, error) from None
     return _sent(handle, operation, count)
@@ -346,7 +358,7 @@ def send_file(handle: EmulatedHandle, operation: Operation) -> Outcome:
     operation = cast("SendFile", operation)
     done, whole = operation.transferred, operation._count
     offset = operation._offset + done
-    chunk = min(SENDFILE_CHUNK, OFFSET_MAX - offset)
+    chunk = min(SEND_CHUNK, OFFSET_MAX - offset)
     if whole is not None:
         chunk = min(chunk, whole - done)
     if chunk == 0:
