@@ -14,6 +14,7 @@ SOURCE = Path(__file__).with_name("kqueue.c")
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unio" / "kqueue-double"
 """The user's own, and no folder for all, where somebody else could leave a library under the name that is loaded."""
 OPTIONS = ["-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-fPIC", "-fvisibility=hidden", "-pthread"]
+OPTIONS += ["-Wl,-z,nodelete"]  # it stays loaded to the very end: daemon threads sleep in it while Python lets go of it
 
 
 def compiler() -> list[str] | None:

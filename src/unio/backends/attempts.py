@@ -65,7 +65,7 @@ RETRY_SECONDS = 0.005
 
 SEND_CHUNK = 256 * 1024
 """The most that one call sends of a stream or a file, in bytes. A call goes on for as long as the peer makes room, and
-one on another processor may do that as fast as it is filled; so it is cut off, and the other handles have their turn."""
+one on another processor may do that as fast as it is filled. So it is cut off, and other handles have their turn."""
 
 COPY_CHUNK = 64 * 1024
 """The same where the bytes have to be copied; below glibc's threshold of 128 KiB for mapping memory anew each time."""

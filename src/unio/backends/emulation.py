@@ -166,6 +166,8 @@ class EmulatedPort(QueuedPort):
         try:
             if result is not None:
                 return JUDGEMENTS[operation.name](handle, operation, result), None, 0.0
+            if handle.identity is not None:
+                handle.checked_number()  # only a look tells whether the number is another file's by now
             return ATTEMPTS[operation.name](handle, operation), None, 0.0
         except BlockingIOError:
             return Outcome.BLOCKED, None, 0.0
