@@ -32,9 +32,11 @@ import zipfile
 from pathlib import Path
 from typing import IO, NoReturn
 
+from debian import BuildError, call, mirror, tail, user_cache
+
 CHECKOUT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = CHECKOUT / "tools" / "wine-requirements.txt"
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unio" / "wine"
+CACHE = user_cache("wine")
 
 # Each version of Wine that the tests are run on, the preferred one first, and the release of Debian that has it.
 SUITES = {"10": "trixie", "8": "bookworm"}
@@ -88,10 +90,6 @@ exec chroot . sh -c 'cd /unio; wine "$@"; exit "$?"' sh "$@"
 """
 
 
-class BuildError(Exception):
-    """The environment can't be had here; the message says why."""
-
-
 def confined(script: str, *arguments: object) -> list[str]:
     """The command that runs a shell script with mounts and processes of its own.
 
@@ -106,22 +104,6 @@ def identity(version: str) -> str:
     """What an environment is made from, as a short name."""
     recipe = "\0".join((SUITES[version], INSTALL, inspect.getsource(install_python), REQUIREMENTS.read_text()))
     return f"wine-{version}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
-
-
-def mirror() -> str:
-    """The address that apt gets Debian from on this machine."""
-    fields = "$(ORIGIN) $(COMPONENT) $(CODENAME) $(REPO_URI)"
-    listing = ["apt-get", "indextargets", "--format", fields]
-    for line in subprocess.run(listing, stdout=subprocess.PIPE, check=True, text=True).stdout.splitlines():
-        origin, component, codename, address = line.split(" ", 3)
-        if origin == "Debian" and component == "main" and "-" not in codename:
-            return address
-    raise BuildError("apt gets no release of Debian on this machine, and the environment is made from Debian")
-
-
-def call(command: list[str], log: IO[bytes], environment: dict[str, str] | None = None) -> None:
-    variables = os.environ | {"DEBIAN_FRONTEND": "noninteractive"} | (environment or {})
-    subprocess.run(command, check=True, env=variables, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
 
 def install_python(python: Path, log: IO[bytes]) -> None:
@@ -179,10 +161,6 @@ def build(version: str, cache: Path) -> Path:
             raise BuildError(f"{error}; the end of {log}:\n{tail(log)}") from error
         partial.rename(folder)
     return folder
-
-
-def tail(log: Path) -> str:
-    return "\n".join(log.read_text(errors="replace").splitlines()[-20:])
 
 
 def forward(source: IO[bytes], target: IO[bytes]) -> None:
