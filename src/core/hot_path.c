@@ -28,6 +28,7 @@
 #define SWEEP_MS 50      /* how soon Python is let look for handles that were closed behind the port's back */
 #define ARGUMENTS_MAX 8  /* no method has more */
 #define TAKES_MAX 256    /* packets taken before the kernel is asked again; queued_port.py says the same */
+#define SEND_MAX (256 * 1024) /* bytes; what is larger goes in parts, as attempts.py says */
 
 /* The classes, and where their instances keep what is used here. */
 
@@ -99,17 +100,19 @@ struct attempt {
 
 static inline int usable(struct hot_path *self) { return !self->closed && self->generation == generation; }
 
+static inline int sends(PyObject *operation) { return PyType_IsSubtype(Py_TYPE(operation), send_type); }
+
 static inline int is_hot(PyObject *operation) {
     PyTypeObject *type = Py_TYPE(operation);
     if (type != recv_type && type != send_type && !PyType_IsSubtype(type, recv_type) &&
         !PyType_IsSubtype(type, send_type))
         return 0;
     PyObject *views = SLOT(operation, views); /* absent where a subclass has not called its base's __init__ */
-    return views && SLOT(operation, key) && PyTuple_GET_SIZE(views) == 1 &&
-           PyMemoryView_GET_BUFFER(PyTuple_GET_ITEM(views, 0))->len > 0;
+    if (!views || !SLOT(operation, key) || PyTuple_GET_SIZE(views) != 1)
+        return 0;
+    Py_ssize_t size = PyMemoryView_GET_BUFFER(PyTuple_GET_ITEM(views, 0))->len;
+    return size > 0 && (size <= SEND_MAX || !sends(operation));
 }
-
-static inline int sends(PyObject *operation) { return PyType_IsSubtype(Py_TYPE(operation), send_type); }
 
 /* The port, or NULL with an exception where it is gone. */
 static PyObject *port_of(struct hot_path *self) {
