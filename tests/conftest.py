@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import socket
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import support
@@ -15,6 +17,7 @@ import unio
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "clause(*names): the clauses of docs/contract.md that the test is about")
+    config.addinivalue_line("markers", "process_wide: it is about what all threads share, such as descriptors")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -26,6 +29,37 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         else:
             names = [candidate.name for candidate in unio.backends.candidates() if candidate.available]
         metafunc.parametrize("backend", names, scope="session")
+
+
+SHARED = {"backend", "make_listener", "make_pair", "make_port", "port", "request", "resources", "tmp_path"}
+"""What several threads that run a test at once may have in common: makers, and the port, of which each thread has
+its own then."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    # pytest-run-parallel, where it is asked to, has several threads call each test.
+    if int(getattr(config.option, "parallel_threads", 1)) == 1:
+        return
+    for item in items:
+        assert isinstance(item, pytest.Function)
+        chosen = item.callspec.params if hasattr(item, "callspec") else {}
+        if set(item.fixturenames) - set(chosen) <= SHARED and not item.get_closest_marker("process_wide"):
+            item.obj = with_a_port_of_its_own(item.obj)
+        else:
+            item.add_marker(pytest.mark.parallel_threads(1))
+
+
+def with_a_port_of_its_own(test: Callable[..., None]) -> Callable[..., None]:
+    """The test, with another port for each call that wants one."""
+
+    @functools.wraps(test)
+    def call(**fixtures: Any) -> None:
+        with contextlib.ExitStack() as stack:
+            if "port" in fixtures:
+                fixtures["port"] = stack.enter_context(unio.Port(backend=fixtures["port"].backend))
+            test(**fixtures)
+
+    return call
 
 
 @pytest.fixture

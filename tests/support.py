@@ -334,18 +334,18 @@ def in_threads(count: int, function: Callable[[int], Result]) -> list[Result]:
     return [thread.result() for thread in threads]
 
 
+def is_inside_wait(frame: FrameType | None) -> bool:
+    """Whether a thread with this frame is within Port.wait. That of the C part has no frame; what it calls has."""
+    while frame is not None:
+        if frame.f_code.co_name in ("wait", "_lead") and isinstance(frame.f_locals.get("self"), unio.Port):
+            return True
+        frame = frame.f_back
+    return False
+
+
 def inside_wait(thread: threading.Thread) -> None:
     """Return once the thread is within a call of Port.wait (or has ended), and about to block if it does not yet."""
-
-    def waits() -> bool:
-        frame = sys._current_frames().get(thread.ident or 0)
-        while frame is not None:
-            if frame.f_code.co_name == "wait" and isinstance(frame.f_locals.get("self"), unio.Port):
-                return True
-            frame = frame.f_back
-        return not thread.is_alive()
-
-    until(waits)
+    until(lambda: is_inside_wait(sys._current_frames().get(thread.ident or 0)) or not thread.is_alive())
 
 
 def asleep(thread: threading.Thread) -> None:

@@ -472,6 +472,18 @@ static int is_plain_timeout(PyObject *timeout) {
     return timeout == Py_None || (PyFloat_CheckExact(timeout) && PyFloat_AS_DOUBLE(timeout) >= 0);
 }
 
+/* Ends a wait that a signal handler's exception ends: somebody else leads from now on. */
+static PyObject *give_up(struct hot_path *self) {
+    PyObject *kept = NULL;
+    keep_first(&kept);
+    if (call(here, "leave") < 0)
+        keep_first(&kept);
+    if (call(self->queue, "pass_on") < 0)
+        keep_first(&kept);
+    raise_kept(kept);
+    return NULL;
+}
+
 static PyObject *hot_path_wait(struct hot_path *self, PyObject *const *args, Py_ssize_t count, PyObject *names) {
     PyObject *timeout = count > 0 ? args[0] : Py_None;
     Py_ssize_t limit = 64;
@@ -490,7 +502,7 @@ static PyObject *hot_path_wait(struct hot_path *self, PyObject *const *args, Py_
     if (self->gathered_count && start_gathered(self) < 0)
         return NULL;
     if (timeout == Py_None && PyObject_Size(self->packets) == 0 && may_lead(self) && lead(self, place) < 0)
-        return NULL;
+        return give_up(self);
     if (self->takes >= TAKES_MAX || !usable(self) || PyList_GET_SIZE(place) == 0 ||
         PyObject_Size(self->packets) <= 0) {
         self->slow_turn = monotonic();

@@ -16,7 +16,16 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
-from support import PATIENCE, Background, in_threads, inside_wait, no_more_descriptors_than, open_descriptors, until
+from support import (
+    PATIENCE,
+    Background,
+    in_threads,
+    inside_wait,
+    is_inside_wait,
+    no_more_descriptors_than,
+    open_descriptors,
+    until,
+)
 from wine import wine_row
 
 import unio
@@ -454,10 +463,8 @@ def interruptible() -> Iterator[signal.Signals]:
     """A signal that ends the wait of the main thread, and does nothing outside of one."""
 
     def interrupt(_: int, frame: types.FrameType | None) -> None:
-        while frame is not None:
-            if frame.f_code.co_name == "wait" and isinstance(frame.f_locals.get("self"), unio.Port):
-                raise Interrupted
-            frame = frame.f_back
+        if is_inside_wait(frame):
+            raise Interrupted
 
     previous = signal.signal(signal.SIGUSR1, interrupt)
     yield signal.SIGUSR1

@@ -163,7 +163,11 @@ class CompletionQueue:
         """Fetch the leader out of the kernel, if it sleeps there."""
         if self.sleeping:
             self.sleeping = False  # one interruption is enough, however many packets follow
-            self._interrupt()
+            try:
+                self._interrupt()
+            except BaseException:  # a signal handler's, which may have come before the interruption
+                self.sleeping = True
+                raise
 
     def has_for(self, waiter: Waiter) -> bool:
         """Whether there is a packet that this thread may take."""
