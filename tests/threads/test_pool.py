@@ -562,9 +562,9 @@ def test_a_pool_whose_port_is_closed_is_over_and_its_calls_are_cancelled(backend
     port.close()
     gate.go.set()
     Background(pool.join).result()
-    # The second of the two may not have been begun when the port was closed.
+    # One of the two may not have been begun when the port was closed.
     assert futures.wait([*running, *waiting], PATIENCE).not_done == set()
-    assert running[0].result() is None
+    assert None in [call.result() for call in running if not call.cancelled()]
     assert all(call.cancelled() for call in waiting)
     with pytest.raises(unio.PortClosed):
         pool.submit(int)
