@@ -398,6 +398,8 @@ def start_shutdown(handle: IocpHandle, operation: Operation) -> int:
 def start_disconnect(handle: IocpHandle, operation: Operation) -> int:
     flight = _flight(operation)
     flight.reset()
+    if handle.disconnected:
+        return win32.DONE_HERE
     if handle.skip_on_success:  # Wine's DisconnectEx then promises a packet that never comes; this ends the same side
         start_shutdown(handle, operation)
         handle.disconnected = True

@@ -68,7 +68,7 @@ SLICE_MS_MAX = 100
 
 SLEEP_MS_MAX = 0x7FFFFFFF
 
-REAP_MS = 50
+REAP_MS = 250
 """How long a port that is being closed waits for the next packet of what it has cancelled."""
 
 ENDED_HERE = (995, 64, 676, 1236, 6, 10004, 10038, 10053, 10054, 232, 109)
@@ -364,7 +364,7 @@ class IocpPort(Port):
         flight: Flight = operation._native
         with handle.lock:
             error = self._error_of(handle, operation, result)
-            del handle.pending[operation]
+            handle.pending.pop(operation, None)  # it is not there any more if the port was closed meanwhile
             self._flights.pop(flight.address, None)
             if flight.given:
                 direction = handle.directions[operation.route]
@@ -622,8 +622,11 @@ class IocpPort(Port):
                 self._packet(entry)
             if not entries and not any(handle.calling for handle in handles):
                 break
-        for operation in list(self._flights.values()):  # some device, or a thread of the pool, does not let go
+        while self._flights:  # some device, or a thread of the pool, does not let go
+            operation = self._flights.popitem()[1]
             _limbo.append(operation._native.hold())
+            with operation.handle.lock:  # type: ignore[attr-defined]
+                operation.handle.pending.pop(operation, None)  # type: ignore[attr-defined]
             operation._status = IDLE
 
     def _in_flight(self) -> int:

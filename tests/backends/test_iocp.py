@@ -1,0 +1,138 @@
+"""What the IOCP backend says to Windows, where no result would show here that it was not said, and what it keeps."""
+
+from __future__ import annotations
+
+import gc
+import socket
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from support import completion, connect, run, succeed
+
+import unio
+
+if sys.platform == "win32":
+    from unio.backends import flights
+    from unio.backends.win32_api import ffi
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+pytestmark = pytest.mark.skipif(sys.platform != "win32", reason="IOCP is Windows'")
+
+SO_UPDATE_ACCEPT_CONTEXT = 0x700B
+SO_UPDATE_CONNECT_CONTEXT = 0x7010
+
+
+class Listening:
+    """A library of Windows', and what it was told of the options of sockets."""
+
+    def __init__(self, library: Any) -> None:
+        self._library = library
+        self.told: list[tuple[int, int, int | None]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._library, name)
+
+    def setsockopt(self, number: int, level: int, option: int, value: Any, size: int) -> int:
+        about = int(ffi.cast("SOCKET *", value)[0]) if size == ffi.sizeof("SOCKET") else None
+        if level == socket.SOL_SOCKET:
+            self.told.append((number, option, about))
+        result: int = self._library.setsockopt(number, level, option, value, size)
+        return result
+
+
+@pytest.fixture
+def listening(monkeypatch: pytest.MonkeyPatch) -> Listening:
+    made = Listening(flights.ws2_32)
+    monkeypatch.setattr(flights, "ws2_32", made)
+    return made
+
+
+def test_the_accepted_socket_is_told_its_listener(
+    port: unio.Port, listening: Listening, make_listener: Callable[[], socket.socket]
+) -> None:
+    # Without it getpeername and shutdown fail on Windows; Wine lets them pass.
+    listener = make_listener()
+    accept = unio.Accept(port.associate(listener))
+    with connect(listener):
+        succeed(port, accept)
+        with accept.socket:
+            wanted = (accept.socket.fileno(), SO_UPDATE_ACCEPT_CONTEXT, listener.fileno())
+            assert listening.told == [wanted]
+
+
+def test_the_connected_socket_is_told_that_it_is(
+    port: unio.Port, listening: Listening, make_listener: Callable[[], socket.socket]
+) -> None:
+    # Without it shutdown and getpeername fail on Windows; Wine lets them pass.
+    listener = make_listener()
+    with socket.socket() as sock:
+        succeed(port, unio.Connect(port.associate(sock), listener.getsockname()))
+        assert listening.told == [(sock.fileno(), SO_UPDATE_CONNECT_CONTEXT, None)]
+
+
+def test_what_ends_short_goes_on_where_it_stopped(
+    port: unio.Port, make_pair: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # No Windows ends a send short that was not cancelled. Wine may, as the peer ends.
+    near, far = make_pair()
+    send = unio.Send(port.associate(near), b"0123456789")
+    finish = flights.FINISHES["send"]
+    counts = iter((4, 6))
+
+    def start(handle: Any, operation: Any) -> int:
+        """Give the device less than it was to get."""
+        views = operation._views
+        operation._views = (memoryview(b"0123"),) if not operation.transferred else views
+        try:
+            return start_send(handle, operation)
+        finally:
+            operation._views = views
+
+    start_send = flights.STARTS["send"]
+    monkeypatch.setitem(flights.STARTS, "send", start)
+    monkeypatch.setitem(
+        flights.FINISHES, "send", lambda handle, operation, code, _: finish(handle, operation, code, next(counts))
+    )
+    assert run(port, send) == (None, send, 10, None)
+    near.close()
+    assert far.recv(20) == b"0123456789"
+
+
+def test_operations_are_found_without_a_search_and_none_is_left(port: unio.Port, make_pair: Any) -> None:
+    """A small form of what the soaks do a million times: what was in flight is gone, with no help of the collector."""
+    near, far = make_pair()
+    handle = port.associate(near)
+
+    def exchange(count: int) -> None:
+        receives = [unio.Recv(handle, bytearray(1)) for _ in range(count)]
+        for receive in receives:
+            port.submit(receive)
+        far.send(bytes(count))
+        for receive in receives:
+            assert completion(port).operation is receive
+        for number in range(count):
+            port.post(number)
+            assert completion(port).key == number
+            assert port.submit(unio.Timer(0)) is False
+            completion(port)
+        timer = unio.Timer(60)
+        port.submit(timer)
+        assert port.cancel(timer)
+        completion(port)
+
+    exchange(300)  # the first time fills caches
+    gc.collect()
+    gc.disable()
+    try:
+        before = sys.getallocatedblocks()
+        for _ in range(10):
+            exchange(300)
+        # One block for each operation would be 6,000.
+        assert sys.getallocatedblocks() - before < 600
+    finally:
+        gc.enable()
+    assert port._in_flight() == 0
+    assert not gc.collect()
