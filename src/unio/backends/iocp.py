@@ -587,6 +587,7 @@ class IocpPort(Port):
                 return
             self._unusable = port_closed()
             handles = list(self._handles.values())
+            self._handles.clear()
         for handle in handles:
             self._cancel_all(handle)
         for operation in list(self._detached):
