@@ -1001,6 +1001,21 @@ def test_a_disconnect_completes_a_pending_receive(
     assert far.recv() == b""
 
 
+@pytest.mark.clause("O10", "X1")
+def test_a_disconnect_that_is_cancelled_beside_one_that_is_done_leaves_the_stream_ended(
+    port: unio.Port, make_pair: Any
+) -> None:
+    near, _far = make_pair()
+    handle = port.associate(near)
+    operations = [unio.Disconnect(handle) for _ in range(3)]
+    for operation in operations:
+        port.submit(operation)
+    port.cancel(operations[1])
+    found = {each.operation: each for each in support.completions(port, 3)}
+    assert found[operations[0]].error is None
+    assert support.succeed(port, unio.Recv(handle, bytearray(10))).transferred == 0
+
+
 @pytest.mark.clause("O10", "C2")
 @pytest.mark.parametrize("make", [unio.Shutdown, unio.Disconnect])
 @pytest.mark.parametrize("transport", ["tcp", "tcp6"])  # Linux lets a local socket be shut down at any time

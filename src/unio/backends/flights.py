@@ -411,7 +411,8 @@ def start_disconnect(handle: IocpHandle, operation: Operation) -> int:
 
 def finish_disconnect(handle: IocpHandle, operation: Operation, code: int, count: int) -> int | None:
     if code:
-        handle.disconnected = False
+        if _flight(operation).given:  # one that was cancelled before says nothing of another that has succeeded
+            handle.disconnected = False
         return code
     # DisconnectEx has ended the write side. Receives and polls end with the read side, as on the other backends.
     with contextlib.suppress(OSError):
