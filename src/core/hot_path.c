@@ -26,6 +26,7 @@
 #define EVENTS_MAX 256   /* fetched by one call at most; more of them wait in the kernel for the next */
 #define GATHERED_MAX 256 /* so many are started at once: the first should not wait for a long time */
 #define SWEEP_MS 50      /* how soon Python is let look for handles that were closed behind the port's back */
+#define LIMIT 64         /* of the completions of one wait, unless told; port.py says the same */
 #define ARGUMENTS_MAX 8  /* no method has more */
 #define TAKES_MAX 256    /* packets taken before the kernel is asked again; queued_port.py says the same */
 #define SEND_MAX (256 * 1024) /* bytes; what is larger goes in parts, as attempts.py says */
@@ -42,6 +43,12 @@ static struct {
     Py_ssize_t active, first, last, ready, resting;
     Py_ssize_t place, places;
 } at;
+
+/* The names of what is called, made once: a string that is made for each call costs more than some of the calls. */
+static struct {
+    PyObject *run, *run_on, *resume, *event, *lead, *close_kernel_once, *wake, *pass_on, *release, *complete, *sleeping, *leave;
+    PyObject *heap, *coming, *timeout, *limit;
+} name;
 
 #define SLOT(object, name) (*(PyObject **)((char *)(object) + at.name))
 
@@ -81,7 +88,7 @@ struct hot_path {
     struct gathered *gathered; /* lanes that this path owns, and has still to try */
     size_t gathered_count;
     unsigned generation, takes;
-    int epoll; /* the one that Python has passed last; it does so before this leads by itself */
+    int epoll; /* its descriptor, which Python sets, also when it makes another */
     char closed;
 };
 
@@ -129,16 +136,16 @@ static PyObject *port_of(struct hot_path *self) {
 }
 
 /* Calls a method of the port and drops the result. */
-static int call_port(struct hot_path *self, const char *method, PyObject *a, PyObject *b, PyObject *c) {
+static int call_port(struct hot_path *self, PyObject *method, PyObject *a, PyObject *b, PyObject *c) {
     PyObject *port = port_of(self);
-    PyObject *result = port ? PyObject_CallMethod(port, method, c ? "OOO" : b ? "OO" : NULL, a, b, c) : NULL;
+    PyObject *result = port ? PyObject_CallMethodObjArgs(port, method, a, b, c, NULL) : NULL;
     Py_XDECREF(port);
     Py_XDECREF(result);
     return result ? 0 : -1;
 }
 
-static int call(PyObject *object, const char *method) {
-    PyObject *result = PyObject_CallMethod(object, method, NULL);
+static int call(PyObject *object, PyObject *method) {
+    PyObject *result = PyObject_CallMethodNoArgs(object, method);
     Py_XDECREF(result);
     return result ? 0 : -1;
 }
@@ -180,7 +187,7 @@ static void perform(struct attempt *attempts, int count) {
 static int complete(struct hot_path *self, PyObject *operation) {
     PyObject *result;
     if (SLOT(operation, expiry) != Py_None || self->closed) {
-        result = PyObject_CallMethod(self->queue, "complete", "OO", operation, Py_None);
+        result = PyObject_CallMethodObjArgs(self->queue, name.complete, operation, Py_None, NULL);
     } else {
         put_ref(&SLOT(operation, error), Py_None);
         put_ref(&SLOT(operation, native), Py_None);
@@ -231,13 +238,13 @@ static int settle(struct hot_path *self, struct attempt *a) {
     enum next next = settle_locked(self, a, &failed);
     lock_release(SLOT(a->handle, lock));
     if (next == RUN_ON) {
-        failed |= call_port(self, "_run", a->handle, a->lane, NULL) < 0;
+        failed |= call_port(self, name.run, a->handle, a->lane, NULL) < 0;
     } else if (next == JUDGE) {
         PyObject *result = PyLong_FromSsize_t(a->result);
-        failed |= !result || call_port(self, "_run_on", a->handle, a->lane, result) < 0;
+        failed |= !result || call_port(self, name.run_on, a->handle, a->lane, result) < 0;
         Py_XDECREF(result);
     } else if (SLOT(a->handle, life) != open_life) {
-        failed |= call(a->handle, "release") < 0;
+        failed |= call(a->handle, name.release) < 0;
     }
     Py_DECREF(a->handle);
     Py_DECREF(a->lane);
@@ -278,7 +285,7 @@ static void make_attempts(struct hot_path *self, struct attempt *attempts, int c
             keep_first(kept);
     }
     for (int i = 0; i < count && PyList_GET_SIZE(self->parked) && PyObject_Size(self->packets) > 0; i++) {
-        if (call(self->queue, "wake") < 0)
+        if (call(self->queue, name.wake) < 0)
             keep_first(kept);
     }
 }
@@ -298,7 +305,7 @@ static int start_gathered(struct hot_path *self) {
         for (size_t i = 0; i < count; i++) {
             if (prepare(&attempts[prepared], taken[i].handle, taken[i].lane))
                 prepared++;
-            else if (call_port(self, "_run", taken[i].handle, taken[i].lane, NULL) < 0)
+            else if (call_port(self, name.run, taken[i].handle, taken[i].lane, NULL) < 0)
                 keep_first(&kept);
             Py_DECREF(taken[i].handle);
             Py_DECREF(taken[i].lane);
@@ -411,7 +418,7 @@ static PyObject *take(struct hot_path *self, Py_ssize_t limit) {
     return batch;
 }
 
-static PyObject *harvest(struct hot_path *self, int epoll, int timeout_ms);
+static PyObject *harvest(struct hot_path *self, int timeout_ms);
 
 static double monotonic(void) {
     struct timespec now;
@@ -419,9 +426,21 @@ static double monotonic(void) {
     return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
 }
 
+/* The arguments of a wait, where they are plain. */
+struct wait {
+    double timeout; /* seconds; negative for ever */
+    double until;   /* when that is over, on the monotonic clock */
+    Py_ssize_t limit;
+};
+
+static PyObject *time_left(const struct wait *wait) {
+    double left = wait->until - monotonic();
+    return wait->timeout < 0 ? Py_NewRef(Py_None) : PyFloat_FromDouble(left > 0 ? left : 0);
+}
+
 /* Whether there is nothing to see to but events: no deadline, no leftovers, and nobody who leads or is parked. */
 static int may_lead(struct hot_path *self) {
-    PyObject *heap = PyObject_GetAttrString(self->timers, "_heap");
+    PyObject *heap = PyObject_GetAttr(self->timers, name.heap);
     int none = heap && PyList_GET_SIZE(heap) == 0;
     PyErr_Clear();
     Py_XDECREF(heap);
@@ -435,93 +454,130 @@ static int move_item(PyObject *from, PyObject *to) {
 }
 
 /* Takes a place for the thread, or has Python lead on: to those that came to wait meanwhile goes what they may take. */
-static int come_back(struct hot_path *self, PyObject *place) {
-    PyObject *coming = PyObject_GetAttrString(self->queue, "_coming");
+static int come_back(struct hot_path *self, PyObject *place, const struct wait *wait) {
+    PyObject *coming = PyObject_GetAttr(self->queue, name.coming);
     int others = PyList_GET_SIZE(self->parked) || !coming || PyList_GET_SIZE(coming);
     Py_XDECREF(coming);
-    if (others)
-        return call_port(self, "_lead", here, Py_None, NULL);
+    if (others) {
+        PyObject *left = time_left(wait);
+        int failed = !left || call_port(self, name.lead, here, left, NULL) < 0;
+        Py_XDECREF(left);
+        return failed ? -1 : 0;
+    }
     move_item(self->places, place);
     return PyErr_Occurred() ? -1 : 0;
 }
 
 /* One turn of a thread that waits alone, as QueuedPort._lead makes it where may_lead holds. */
-static int lead(struct hot_path *self, PyObject *place) {
+static int lead(struct hot_path *self, PyObject *place, const struct wait *wait) {
     if (!PyList_GET_SIZE(self->seat) || PyList_SetSlice(self->seat, 0, 1, NULL) < 0)
         return 0;
     move_item(place, self->places);
     PyObject *found = NULL;
+    int most_ms = wait->timeout < 0 || wait->timeout >= SWEEP_MS * 1e-3 ? SWEEP_MS : (int)(wait->timeout * 1e3);
     /* From here on whoever queues a packet interrupts; so look at the queue after this. */
-    if (PyObject_SetAttrString(self->queue, "sleeping", Py_True) == 0) {
+    if (PyObject_SetAttr(self->queue, name.sleeping, Py_True) == 0) {
         int quiet = PyObject_Size(self->packets) == 0 && usable(self);
-        found = harvest(self, self->epoll, quiet ? SWEEP_MS : 0);
+        found = harvest(self, quiet ? most_ms : 0);
     }
     PyObject *kept = NULL;
     if (!found)
         keep_first(&kept);
     Py_XDECREF(found);
-    if (PyObject_SetAttrString(self->queue, "sleeping", Py_False) < 0 || PyList_Append(self->seat, Py_None) < 0 ||
-        (self->closed && call_port(self, "_close_kernel_once", NULL, NULL, NULL) < 0))
+    if (PyObject_SetAttr(self->queue, name.sleeping, Py_False) < 0 || PyList_Append(self->seat, Py_None) < 0 ||
+        (self->closed && call_port(self, name.close_kernel_once, NULL, NULL, NULL) < 0))
         keep_first(&kept);
-    if (!kept && come_back(self, place) < 0)
+    if (!kept && come_back(self, place, wait) < 0)
         keep_first(&kept);
     return raise_kept(kept);
 }
 
-static int is_plain_timeout(PyObject *timeout) {
-    return timeout == Py_None || (PyFloat_CheckExact(timeout) && PyFloat_AS_DOUBLE(timeout) >= 0);
+static int read_timeout(struct wait *wait, PyObject *given) {
+    if (given == Py_None)
+        wait->timeout = -1;
+    else if (PyFloat_CheckExact(given) || PyLong_CheckExact(given))
+        wait->timeout = PyFloat_AsDouble(given);
+    else
+        return 0;
+    return given == Py_None || (wait->timeout >= 0 && wait->timeout < 1e6);
 }
 
-/* Ends a wait that a signal handler's exception ends: somebody else leads from now on. */
+static int read_limit(struct wait *wait, PyObject *given) {
+    wait->limit = PyLong_CheckExact(given) ? PyLong_AsSsize_t(given) : -1;
+    return wait->limit > 0;
+}
+
+static int read_arguments(struct wait *wait, PyObject *const *args, Py_ssize_t count, PyObject *names) {
+    Py_ssize_t named = names ? PyTuple_GET_SIZE(names) : 0;
+    int plain = count + named <= 2;
+    for (Py_ssize_t i = 0; plain && i < count + named; i++) {
+        PyObject *called = i < count ? NULL : PyTuple_GET_ITEM(names, i - count); /* in code, they are interned */
+        if (called ? called == name.timeout : i == 0)
+            plain = read_timeout(wait, args[i]);
+        else
+            plain = (!called || called == name.limit) && read_limit(wait, args[i]);
+    }
+    PyErr_Clear(); /* a number that is too large is for Python to refuse */
+    return plain;
+}
+
+/* Waits in Python, for what is left of the time. */
+static PyObject *wait_slowly(struct hot_path *self, const struct wait *wait) {
+    self->slow_turn = monotonic();
+    PyObject *args[2] = {time_left(wait), PyLong_FromSsize_t(wait->limit)};
+    PyObject *batch = args[0] && args[1] ? call_slow(self, self->slow_wait, args, 2, NULL) : NULL;
+    Py_XDECREF(args[0]);
+    Py_XDECREF(args[1]);
+    return batch;
+}
+
+/* Takes what there is for this thread to take, as QueuedPort._wait does; an empty list where that is nothing. */
+static PyObject *take_hot(struct hot_path *self, PyObject *place, Py_ssize_t limit) {
+    if (self->takes >= TAKES_MAX || !usable(self) || PyList_GET_SIZE(place) == 0)
+        return PyList_New(0);
+    PyObject *batch = take(self, limit);
+    if (!batch || PyList_GET_SIZE(batch) == 0)
+        return batch;
+    self->takes += (unsigned)PyList_GET_SIZE(batch);
+    int parked = PyList_GET_SIZE(self->parked) > 0, nobody_leads = PyList_GET_SIZE(self->seat) > 0;
+    if ((parked && nobody_leads) || (PyObject_Size(self->packets) > 0 && (parked || !nobody_leads))) {
+        if (call(self->queue, name.pass_on) < 0)
+            Py_CLEAR(batch);
+    }
+    return batch;
+}
+
+/* Ends a wait with the exception that is set: what this thread had or was to have goes to others. */
 static PyObject *give_up(struct hot_path *self) {
     PyObject *kept = NULL;
     keep_first(&kept);
-    if (call(here, "leave") < 0)
+    if (call(here, name.leave) < 0)
         keep_first(&kept);
-    if (call(self->queue, "pass_on") < 0)
+    if (call(self->queue, name.pass_on) < 0)
         keep_first(&kept);
     raise_kept(kept);
     return NULL;
 }
 
 static PyObject *hot_path_wait(struct hot_path *self, PyObject *const *args, Py_ssize_t count, PyObject *names) {
-    PyObject *timeout = count > 0 ? args[0] : Py_None;
-    Py_ssize_t limit = 64;
-    int hot = !names && count <= 2 && is_plain_timeout(timeout) && usable(self) && here &&
-              SLOT(here, places) == self->places;
-    if (hot && count == 2) {
-        limit = PyLong_CheckExact(args[1]) ? PyLong_AsSsize_t(args[1]) : -1;
-        if (limit < 1) {
-            PyErr_Clear();
-            hot = 0;
-        }
-    }
-    if (!hot)
+    struct wait wait = {-1, 0, LIMIT};
+    if (!usable(self) || !here || SLOT(here, places) != self->places || !read_arguments(&wait, args, count, names))
         return call_slow(self, self->slow_wait, args, count, names);
     PyObject *place = SLOT(here, place);
+    if (wait.timeout >= 0)
+        wait.until = monotonic() + wait.timeout;
     if (self->gathered_count && start_gathered(self) < 0)
-        return NULL;
-    if (timeout == Py_None && PyObject_Size(self->packets) == 0 && may_lead(self) && lead(self, place) < 0)
         return give_up(self);
-    if (self->takes >= TAKES_MAX || !usable(self) || PyList_GET_SIZE(place) == 0 ||
-        PyObject_Size(self->packets) <= 0) {
-        self->slow_turn = monotonic();
-        return call_slow(self, self->slow_wait, args, count, names);
-    }
-    PyObject *batch = take(self, limit);
-    if (!batch)
-        return NULL;
-    if (PyList_GET_SIZE(batch) == 0) {
-        Py_DECREF(batch);
-        return call_slow(self, self->slow_wait, args, count, names);
-    }
-    self->takes += (unsigned)PyList_GET_SIZE(batch);
-    int parked = PyList_GET_SIZE(self->parked) > 0, nobody_leads = PyList_GET_SIZE(self->seat) > 0;
-    if ((parked && nobody_leads) || (PyObject_Size(self->packets) > 0 && (parked || !nobody_leads))) {
-        if (call(self->queue, "pass_on") < 0)
-            Py_CLEAR(batch);
-    }
-    return batch;
+    if (PyObject_Size(self->packets) == 0 && may_lead(self) && lead(self, place, &wait) < 0)
+        return give_up(self);
+    /* A signal handler that raises does so as soon as this returns, and what it would return were lost. */
+    if (PyErr_CheckSignals() < 0)
+        return give_up(self);
+    PyObject *batch = take_hot(self, place, wait.limit);
+    if (!batch || PyList_GET_SIZE(batch))
+        return batch;
+    Py_DECREF(batch);
+    return wait_slowly(self, &wait);
 }
 
 /* Makes this thread the owner of a lane that an event was for, as EmulatedHandle.own does. Returns whether it is. */
@@ -547,7 +603,7 @@ static int notice(struct hot_path *self, struct epoll_event *event, struct attem
     handle = number ? PyDict_GetItemWithError(self->table, number) : NULL;
     if (!handle || Py_TYPE(handle) != handle_type || SLOT(handle, hot_path) != (PyObject *)self) {
         mask = PyLong_FromUnsignedLong(event->events);
-        if (!number || !mask || call_port(self, "_event", number, mask, NULL) < 0)
+        if (!number || !mask || call_port(self, name.event, number, mask, NULL) < 0)
             keep_first(kept);
         Py_XDECREF(number);
         Py_XDECREF(mask);
@@ -565,23 +621,23 @@ static int notice(struct hot_path *self, struct epoll_event *event, struct attem
             continue;
         if (prepare(&attempts[prepared], handle, lanes[i]))
             prepared++;
-        else if (call_port(self, "_run", handle, lanes[i], NULL) < 0)
+        else if (call_port(self, name.run, handle, lanes[i], NULL) < 0)
             keep_first(kept);
     }
     PyObject *readiness = SLOT(handle, readiness);
-    if (readiness != Py_None && call_port(self, "_resume", handle, readiness, NULL) < 0)
+    if (readiness != Py_None && call_port(self, name.resume, handle, readiness, NULL) < 0)
         keep_first(kept);
     Py_DECREF(handle);
     return prepared;
 }
 
 /* Waits for events and acts on them. Returns whether there were any. */
-static PyObject *harvest(struct hot_path *self, int epoll, int timeout_ms) {
+static PyObject *harvest(struct hot_path *self, int timeout_ms) {
     struct epoll_event events[EVENTS_MAX];
     struct attempt attempts[2 * EVENTS_MAX];
     int found, prepared = 0;
     Py_BEGIN_ALLOW_THREADS
-    found = epoll_wait(epoll, events, EVENTS_MAX, timeout_ms);
+    found = epoll_wait(self->epoll, events, EVENTS_MAX, timeout_ms);
     Py_END_ALLOW_THREADS
     self->takes = 0;
     if (found < 0) {
@@ -600,14 +656,9 @@ static PyObject *harvest(struct hot_path *self, int epoll, int timeout_ms) {
     return PyBool_FromLong(found);
 }
 
-static PyObject *hot_path_harvest(struct hot_path *self, PyObject *const *args, Py_ssize_t count) {
-    if (count != 2)
-        return PyErr_Format(PyExc_TypeError, "harvest takes 2 arguments");
-    int epoll = (int)PyLong_AsLong(args[0]), timeout_ms = (int)PyLong_AsLong(args[1]);
-    if (PyErr_Occurred())
-        return NULL;
-    self->epoll = epoll;
-    return harvest(self, epoll, timeout_ms);
+static PyObject *hot_path_harvest(struct hot_path *self, PyObject *timeout_ms) {
+    int most_ms = (int)PyLong_AsLong(timeout_ms);
+    return PyErr_Occurred() ? NULL : harvest(self, most_ms);
 }
 
 static PyObject *hot_path_start_gathered(struct hot_path *self, PyObject *ignored) {
@@ -635,6 +686,7 @@ static PyObject *hot_path_new(PyTypeObject *type, PyObject *args, PyObject *keyw
     if (!self)
         return NULL;
     self->generation = generation;
+    self->epoll = -1;
     self->port = PyWeakref_NewRef(port, NULL);
     self->queue = Py_NewRef(queue);
     self->table = Py_NewRef(table);
@@ -711,13 +763,19 @@ static void hot_path_dealloc(struct hot_path *self) {
 static PyMethodDef hot_path_methods[] = {
     {"submit", FAST(hot_path_submit), METH_FASTCALL | METH_KEYWORDS, NULL},
     {"wait", FAST(hot_path_wait), METH_FASTCALL | METH_KEYWORDS, NULL},
-    {"harvest", FAST(hot_path_harvest), METH_FASTCALL, NULL},
+    {"harvest", FAST(hot_path_harvest), METH_O, NULL},
     {"start_gathered", FAST(hot_path_start_gathered), METH_NOARGS, NULL},
     {"close", FAST(hot_path_close), METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 
+static PyMemberDef hot_path_members[] = {
+    {"epoll", T_INT, offsetof(struct hot_path, epoll), 0, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
 static PyType_Slot hot_path_slots[] = {
+    {Py_tp_members, hot_path_members},
     {Py_tp_new, hot_path_new},           {Py_tp_dealloc, hot_path_dealloc}, {Py_tp_traverse, hot_path_traverse},
     {Py_tp_clear, hot_path_clear},       {Py_tp_methods, hot_path_methods}, {0, NULL},
 };
@@ -740,6 +798,25 @@ static int find(PyObject *class, const char *name, Py_ssize_t *offset) {
         PyErr_Format(PyExc_TypeError, "%R has no slot %s", class, name);
     Py_DECREF(found);
     return fits ? 0 : -1;
+}
+
+static int intern_names(void) {
+    const struct {
+        PyObject **at;
+        const char *spelled;
+    } wanted[] = {
+        {&name.run, "_run"},           {&name.run_on, "_run_on"},   {&name.resume, "_resume"},
+        {&name.event, "_event"},       {&name.lead, "_lead"},       {&name.close_kernel_once, "_close_kernel_once"},
+        {&name.wake, "wake"},          {&name.pass_on, "pass_on"},  {&name.release, "release"},
+        {&name.complete, "complete"},  {&name.sleeping, "sleeping"}, {&name.heap, "_heap"},
+        {&name.coming, "_coming"},     {&name.timeout, "timeout"},  {&name.limit, "limit"},
+        {&name.leave, "leave"},
+    };
+    for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++) {
+        if (!*wanted[i].at && !(*wanted[i].at = PyUnicode_InternFromString(wanted[i].spelled)))
+            return -1;
+    }
+    return 0;
 }
 
 /* learn(Recv, Send, EmulatedHandle, Lane, Waiter, Completion, Status, Life): tells this file the classes of the rest. */
@@ -799,7 +876,7 @@ static PyObject *learn(PyObject *module, PyObject *args) {
     pending = PyObject_GetAttrString(status, "PENDING");
     queued = PyObject_GetAttrString(status, "QUEUED");
     open_life = PyObject_GetAttrString(life, "OPEN");
-    if (!idle || !pending || !queued || !open_life)
+    if (!idle || !pending || !queued || !open_life || intern_names() < 0)
         return NULL;
     pthread_atfork(NULL, NULL, forked);
     Py_RETURN_NONE;

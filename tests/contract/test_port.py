@@ -515,11 +515,16 @@ def test_closing_wakes_every_waiter_with_one_clear_error(port: unio.Port, count:
 @pytest.mark.clause("P7")
 def test_closing_races_waiters_that_come_and_go(backend: str, resources: contextlib.ExitStack) -> None:
     for _ in range(8):
-        port = unio.Port(backend=backend)
-        waiters = [Background(forever, port.wait, 0.001) for _ in range(3)]
+        port, took = unio.Port(backend=backend), threading.Event()
+
+        def wait(port: unio.Port = port, took: threading.Event = took) -> None:
+            if port.wait(0.001):
+                took.set()
+
+        waiters = [Background(forever, wait) for _ in range(3)]
         posters = [Background(forever, port.post, "packet") for _ in range(2)]
         submitters = [Background(forever, lambda port=port: port.submit(unio.Timer(0))) for _ in range(2)]
-        inside_wait(waiters[0])
+        assert took.wait(PATIENCE)
         port.close()
         for thread in waiters + posters + submitters:
             with pytest.raises(unio.PortClosed):

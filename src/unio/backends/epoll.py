@@ -69,6 +69,7 @@ class EpollPort(EmulatedPort):
         if has_hot_path:
             hot_path = make_hot_path(self)
             self._hot_path = hot_path
+            hot_path.epoll = self._epoll.fileno()
             self._queue.start_gathered = hot_path.start_gathered
             # The instance's own names, so that a call goes straight into C.
             self.submit = hot_path.submit  # type: ignore[method-assign]
@@ -97,7 +98,7 @@ class EpollPort(EmulatedPort):
 
     def _harvest(self, timeout: float | None) -> bool:
         if self._hot_path is not None:
-            return self._hot_path.harvest(self._epoll.fileno(), -1 if timeout is None else math.ceil(timeout * 1000))
+            return self._hot_path.harvest(-1 if timeout is None else math.ceil(timeout * 1000))
         events = self._epoll.poll(timeout, EVENTS_MAX)
         for number, mask in events:
             self._event(number, mask)
@@ -128,6 +129,8 @@ class EpollPort(EmulatedPort):
         fresh = select.epoll()
         with self._lock:  # who joins from here on registers with the new one
             self._epoll = fresh  # the other one is closed when nobody uses it any more
+            if self._hot_path is not None:
+                self._hot_path.epoll = fresh.fileno()
             handles = list(self._table.values())
         processes = list(self._processes)
         for watched in (self._interrupt.reader, *processes):
