@@ -38,7 +38,7 @@ static PyObject *idle, *pending, *queued, *open_life, *slow_set_buffer;
 
 static struct {
     Py_ssize_t handle, key, transferred, error, status, next, previous, sequence, expiry, verdict, native;
-    Py_ssize_t views, size, buffer;
+    Py_ssize_t views, size, buffer, grows;
     Py_ssize_t lock, life, incoming, outgoing, readiness, running, serial, shows_drained, ended, socket, hot_path;
     Py_ssize_t active, first, last, ready, resting;
     Py_ssize_t place, places;
@@ -349,7 +349,11 @@ static int submit_hot(struct hot_path *self, PyObject *operation) {
     PyObject *handle = SLOT(operation, handle);
     if (!handle || Py_TYPE(handle) != handle_type || SLOT(handle, hot_path) != (PyObject *)self || !is_hot(operation))
         return 0;
-    PyObject *lane = sends(operation) ? SLOT(handle, outgoing) : SLOT(handle, incoming);
+    int fills = !sends(operation);
+    if (fills && SLOT(operation, grows) == Py_True &&
+        PyLong_AsSsize_t(SLOT(operation, transferred)) == PyLong_AsSsize_t(SLOT(operation, size)))
+        return 0; /* its buffer was filled: Python gets it a larger one */
+    PyObject *lane = fills ? SLOT(handle, incoming) : SLOT(handle, outgoing);
     lock_acquire(SLOT(handle, lock));
     int linked = link_locked(self, operation, handle, lane);
     lock_release(SLOT(handle, lock));
@@ -845,6 +849,7 @@ static PyObject *learn(PyObject *module, PyObject *args) {
         {recv_class, "_views", &at.views},
         {recv_class, "_size", &at.size},
         {recv_class, "_buffer", &at.buffer},
+        {recv_class, "_grows", &at.grows},
         {handle_class, "lock", &at.lock},
         {handle_class, "life", &at.life},
         {handle_class, "incoming", &at.incoming},
@@ -923,6 +928,8 @@ static PyObject *set_buffer(PyObject *module, PyObject *const *args, Py_ssize_t 
     put(&SLOT(operation, views), views);
     put(&SLOT(operation, size), size);
     put_ref(&SLOT(operation, buffer), args[1]);
+    if (fills)
+        put_ref(&SLOT(operation, grows), Py_False); /* it is the caller's now */
     Py_RETURN_NONE;
 }
 

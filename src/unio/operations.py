@@ -36,6 +36,16 @@ OFFSET_MAX = 2**63 - 1
 """The largest offset of a file: off_t on every POSIX system here and LARGE_INTEGER on Windows are signed 64 bits."""
 
 
+BUFFER_MIN = 4096
+"""The size, in bytes, that a receive's own buffer has at first."""
+
+BUFFER_MAX = 256 * 1024
+"""The size up to which it grows: with larger ones, loopback gets no faster."""
+
+DATAGRAM_MAX = 65536
+"""More than any datagram of UDP has."""
+
+
 class Readiness(enum.IntFlag):
     """What :class:`Poll` waits for, and what it found."""
 
@@ -260,6 +270,8 @@ class _Buffered(Operation):
             self._views = (_view(buffer, name, writable=fills),)  # type: ignore[arg-type]
         self._size = sum([len(view) for view in self._views])
         self._buffer = buffer
+        if isinstance(self, Recv):
+            self._grows = False  # it is the caller's now
 
 
 class Recv(_Buffered):
@@ -270,20 +282,48 @@ class Recv(_Buffered):
     is something (data, the end, an error), transfers 0 and consumes nothing. Receives of one handle are filled in
     the order of their submission.
 
+    Without a *buffer* the operation has one of its own, of 4 KiB. Whenever a receive has filled it, the next submission
+    finds one of twice the size, up to 256 KiB: most connections never need much, and those that do are served in large
+    pieces. What was received is in :attr:`data`.
+
     On a datagram socket it receives one datagram; one that is too large fills the buffer and completes with
-    ``EMSGSIZE``.
+    ``EMSGSIZE``. There, a buffer of its own has 64 KiB, more than any datagram, and doesn't grow.
 
     Errors: ``ConnectionResetError`` when the peer reset the connection; what recv(2) or WSARecv say otherwise.
     """
 
-    __slots__ = ()
+    __slots__ = ("_grows",)
     name = "recv"
     route = Route.INCOMING
     _fills = True
 
-    def __init__(self, handle: Handle, buffer: Buffers, *, state: Any = None) -> None:
+    def __init__(self, handle: Handle, buffer: Buffers | None = None, *, state: Any = None) -> None:
         _require(handle, STREAM, "Recv", "; use Read")
-        super().__init__(handle, buffer, state)
+        stream = handle.socket is None or handle.socket.type == socket.SOCK_STREAM
+        given = buffer if buffer is not None else bytearray(BUFFER_MIN if stream else DATAGRAM_MAX)
+        super().__init__(handle, given, state)
+        self._grows = buffer is None and stream
+
+    @property
+    def data(self) -> memoryview:
+        """What the last completion delivered: a view of the buffer, so that nothing is copied.
+
+        The next submission fills the same memory; ``bytes(operation.data)`` outlives that. Raises :class:`TypeError`
+        where there are several buffers.
+        """
+        if len(self._views) != 1:
+            raise TypeError("the data are spread over several buffers: look at Recv.buffer and Recv.transferred")
+        return self._views[0][: self.transferred]
+
+    def _begin(self) -> None:
+        received = self.transferred
+        super()._begin()
+        if self._grows and received == self._size < BUFFER_MAX:
+            if self._native is not None:
+                self._native.let_go()
+            self._buffer = bytearray(2 * received)
+            self._views = (memoryview(self._buffer),)
+            self._size = 2 * received
 
 
 class Send(_Buffered):
