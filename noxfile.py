@@ -35,7 +35,7 @@ def install_group(session: nox.Session, group: str) -> None:
 
 def run_tests(session: nox.Session, backend: str, **variables: str) -> None:
     install_group(session, "test")
-    session.install(".")
+    session.install(".", env={"CFLAGS": "-Werror"})  # for who compiles it elsewhere, a warning is none of their business
     session.run("pytest", *session.posargs, env={"UNIO_BACKEND": backend, **variables})
 
 
