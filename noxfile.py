@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import shutil
 import sys
+from pathlib import Path
 
 import nox
 
@@ -73,6 +74,30 @@ def kqueue(session: nox.Session) -> None:
         run_tests(session, "kqueue", UNIO_KQUEUE_LIBRARY=str(library).strip())
     else:
         run_tests(session, "kqueue")
+
+
+@nox.session
+def freethreaded(session: nox.Session) -> None:
+    """Run the tests without the GIL; arguments after ``--`` go to pytest.
+
+    CPython is built for it if it isn't there, from Debian's source package: that takes a Debian machine, and some
+    minutes once. Without arguments the tests of the contract follow once more, each run by four threads at once.
+    """
+    built = session.run("python", "tools/freethreaded.py", silent=True)
+    session.install("virtualenv")
+    place = Path(session.virtualenv.location) / "freethreaded"
+    session.run("virtualenv", "--quiet", "--python", str(built).strip(), str(place))
+    python = str(place / "bin" / "python")
+    # The last hypothesis that is Python alone will do. cffi 2 refuses this Python; 1 doesn't say that it needs no GIL.
+    group = ["cffi<2" if each.startswith("cffi") else each for each in nox.project.dependency_groups(PROJECT, "test")]
+    packages = [*group, "pytest-run-parallel", "."]
+    install = [python, "-m", "pip", "install", "--quiet", "--only-binary", "hypothesis", *packages]
+    session.run(*install, external=True)
+    pytest = [python, "-m", "pytest", *session.posargs]
+    variables = {"PYTHON_GIL": "0", "UNIO_BACKEND": "epoll"}
+    session.run(*pytest, env=variables, external=True)
+    if not session.posargs:
+        session.run(*pytest, "--parallel-threads", "4", "tests/contract", env=variables, external=True)
 
 
 @nox.session

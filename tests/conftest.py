@@ -6,6 +6,7 @@ import contextlib
 import functools
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,6 +19,12 @@ import unio
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "clause(*names): the clauses of docs/contract.md that the test is about")
     config.addinivalue_line("markers", "process_wide: it is about what all threads share, such as descriptors")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    # Everything that the tests import has been imported by now.
+    if os.environ.get("PYTHON_GIL") == "0" and sys._is_gil_enabled():
+        session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -7,6 +7,7 @@ import inspect
 import os
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -85,3 +86,11 @@ def test_the_types_are_announced() -> None:
 
 def test_the_version_is_one() -> None:
     assert [int(part) >= 0 for part in unio.__version__.split(".")] == [True] * 3
+
+
+@pytest.mark.skipif(not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="this interpreter has the GIL in any case")
+def test_nothing_of_it_brings_the_gil_back() -> None:
+    program = "import sys, unio, unio.backends, unio.cli\nunio.Port().close()\nsys.exit(sys._is_gil_enabled())"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHON_GIL"}
+    environment["PYTHONPATH"] = str(Path(unio.__file__).parent.parent)
+    subprocess.run([sys.executable, "-c", program], env=environment, timeout=30, check=True)

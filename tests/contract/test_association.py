@@ -291,6 +291,7 @@ def test_a_number_reused_after_a_close_gets_nothing_of_its_predecessor(
 
 @posix_only
 @pytest.mark.clause("A3")
+@pytest.mark.process_wide
 def test_a_handle_closed_and_its_number_reused_while_a_batch_is_handled(
     port: unio.Port, make_pair: Any, resources: contextlib.ExitStack
 ) -> None:
@@ -326,6 +327,7 @@ def test_a_handle_closed_and_its_number_reused_while_a_batch_is_handled(
 @posix_only
 @pytest.mark.clause("A3", "X3")
 @pytest.mark.parametrize("form", ["object", "number"])
+@pytest.mark.process_wide
 def test_a_number_reused_behind_the_port_gets_nothing_of_its_predecessor(
     port: unio.Port, make_pair: Any, resources: contextlib.ExitStack, form: str
 ) -> None:
@@ -439,6 +441,7 @@ def test_what_a_duplicate_does_not_do_an_associated_duplicate_does(port: unio.Po
 @posix_only
 @pytest.mark.clause("A3")
 @pytest.mark.parametrize("close", ["through unio", "behind the port"])
+@pytest.mark.process_wide
 def test_a_process_that_inherited_the_descriptor_does_not_keep_a_closed_handle_firing(
     port: unio.Port, make_pair: Any, resources: contextlib.ExitStack, close: str
 ) -> None:
@@ -465,6 +468,7 @@ def test_a_process_that_inherited_the_descriptor_does_not_keep_a_closed_handle_f
 
 @posix_only
 @pytest.mark.clause("A3", "L2")
+@pytest.mark.process_wide
 def test_handles_come_and_go_without_leaving_anything_behind(port: unio.Port, backend: str) -> None:
     before = open_descriptors()
     for number in range(300):

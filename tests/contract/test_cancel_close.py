@@ -240,6 +240,7 @@ def test_a_cancel_that_races_a_send_leaves_a_count_that_is_true(port: unio.Port,
 @pytest.mark.clause("X1", "P2")
 @pytest.mark.parametrize("kind", ["send", "send_file"])
 @pytest.mark.parametrize("end", ["cancel", "cancel all", "close", "time-out"])
+@pytest.mark.process_wide
 def test_a_send_without_an_end_is_ended_while_another_thread_is_at_it(
     port: unio.Port, make_pair: Any, resources: contextlib.ExitStack, tmp_path: Path, kind: str, end: str
 ) -> None:

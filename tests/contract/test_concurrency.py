@@ -5,10 +5,12 @@ from __future__ import annotations
 import _thread
 import contextlib
 import os
+import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +28,13 @@ needs_thread_clocks = pytest.mark.skipif(
 needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc, which counts how often a thread slept")
 
 MakePort = Callable[[int], unio.Port]
+MakePair = Callable[..., tuple[socket.socket, socket.socket]]
 
 
 @pytest.fixture
-def make_port(backend: str) -> Iterator[MakePort]:
+def make_port(backend: str, resources: contextlib.ExitStack) -> MakePort:
     """Make ports with a concurrency; they are closed at the end."""
-    ports = []
-
-    def make(concurrency: int) -> unio.Port:
-        ports.append(unio.Port(backend=backend, concurrency=concurrency))
-        return ports[-1]
-
-    yield make
-    for port in ports:
-        port.close()
+    return lambda concurrency: resources.enter_context(unio.Port(backend=backend, concurrency=concurrency))
 
 
 def let_pass(event: threading.Event) -> None:
@@ -324,6 +319,46 @@ def test_one_packet_wakes_one_thread(make_port: MakePort) -> None:
     asleep_others = [thread for thread in threads if thread not in taken]
     assert [thread for thread in asleep_others if times_slept(thread) != before[thread]] == []
     ending.set()
+    for _ in threads:
+        port.post("exit")
+    for thread in threads:
+        thread.result()
+
+
+@needs_proc
+@pytest.mark.clause("P4")
+@pytest.mark.parametrize(("cap", "packets"), [(1, 3), (2, 5), (3, 2), (8, 3)])
+@pytest.mark.parametrize("cause", ["post", "receive"])
+def test_no_more_threads_wake_than_there_are_packets_and_places(
+    make_port: MakePort, make_pair: MakePair, resources: contextlib.ExitStack, cause: str, cap: int, packets: int
+) -> None:
+    port = make_port(cap)
+    pairs = [make_pair(local=True) for _ in range(packets if cause == "receive" else 0)]
+    for near, _ in pairs:
+        port.submit(unio.Recv(port.associate(near), bytearray(1)))
+    taken: list[threading.Thread] = []
+    ended = threading.Event()
+    resources.callback(ended.set)
+    block = bytes(1 << 20)
+
+    def take() -> None:
+        while port.wait(PATIENCE, limit=1)[0].key != "exit":
+            taken.append(threading.current_thread())
+            while not ended.is_set():  # it runs, and keeps its place, but not Python's lock
+                zlib.crc32(block)
+
+    threads = [Background(take) for _ in range(8)]
+    for thread in threads:
+        asleep(thread)
+    before = {thread: times_slept(thread) for thread in threads}
+    for number in range(packets):
+        pairs[number][1].send(b"x") if pairs else port.post("packet")
+    until(lambda: len(taken) == min(cap, packets))
+    woken = [thread for thread in threads if times_slept(thread) != before[thread] and thread not in taken]
+    assert len(woken) <= 1, "it can only be the one that asks the kernel for all, and sees to it that those that run do"
+    assert len(taken) == min(cap, packets)
+    ended.set()
+    until(lambda: len(taken) == packets)
     for _ in threads:
         port.post("exit")
     for thread in threads:

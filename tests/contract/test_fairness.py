@@ -440,6 +440,7 @@ def interrupted(seconds: float) -> Iterator[list[int]]:
 
 
 @pytest.mark.clause("L4")
+@pytest.mark.process_wide
 def test_signals_disturb_no_operation(
     port: unio.Port, make_pair: Any, make_listener: Any, resources: contextlib.ExitStack, tmp_path: Path
 ) -> None:

@@ -423,6 +423,7 @@ def test_a_packet_that_another_thread_took_does_not_end_a_wait_early(port: unio.
 
 @needs_interval_timer
 @pytest.mark.clause("P6", "L4")
+@pytest.mark.process_wide
 def test_signals_neither_end_nor_fail_a_wait(port: unio.Port) -> None:
     with interval_timer(0.002, lambda: None):
         start = time.monotonic()
@@ -749,6 +750,7 @@ def signal_main_thread(handled: threading.Event) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="os.kill sends no such signal here")
 @pytest.mark.clause("P8")
+@pytest.mark.process_wide
 def test_a_signal_handler_ends_the_wait_of_the_main_thread_by_a_post(port: unio.Port) -> None:
     handled = threading.Event()
 
@@ -768,6 +770,7 @@ def test_a_signal_handler_ends_the_wait_of_the_main_thread_by_a_post(port: unio.
 
 @needs_interval_timer
 @pytest.mark.clause("P8")
+@pytest.mark.process_wide
 def test_a_signal_handler_posts_whatever_the_main_thread_is_doing(port: unio.Port, make_pair: Any) -> None:
     # The handler runs between two instructions of the main thread, also within a post, a submit or a wait: one that
     # takes a lock which the interrupted call holds would wait for itself for ever.
@@ -804,6 +807,7 @@ def test_a_signal_handler_posts_whatever_the_main_thread_is_doing(port: unio.Por
 
 @pytest.mark.skipif(sys.platform == "win32", reason="os.kill sends no such signal here")
 @pytest.mark.clause("P8")
+@pytest.mark.process_wide
 def test_an_exception_of_a_signal_handler_leaves_the_wait_and_the_port_works_on(
     port: unio.Port, make_pair: Any
 ) -> None:
@@ -1008,6 +1012,7 @@ def test_a_fork_while_threads_are_busy_with_the_port_blocks_no_one(port: unio.Po
 
 @needs_fork
 @pytest.mark.clause("P10", "A1")
+@pytest.mark.process_wide
 def test_a_forked_child_makes_a_port_of_its_own_for_what_it_inherited(
     port: unio.Port, backend: str, make_listener: Any, resources: contextlib.ExitStack
 ) -> None:

@@ -45,7 +45,7 @@ BLOCKED_SECONDS = 0.1
 class Waiter:
     """A thread that waits on a port, or did so last. It is made by that thread."""
 
-    __slots__ = ("_beyond", "_clock", "_process", "_queue", "_since", "_time", "gate", "place", "places")
+    __slots__ = ("_beyond", "_clock", "_process", "_queue", "_since", "_time", "coming", "gate", "place", "places")
 
     def __init__(self, queue: CompletionQueue) -> None:
         self._queue = weakref.ref(queue)  # a thread that goes on to other things keeps no port alive
@@ -55,6 +55,8 @@ class Waiter:
         self.gate = threading.Lock()
         """Held while the thread sleeps; whoever wakes it releases this."""
         self.gate.acquire()
+        self.coming = False
+        """Whether it was woken for a packet and has not taken one yet."""
         self._beyond = False  # it runs without a place, since it came back from blocking when there was none
         self._clock = _clock_of_this_thread()
         self._time = self._since = -1.0

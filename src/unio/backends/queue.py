@@ -27,6 +27,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from unio.backends.places import BLOCKED_SECONDS
 from unio.backends.timers import Timers
 from unio.operations import Status
 from unio.port import Completion
@@ -76,7 +77,9 @@ class CompletionQueue:
         """The threads that belong to the port, by id."""
         self._interrupt = interrupt
         self._parked: list[Waiter] = []
-        self._coming: list[None] = []  # one for each thread that was woken for a packet, and is not awake yet
+        self._coming: list[
+            float
+        ] = []  # when each thread was woken that has not yet taken the packet that it was woken for
 
     def complete(self, operation: Operation, error: OSError | None) -> None:
         """Queue an operation that has ended, waking nobody; call :meth:`wake` when no lock is held any more."""
@@ -146,7 +149,7 @@ class CompletionQueue:
         except IndexError:
             self.places.append(place)  # who gives a place back looks again; the caller does
             return False
-        self._coming.append(None)
+        self._coming.append(time.monotonic())
         waiter.place.append(place)
         waiter.gate.release()
         return True
@@ -197,21 +200,28 @@ class CompletionQueue:
                     self._parked.remove(waiter)
                 except ValueError:  # another thread is about to wake this one, and what it hands over must not be lost
                     waiter.gate.acquire(timeout=HAND_OVER_SECONDS)
-            if waiter.place:
-                with contextlib.suppress(IndexError):  # it was not waited for any longer
-                    self._coming.pop()
+            waiter.coming = bool(waiter.place)
+
+    def arrive(self, waiter: Waiter) -> None:
+        """Count a thread no more among those that come: it has taken what it was woken for, or found it taken."""
+        if waiter.coming:
+            waiter.coming = False
+            with contextlib.suppress(IndexError):  # it was not waited for any longer
+                self._coming.pop()
 
     def pass_on(self) -> None:
         """See to it that somebody works on what this thread leaves behind: packets, or a kernel that nobody asks."""
-        if self.packets and self.wake():
+        if len(self.packets) > len(self._coming) and self.wake():  # those that are coming have one each
             return  # that one passes on the rest
         if self.seat and self._parked:
             self._release_first()
 
     def watch(self) -> None:
         """Take the place from threads that hold one and don't run; see the module places."""
-        self._coming.clear()  # who was woken so long ago and is not here can't be waited for
         now = time.monotonic()
+        with contextlib.suppress(IndexError):
+            while now - self._coming[0] >= BLOCKED_SECONDS:  # who is not here by now can't be waited for
+                del self._coming[0]
         for waiter in self.waiters.copy().values():
             if waiter.place and waiter.stands_still(now):
                 waiter.leave()

@@ -388,6 +388,7 @@ class QueuedPort(Port, ABC):
             batch = self._wait(waiter, until, limit)
             return batch
         finally:  # also for what a signal handler raises, such as KeyboardInterrupt
+            self._queue.arrive(waiter)
             if not batch:
                 waiter.leave()
             self._queue.pass_on()
@@ -453,6 +454,7 @@ class QueuedPort(Port, ABC):
         if self._queue.has_for(waiter):
             self._takes = 0  # the leader asks the kernel often enough
             return
+        self._queue.arrive(waiter)
         waiter.leave()
         if timeout is None or timeout > 0:
             self._sweep(idle=True)
