@@ -36,7 +36,7 @@ def install_group(session: nox.Session, group: str) -> None:
 
 def run_tests(session: nox.Session, backend: str, **variables: str) -> None:
     install_group(session, "test")
-    session.install(".", env={"CFLAGS": "-Werror"})  # for who compiles it elsewhere, a warning is none of their business
+    session.install(".", env={"CFLAGS": "-Werror"})  # for others who compile it, a warning is no error
     session.run("pytest", *session.posargs, env={"UNIO_BACKEND": backend, **variables})
 
 
