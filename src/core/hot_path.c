@@ -939,11 +939,12 @@ static PyObject *faster_setter(PyObject *module, PyObject *function) {
     return PyObject_GetAttrString(module, "set_buffer");
 }
 
-/* keeps_number(socket): whether the descriptor of a socket object is where this file looks for it. */
-static PyObject *keeps_number(PyObject *module, PyObject *socket) {
+/* keeps_number(socket, number): whether the descriptor of a socket object is where this file looks for it. */
+static PyObject *keeps_number(PyObject *module, PyObject *args) {
     (void)module;
-    int number = PyObject_AsFileDescriptor(socket);
-    if (number < 0)
+    PyObject *socket;
+    int number;
+    if (!PyArg_ParseTuple(args, "Oi", &socket, &number))
         return NULL;
     return PyBool_FromLong(*(const int *)((char *)socket + sizeof(PyObject)) == number);
 }
@@ -959,7 +960,7 @@ PyMethodDef hot_path_functions[] = {
     {"faster_setter", faster_setter, METH_O, NULL},
     {"set_buffer", FAST(set_buffer), METH_FASTCALL, NULL},
     {"learn", learn, METH_VARARGS, NULL},
-    {"keeps_number", keeps_number, METH_O, NULL},
+    {"keeps_number", keeps_number, METH_VARARGS, NULL},
     {"thread_waits", thread_waits, METH_O, NULL},
     {NULL, NULL, 0, NULL},
 };

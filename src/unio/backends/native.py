@@ -7,6 +7,7 @@ module without the hot path, which relies on Python's lock.
 
 from __future__ import annotations
 
+import socket
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,19 @@ else:
     except ImportError:
         core = None
 
-has_hot_path = hasattr(core, "HotPath")
+
+def _finds_numbers() -> bool:
+    """Whether the hot path sees which descriptor a socket object has, and that it has none any more.
+
+    It looks into the object, right before each call: a number that was remembered might be another's by then.
+    """
+    probe = socket.socket(socket.AF_UNIX)
+    with probe:
+        found = core.keeps_number(probe, probe.fileno())
+    return found and core.keeps_number(probe, -1)
+
+
+has_hot_path = hasattr(core, "HotPath") and _finds_numbers()
 
 
 def make_lock() -> AbstractContextManager[Any]:

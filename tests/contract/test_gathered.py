@@ -1,0 +1,179 @@
+"""What a thread that waits has submitted may be gathered; whatever could make a difference to it starts it first."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from support import (
+    PATIENCE,
+    Background,
+    assert_cancelled,
+    assert_idle,
+    completion,
+    completions,
+    inside_wait,
+    recv_exactly,
+)
+
+import unio
+
+
+def this_thread_waits(port: unio.Port) -> None:
+    port.post("this thread waits")
+    assert completion(port).key == "this thread waits"
+
+
+def cancel_another(port: unio.Port, handle: unio.Handle) -> None:
+    port.cancel(unio.Recv(handle, bytearray(1)))
+
+
+def cancel_all_of_a_handle(_: unio.Port, handle: unio.Handle) -> None:
+    handle.cancel()
+
+
+def block(port: unio.Port, _: unio.Handle) -> None:
+    with port.blocking():
+        pass
+
+
+STARTS: list[Callable[[unio.Port, unio.Handle], object]] = [cancel_another, cancel_all_of_a_handle, block]
+
+
+@pytest.mark.clause("S9")
+@pytest.mark.parametrize("start", STARTS, ids=lambda start: start.__name__)
+def test_what_was_gathered_is_started_by(
+    port: unio.Port, make_pair: Any, start: Callable[[unio.Port, unio.Handle], object]
+) -> None:
+    near, far = make_pair()
+    handle = port.associate(near)
+    this_thread_waits(port)
+    send = unio.Send(handle, b"data")
+    port.submit(send)
+    start(port, handle)
+    assert recv_exactly(far, 4) == b"data"
+    assert completion(port)[1:] == (send, 4, None)
+
+
+@pytest.mark.clause("S9", "X3")
+def test_a_close_comes_after_the_sends_that_were_submitted_before_it(port: unio.Port, make_pair: Any) -> None:
+    near, far = make_pair()
+    handle = port.associate(near)
+    this_thread_waits(port)
+    port.submit(unio.Send(handle, b"the last words"))
+    handle.close()
+    assert recv_exactly(far, 14) == b"the last words"
+    assert far.recv(1) == b""
+    assert completion(port).error is None
+
+
+@pytest.mark.clause("S9", "P5")
+def test_a_thread_that_ends_or_goes_to_another_port_leaves_nothing_unstarted(
+    port: unio.Port, make_port: Callable[[], unio.Port], make_pair: Any
+) -> None:
+    near, far = make_pair()
+    handle = port.associate(near)
+    other = make_port()
+
+    def end(send: unio.Send) -> None:
+        this_thread_waits(port)
+        port.submit(send)
+
+    def go(send: unio.Send) -> None:
+        end(send)
+        other.wait(0)
+
+    for leave in (end, go):
+        Background(leave, unio.Send(handle, leave.__name__.encode())).result()
+        assert recv_exactly(far, len(leave.__name__)) == leave.__name__.encode()
+        assert completion(port).error is None
+
+
+@pytest.mark.clause("S9", "P2")
+def test_what_one_thread_gathered_another_may_start(port: unio.Port, make_pair: Any) -> None:
+    near, far = make_pair()
+    handle = port.associate(near)
+    gathered, go_on = threading.Event(), threading.Event()
+
+    def submit() -> None:
+        this_thread_waits(port)
+        port.submit(unio.Send(handle, b"data"))
+        gathered.set()
+        assert go_on.wait(PATIENCE)
+
+    submitting = Background(submit)
+    assert gathered.wait(PATIENCE)
+    assert completion(port).error is None
+    assert recv_exactly(far, 4) == b"data"
+    go_on.set()
+    submitting.result()
+
+
+@pytest.mark.clause("S9", "O5")
+def test_many_are_gathered_and_keep_their_order(port: unio.Port, make_pair: Any) -> None:
+    pairs = [make_pair() for _ in range(20)]
+    handles = [port.associate(near) for near, _ in pairs]
+    this_thread_waits(port)
+    for number in range(40):
+        for handle in handles:
+            port.submit(unio.Send(handle, bytes([number])))
+    found = completions(port, 800)
+    assert all(each.error is None for each in found)
+    assert [each[1].buffer for each in found if each.operation.handle is handles[0]] == [bytes([n]) for n in range(40)]
+    for _, far in pairs:
+        assert recv_exactly(far, 40) == bytes(range(40))
+
+
+@pytest.mark.clause("S9", "A3", "X3")
+def test_what_was_gathered_never_touches_a_number_that_was_closed_and_reused(port: unio.Port, make_pair: Any) -> None:
+    near, far = make_pair()
+    handle = port.associate(near)
+    this_thread_waits(port)
+    send, number = unio.Send(handle, b"for nobody else"), near.fileno()
+    port.submit(send)
+    near.close()
+    with contextlib.ExitStack() as stack:
+        successors = [stack.enter_context(each) for _ in range(4) for each in socket.socketpair()]
+        reused = [each for each in successors if each.fileno() == number]
+        found = completion(port)
+        assert found.operation is send
+        if found.error is not None:  # or else it was started at once
+            assert_cancelled(found)
+        if os.name == "posix":
+            assert reused
+        for each in successors:
+            each.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                each.recv(1)
+    assert far.recv(100) in (b"", b"for nobody else")
+
+
+@pytest.mark.clause("S9", "P7")
+def test_closing_the_port_ends_what_was_gathered(port: unio.Port, make_pair: Any) -> None:
+    near, _ = make_pair()
+    send = unio.Send(port.associate(near), b"data")
+    this_thread_waits(port)
+    port.submit(send)
+    port.close()
+    assert not send.in_flight
+
+
+@pytest.mark.clause("S9", "S2")
+def test_a_thread_that_submits_while_another_sleeps_in_the_kernel_does_not_need_it(
+    port: unio.Port, make_pair: Any
+) -> None:
+    near, far = make_pair()
+    handle = port.associate(near)
+    this_thread_waits(port)
+    sleeping = Background(port.wait)
+    inside_wait(sleeping)
+    port.submit(unio.Send(handle, b"data"))
+    port.flush()
+    assert recv_exactly(far, 4) == b"data"
+    assert [each.error for each in sleeping.result()] == [None]
+    assert_idle(port)
