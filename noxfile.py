@@ -27,7 +27,23 @@ WINDOWS_ONLY = [
 ]
 
 # Modules that no other system than Linux imports.
-LINUX_ONLY = ["src/unio/backends/epoll.py"]
+LINUX_ONLY = [f"src/unio/backends/{name}.py" for name in ("epoll", "io_uring", "requests")]
+
+# Prints why a backend can't run here, if it can't.
+PROBLEM = """
+import sys, unio.backends
+print(*[each.reason for each in unio.backends.candidates() if each.name == sys.argv[1] and not each.available])
+"""
+
+SANITIZERS = ["libasan", "libubsan"]
+
+# Compiles the part in C once more, and puts it in the place of the installed one. A warning is an error.
+SANITIZED = """
+import pathlib, unio, hatch_build
+flags = ["-Werror", "-O1", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+compiled = hatch_build.compile_core(pathlib.Path.cwd(), [*hatch_build.FLAGS, *flags])
+hatch_build.put_in_place(compiled, pathlib.Path(unio.__file__).parent)
+"""
 
 
 def install_group(session: nox.Session, group: str) -> None:
@@ -37,6 +53,10 @@ def install_group(session: nox.Session, group: str) -> None:
 def run_tests(session: nox.Session, backend: str, **variables: str) -> None:
     install_group(session, "test")
     session.install(".", env={"CFLAGS": "-Werror"})  # for others who compile it, a warning is no error
+    if backend == "io_uring":  # a container may forbid it, and where there is no C compiler its module is missing
+        problem = session.run("python", "-c", PROBLEM, backend, silent=True)
+        if reason := str(problem).strip():
+            session.skip(f"io_uring can't run here: {reason}")
     session.run("pytest", *session.posargs, env={"UNIO_BACKEND": backend, **variables})
 
 
@@ -98,6 +118,26 @@ def freethreaded(session: nox.Session) -> None:
     session.run(*pytest, env=variables, external=True)
     if not session.posargs:
         session.run(*pytest, "--parallel-threads", "4", "tests/contract", env=variables, external=True)
+
+
+@nox.session
+def sanitize(session: nox.Session) -> None:
+    """Run the contract with the part in C under the sanitizers of addresses and of undefined behaviour.
+
+    It takes Linux and gcc. Arguments after ``--`` go to pytest.
+    """
+    install_group(session, "test")
+    session.install("hatchling", "setuptools>=77", ".")
+    session.run("python", "-c", SANITIZED)
+    libraries = [session.run("gcc", f"-print-file-name={name}.so", external=True, silent=True) for name in SANITIZERS]
+    environment = {
+        "LD_PRELOAD": " ".join(str(library).strip() for library in libraries),
+        "ASAN_OPTIONS": "detect_leaks=0",  # the interpreter itself leaves much to the end of the process
+        "PYTHONMALLOC": "malloc",  # Python's own allocator would hide where an object ends
+    }
+    for backend in BACKENDS:
+        where = session.posargs or ["tests/contract", "tests/backends", "tests/differential"]
+        session.run("pytest", *where, env={"UNIO_BACKEND": backend, **environment})
 
 
 @nox.session

@@ -17,7 +17,7 @@ struct lock {
 int lock_acquire(PyObject *lock);
 void lock_release(PyObject *lock);
 
-extern PyType_Spec lock_spec, hot_path_spec;
+extern PyType_Spec lock_spec, hot_path_spec, ring_spec;
 extern PyMethodDef hot_path_functions[];
 
 #endif

@@ -7,6 +7,7 @@ static int fill(PyObject *module) {
         PyType_Spec *spec;
     } types[] = {
         {"Lock", &lock_spec},
+        {"Ring", &ring_spec},
 #ifndef Py_GIL_DISABLED
         {"HotPath", &hot_path_spec},
 #endif

@@ -536,6 +536,8 @@ def test_a_pipe_takes_more_than_it_holds_in_one_operation(port: unio.Port, resou
 @pytest.mark.clause("L4")
 def test_readiness_that_came_to_nothing_leaves_the_operation_pending(port: unio.Port, make_pair: Any) -> None:
     # The event says that there is something; by the time of the receive somebody else has taken it.
+    if port.backend == "io_uring":
+        pytest.skip("the kernel itself receives what comes, so that nobody is quicker")
     near, far = make_pair(local=True)
     with near.dup() as thief:
         operation = unio.Recv(port.associate(near), bytearray(8))

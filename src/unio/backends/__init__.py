@@ -42,7 +42,13 @@ class Candidate(NamedTuple):
 _SYSTEMS = {
     "iocp": ("win32",),
     "epoll": ("linux",),
+    "io_uring": ("linux",),
     "kqueue": ("darwin", "dragonfly", "freebsd", "netbsd", "openbsd"),
+}
+# What is imported by a backend and may be lacking, or be of another version of unio.
+_NEEDED = {
+    "_cffi_backend": "it needs cffi, which isn't installed",
+    "unio._core": "it needs unio._core, the part of unio that is C, which wasn't compiled for this installation",
 }
 _STAND_INS = {"kqueue": KQUEUE_LIBRARY}  # what names a library that makes a backend run on other systems too
 
@@ -65,10 +71,10 @@ def candidates() -> list[Candidate]:
 def _unavailable(name: str) -> str | None:
     try:
         module = importlib.import_module(f"unio.backends.{name}")
-    except ModuleNotFoundError as error:
-        if error.name != "_cffi_backend":
+    except ImportError as error:
+        if error.name not in _NEEDED:
             raise
-        return "it needs cffi, which isn't installed"
+        return _NEEDED[error.name]
     problem: str | None = module.unavailable()
     return problem
 

@@ -18,7 +18,7 @@ import socket
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, cast
 
-from unio.backends.lanes import family_of, type_of
+from unio.backends.lanes import Life, family_of, type_of
 from unio.operations import (
     OFFSET_MAX,
     Accept,
@@ -71,6 +71,12 @@ COPY_CHUNK = 64 * 1024
 """The same where the bytes have to be copied; below glibc's threshold of 128 KiB for mapping memory anew each time."""
 
 VECTOR_MAX = os.sysconf("SC_IOV_MAX") if os.sysconf("SC_IOV_MAX") > 0 else 1024
+
+EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+PAUSE_SECONDS = 0.1
+"""How long a lane rests after the system lacked descriptors or memory, unless an event comes first."""
+
 NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)  # SIGPIPE kills a program that has not turned it off, as Python does
 
 # What accept(2) says of a connection that was lost before it could be accepted, or of the network below it; the
@@ -106,7 +112,7 @@ def _socket(handle: EmulatedHandle) -> socket.socket:
     return cast("socket.socket", handle.socket)
 
 
-def _failed(number: int) -> OSError:
+def failed(number: int) -> OSError:
     return OSError(number, os.strerror(number))
 
 
@@ -118,6 +124,26 @@ def as_oserror(error: Exception) -> OSError:
     failure = OSError(errno.EINVAL, f"{type(error).__name__}: {error}")
     failure.__cause__ = error
     return failure
+
+
+def judged(handle: EmulatedHandle, raised: Exception) -> tuple[Outcome, OSError | None, float]:
+    """What it means that an attempt raised: how it went, its error, and how many seconds the lane rests.
+
+    If the handle turns out to be closed, it leaves its port; so the caller holds no lock.
+    """
+    if isinstance(raised, BlockingIOError):
+        return BLOCKED, None, 0.0
+    if isinstance(raised, RetryLater):
+        return BLOCKED, None, raised.delay
+    failure = as_oserror(raised)
+    if failure.errno == errno.EBADF and not handle.is_open():
+        handle.leave(Life.CLOSING)  # which ends the operation in its turn, once its lane has been given up
+        return BLOCKED, None, 0.0
+    # The caller hears of exhaustion, and the operations behind this one rest: one that is submitted again at once would
+    # fail at once, for as long as the descriptors or the memory are lacking.
+    if failure.errno in EXHAUSTED:
+        return DRAINED, failure, PAUSE_SECONDS
+    return DONE, failure, 0.0
 
 
 # Receiving
@@ -155,7 +181,7 @@ def _received(handle: EmulatedHandle, operation: Recv, count: int) -> Outcome:
 
 def judge_recv(handle: EmulatedHandle, operation: Operation, result: int) -> Outcome:
     if result < 0:
-        raise _failed(-result)
+        raise failed(-result)
     return _received(handle, cast("Recv", operation), result)
 
 
@@ -209,24 +235,28 @@ def accept(handle: EmulatedHandle, operation: Operation) -> Outcome:
     try:
         number, operation.address = _accept(_socket(handle))
     except OSError as error:
-        if error.errno in CONNECTION_LOST:
-            return PROGRESS
-        if error.errno in NETWORK_LOST:
-            raise RetryLater(RETRY_SECONDS) from None
-        raise
-    operation.socket = _made_socket(_socket(handle), number)
+        return not_accepted(error)
+    operation.socket = made_socket(_socket(handle), number)
+    operation.socket.setblocking(False)
     return DONE
 
 
-def _made_socket(listener: socket.socket, number: int) -> socket.socket:
+def made_socket(listener: socket.socket, number: int, flags: int = 0) -> socket.socket:
     """The socket object of an accepted connection, as socket.accept makes it, but for the looking up of names."""
     try:
-        made = socket.socket(family_of(listener), type_of(listener), listener.proto, fileno=number)
+        return socket.socket(family_of(listener), type_of(listener) | flags, listener.proto, fileno=number)
     except BaseException:
         os.close(number)
         raise
-    made.setblocking(False)
-    return made
+
+
+def not_accepted(error: OSError) -> Outcome:
+    """Judge that accept(2) has failed."""
+    if error.errno in CONNECTION_LOST:
+        return PROGRESS
+    if error.errno in NETWORK_LOST:
+        raise RetryLater(RETRY_SECONDS)
+    raise error
 
 
 # Sending
@@ -238,11 +268,11 @@ def _peer_gone(handle: EmulatedHandle, error: BrokenPipeError) -> OSError:
         return error
     sock = _socket(handle)
     if family_of(sock) in (socket.AF_INET, socket.AF_INET6) and sock.getsockname()[1] == 0:
-        return _failed(errno.ENOTCONN)  # it has not even a local address: it was never connected
-    return _failed(errno.ECONNRESET)
+        return failed(errno.ENOTCONN)  # it has not even a local address: it was never connected
+    return failed(errno.ECONNRESET)
 
 
-def _sending_failed(handle: EmulatedHandle, error: OSError) -> Exception:
+def sending_failed(handle: EmulatedHandle, error: OSError) -> Exception:
     """What to raise for the error of a call that sends."""
     if isinstance(error, BrokenPipeError):
         return error if handle.socket is None else _peer_gone(handle, error)
@@ -257,7 +287,7 @@ def _next_part(views: Sequence[memoryview], done: int) -> list[memoryview]:
     """What one call sends of a stream, when *done* bytes were sent: the next buffers, up to SEND_CHUNK bytes."""
     part: list[memoryview] = []
     room = SEND_CHUNK
-    for view in _remaining(views, done)[:VECTOR_MAX]:
+    for view in remaining(views, done)[:VECTOR_MAX]:
         part.append(view[:room])
         room -= len(part[-1])
         if not room:
@@ -265,7 +295,7 @@ def _next_part(views: Sequence[memoryview], done: int) -> list[memoryview]:
     return part
 
 
-def _remaining(views: Sequence[memoryview], done: int) -> list[memoryview]:
+def remaining(views: Sequence[memoryview], done: int) -> list[memoryview]:
     """The buffers that are left when *done* bytes of them are."""
     left = []
     for view in views:
@@ -301,7 +331,7 @@ def _send_views(handle: EmulatedHandle, operation: Send | SendTo, address: Any) 
                 part = [memoryview(b"".join(part))]
             count = _sendmsg(handle.socket, part, (), NO_SIGNAL, address)
     except OSError as error:
-        raise _sending_failed(handle, error) from None
+        raise sending_failed(handle, error) from None
     return _sent(handle, operation, count)
 
 
@@ -312,7 +342,7 @@ def _sent(handle: EmulatedHandle, operation: Send | SendTo, count: int) -> Outco
 
 def judge_send(handle: EmulatedHandle, operation: Operation, result: int) -> Outcome:
     if result < 0:
-        raise _sending_failed(handle, _failed(-result))
+        raise sending_failed(handle, failed(-result))
     return _sent(handle, cast("Send", operation), result)
 
 
@@ -328,17 +358,17 @@ def connect(handle: EmulatedHandle, operation: Operation) -> Outcome:
     number = number or _connect_ex(sock, operation._address)
     if number in (errno.EINPROGRESS, errno.EALREADY):
         if number == errno.EALREADY and operation._native is None:  # of a connect that is none of the port's
-            raise _failed(number)
+            raise failed(number)
         operation._native = "started"
         return BLOCKED
     if number == errno.EAGAIN:  # the backlog of a local listener is full (connect(2)), and no event will tell
         raise RetryLater(RETRY_SECONDS)
     if number and not (number == errno.EISCONN and operation._native is not None):
-        raise _failed(number)
+        raise failed(number)
     try:
         _getpeername(sock)
     except OSError as error:  # it was made, and is gone already
-        raise _failed(_getsockopt(sock, socket.SOL_SOCKET, socket.SO_ERROR) or errno.ECONNRESET) from error
+        raise failed(_getsockopt(sock, socket.SOL_SOCKET, socket.SO_ERROR) or errno.ECONNRESET) from error
     return DONE
 
 
@@ -376,7 +406,7 @@ def send_file(handle: EmulatedHandle, operation: Operation) -> Outcome:
         if operation._native is None and error.errno in NOT_FROM_KERNEL:
             operation._native = "copy"
             return PROGRESS
-        raise _sending_failed(handle, error) from None
+        raise sending_failed(handle, error) from None
     operation.transferred = done = done + count
     return DONE if count == 0 or done == whole else PROGRESS
 
@@ -388,7 +418,7 @@ def read(handle: EmulatedHandle, operation: Operation) -> Outcome:
     operation = cast("Read", operation)
     while operation.transferred < operation._size:
         offset = operation._offset + operation.transferred
-        left = _remaining(operation._views, operation.transferred)[:VECTOR_MAX]
+        left = remaining(operation._views, operation.transferred)[:VECTOR_MAX]
         if offset > OFFSET_MAX - operation._size:  # no file reaches so far, and the call would be refused
             left = [left[0][: OFFSET_MAX - offset]]
         count = os.preadv(handle.private_number(), left, offset)
@@ -401,7 +431,7 @@ def read(handle: EmulatedHandle, operation: Operation) -> Outcome:
 def write(handle: EmulatedHandle, operation: Operation) -> Outcome:
     operation = cast("Write", operation)
     while operation.transferred < operation._size:
-        left = _remaining(operation._views, operation.transferred)[:VECTOR_MAX]
+        left = remaining(operation._views, operation.transferred)[:VECTOR_MAX]
         operation.transferred += os.pwritev(handle.private_number(), left, operation._offset + operation.transferred)
     return DONE
 
@@ -437,16 +467,23 @@ JUDGEMENTS: dict[str, Callable[[EmulatedHandle, Operation, int], Outcome]] = {
 
 
 def found_ready(handle: EmulatedHandle, wanted: Readiness) -> Readiness:
-    """Which of the wanted directions are ready now. A hang-up and an error count as both: no call would block."""
-    events = (select.POLLIN if wanted & Readiness.READABLE else 0) | (
+    """Which of the wanted directions are ready now."""
+    return readiness_of(_ready(handle.checked_number(), events_for(wanted))) & wanted
+
+
+def events_for(wanted: Readiness) -> int:
+    """What poll(2) is asked for."""
+    return (select.POLLIN if wanted & Readiness.READABLE else 0) | (
         select.POLLOUT if wanted & Readiness.WRITABLE else 0
     )
-    number = handle.checked_number()
-    happened = _ready(number, events)
+
+
+def readiness_of(happened: int) -> Readiness:
+    """What poll(2) has found. A hang-up and an error count as both directions: no call would block."""
     found = Readiness(0)
     ended = happened & (select.POLLHUP | select.POLLERR | select.POLLNVAL)
     if happened & select.POLLIN or ended:
         found |= Readiness.READABLE
     if happened & select.POLLOUT or ended:
         found |= Readiness.WRITABLE
-    return found & wanted
+    return found

@@ -19,11 +19,10 @@ is watched: the abstract methods that are left.
 
 from __future__ import annotations
 
-import errno
 from functools import partial
 from typing import TYPE_CHECKING
 
-from unio.backends.attempts import ATTEMPTS, JUDGEMENTS, Outcome, RetryLater, as_oserror, found_ready
+from unio.backends.attempts import ATTEMPTS, JUDGEMENTS, Outcome, as_oserror, found_ready, judged
 from unio.backends.lanes import EmulatedHandle, Lane, Life
 from unio.backends.native import core, has_hot_path
 from unio.backends.places import Waiter
@@ -38,11 +37,6 @@ if TYPE_CHECKING:
 
 ATTEMPTS_MAX = 16
 """How often an owner tries one lane before it lets the others have their turn."""
-
-PAUSE_SECONDS = 0.1
-"""How long a lane rests after the system lacked descriptors or memory, unless an event comes first."""
-
-EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 def make_hot_path(port: EmulatedPort) -> HotPath:
@@ -139,24 +133,7 @@ class EmulatedPort(QueuedPort):
             self._after_run(handle)
         return skipped
 
-    def _settle(
-        self, lane: Lane, operation: Operation, outcome: Outcome, error: OSError | None, skipping: Operation | None
-    ) -> bool:
-        """Act on the outcome of a try; the caller holds the handle's lock. Returns whether *skipping* was skipped."""
-        if outcome >= Outcome.PROGRESS and operation._verdict is not None:
-            outcome, error = Outcome.DONE, operation._verdict
-        if outcome in (Outcome.DONE, Outcome.PROGRESS):
-            lane.ready = True
-        if outcome > Outcome.DRAINED:
-            return False
-        lane.remove(operation)
-        if operation is skipping and error is None:
-            self._queue.forget(operation)
-            return True
-        self._queue.complete(operation, error)
-        return False
-
-    def _try(  # noqa: PLR0911 - one return for each way in which a try can end
+    def _try(
         self, handle: EmulatedHandle, operation: Operation, result: int | None
     ) -> tuple[Outcome, OSError | None, float]:
         """Try an operation once: how it went, its error, and how many seconds the lane rests unless an event comes.
@@ -169,20 +146,8 @@ class EmulatedPort(QueuedPort):
             if handle.identity is not None:
                 handle.checked_number()  # only a look tells whether the number is another file's by now
             return ATTEMPTS[operation.name](handle, operation), None, 0.0
-        except BlockingIOError:
-            return Outcome.BLOCKED, None, 0.0
-        except RetryLater as later:
-            return Outcome.BLOCKED, None, later.delay
         except Exception as error:  # noqa: BLE001 - whatever went wrong, the operation ends once
-            failure = as_oserror(error)
-            if failure.errno == errno.EBADF and not handle.is_open():
-                handle.leave(Life.CLOSING)  # which ends this one in its turn, once this thread has given the lane up
-                return Outcome.BLOCKED, None, 0.0
-            # The caller hears of exhaustion, and the operations behind this one rest: one that is submitted again at
-            # once would fail at once, for as long as the descriptors or the memory are lacking.
-            if failure.errno in EXHAUSTED:
-                return Outcome.DRAINED, failure, PAUSE_SECONDS
-            return Outcome.DONE, failure, 0.0
+            return judged(handle, error)
 
     def _run_readiness(self, handle: EmulatedHandle) -> None:
         """Complete the polls of the handle that are satisfied. The caller has made this thread the owner."""

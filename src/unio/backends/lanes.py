@@ -45,7 +45,7 @@ class Life(IntEnum):
 class Lane:
     """The operations of one direction of a handle, oldest first: a linked list, so that any can be taken out."""
 
-    __slots__ = ("active", "first", "last", "ready", "resting")
+    __slots__ = ("active", "first", "last", "ready", "request", "resting")
 
     def __init__(self) -> None:
         self.first: Operation | None = None
@@ -56,6 +56,8 @@ class Lane:
         """Whether some thread owns the lane and is trying its first operation."""
         self.resting = False
         """Whether it waits for a deadline and not for an event: where a try that blocks makes an event by itself."""
+        self.request = 0
+        """What the kernel knows the first operation by, while it has that one and so owns the lane; otherwise 0."""
 
     def __iter__(self) -> Iterator[Operation]:
         operation = self.first
@@ -210,6 +212,8 @@ class EmulatedHandle(Handle):
             if self.life in (Life.CLOSING, Life.CLOSED):
                 return
             self.life = Life.CLOSING
+        if port is not None:
+            port._abandon(self, at_once=True)
         self.release()
 
     def leave(self, life: Life) -> None:
@@ -218,6 +222,9 @@ class EmulatedHandle(Handle):
             if self.life is not Life.OPEN:
                 return
             self.life = life
+        port = self.port()
+        if port is not None:
+            port._abandon(self, at_once=False)
         self.release()
 
     def release(self) -> None:

@@ -24,6 +24,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from unio.backends import joined
+from unio.backends.attempts import Outcome
 from unio.backends.lanes import EmulatedHandle, Lane, Life, number_of
 from unio.backends.places import WATCH_SECONDS, here, join
 from unio.backends.queue import CompletionQueue, nothing_gathered
@@ -112,6 +113,15 @@ class QueuedPort(Port, ABC):
     @abstractmethod
     def _is_being_done(self, handle: EmulatedHandle, lane: Lane, operation: Operation) -> bool:
         """Whether an operation can't be taken out of its lane just now; then its verdict waits for it."""
+
+    def _revoke(self, handle: EmulatedHandle, lane: Lane, operation: Operation) -> None:
+        """Ask the kernel to end an operation that is being done; the caller holds the handle's lock."""
+
+    def _abandon(self, handle: EmulatedHandle, *, at_once: bool) -> None:
+        """Ask the kernel to end everything that it does on a handle whose life has ended.
+
+        With *at_once*, also see to what it says of that, as far as it does so at once.
+        """
 
     @abstractmethod
     def _harvest(self, timeout: float | None) -> bool:
@@ -324,6 +334,23 @@ class QueuedPort(Port, ABC):
         if run:
             self._run(handle, lane)
 
+    def _settle(
+        self, lane: Lane, operation: Operation, outcome: Outcome, error: OSError | None, skipping: Operation | None
+    ) -> bool:
+        """Act on the outcome of a try; the caller holds the handle's lock. Returns whether *skipping* was skipped."""
+        if outcome >= Outcome.PROGRESS and operation._verdict is not None:
+            outcome, error = Outcome.DONE, operation._verdict
+        if outcome in (Outcome.DONE, Outcome.PROGRESS):
+            lane.ready = True
+        if outcome > Outcome.DRAINED:
+            return False
+        lane.remove(operation)
+        if operation is skipping and error is None:
+            self._queue.forget(operation)
+            return True
+        self._queue.complete(operation, error)
+        return False
+
     def _after_run(self, handle: EmulatedHandle) -> None:
         if handle.life is not Life.OPEN:
             handle.release()
@@ -353,21 +380,34 @@ class QueuedPort(Port, ABC):
         with handle.lock:
             if operation._status is not PENDING or (expiry is not None and operation._expiry is not expiry):
                 return False
-            if self._is_being_done(handle, lane, operation):
+            being_done = self._is_being_done(handle, lane, operation)
+            if being_done:
                 operation._verdict = operation._verdict or verdict
-                return True
-            first = lane.first is operation
-            lane.remove(operation)
-            self._queue.complete(operation, verdict)
-            # What blocked the first need not block the one behind it, for instance a datagram to another receiver.
-            if first and lane in (handle.incoming, handle.outgoing):
-                lane.ready = True
-                lane.resting = False
-                run = handle.own(lane)
+                self._revoke(handle, lane, operation)
+            else:
+                run = self._take_out(handle, lane, operation, verdict)
+        if being_done:
+            self._queue.start_gathered()
+            return True
         if run:
             self._run(handle, lane)
         self._queue.wake()
         return True
+
+    def _take_out(self, handle: EmulatedHandle, lane: Lane, operation: Operation, verdict: OSError) -> bool:
+        """End an operation that nobody is doing; the caller holds the handle's lock.
+
+        Returns whether this thread has become the lane's owner: what blocked the first need not block the one behind
+        it, for instance a datagram to another receiver.
+        """
+        first = lane.first is operation
+        lane.remove(operation)
+        self._queue.complete(operation, verdict)
+        if not first or lane not in (handle.incoming, handle.outgoing):
+            return False
+        lane.ready = True
+        lane.resting = False
+        return handle.own(lane)
 
     # Waiting
 
@@ -530,6 +570,7 @@ class QueuedPort(Port, ABC):
         for handle in list(self._table.values()):
             if not handle.is_open():
                 handle.leave(Life.CLOSING)
+        self._queue.start_gathered()  # which may bring the ends of their operations
         after = time.monotonic()
         self._next_sweep = after + max(SWEEP_SECONDS, SWEEP_SHARE * (after - now))
         return True

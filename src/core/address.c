@@ -1,0 +1,132 @@
+/* Addresses of sockets, between what Python has them as and what the kernel does.
+ *
+ * The forms are those of the socket module. A host is always numeric: the operations see to that, and nothing here asks
+ * a name server.
+ */
+#include "address.h"
+
+#include <arpa/inet.h>
+#include <netdb.h>
+#include <stddef.h>
+#include <string.h>
+#include <sys/un.h>
+
+#define FLOW_MAX 0xfffff /* twenty bits */
+
+static int numeric_ipv6(const char *host, struct sockaddr_in6 *address)
+{
+    if (inet_pton(AF_INET6, host, &address->sin6_addr) == 1)
+        return 0;
+    struct addrinfo hints = {.ai_family = AF_INET6, .ai_flags = AI_NUMERICHOST, .ai_socktype = SOCK_DGRAM}, *found;
+    if (getaddrinfo(host, NULL, &hints, &found) != 0) /* which knows zones, "fe80::1%eth0" */
+        return -1;
+    memcpy(address, found->ai_addr, sizeof *address);
+    freeaddrinfo(found);
+    return 0;
+}
+
+static int from_ipv4(PyObject *given, struct sockaddr_in *address)
+{
+    const char *host;
+    int port;
+    if (!PyArg_ParseTuple(given, "si", &host, &port))
+        return -1;
+    if (inet_pton(AF_INET, host, &address->sin_addr) != 1) {
+        PyErr_Format(PyExc_ValueError, "%s is no address of IPv4", host);
+        return -1;
+    }
+    address->sin_family = AF_INET;
+    address->sin_port = htons((uint16_t)port);
+    return sizeof *address;
+}
+
+static int from_ipv6(PyObject *given, struct sockaddr_in6 *address)
+{
+    const char *host;
+    int port;
+    unsigned flow = 0, scope = 0;
+    if (!PyArg_ParseTuple(given, "si|II", &host, &port, &flow, &scope))
+        return -1;
+    if (flow > FLOW_MAX || numeric_ipv6(host, address) < 0) {
+        PyErr_Format(PyExc_ValueError, "%s, flow %u, is no address of IPv6", host, flow);
+        return -1;
+    }
+    address->sin6_family = AF_INET6;
+    address->sin6_port = htons((uint16_t)port);
+    address->sin6_flowinfo = htonl(flow);
+    if (scope)
+        address->sin6_scope_id = scope;
+    return sizeof *address;
+}
+
+static int from_path(PyObject *given, struct sockaddr_un *address)
+{
+    PyObject *path = NULL;
+    if (PyUnicode_Check(given)) /* surrogates stand for bytes that are no text */
+        path = PyUnicode_EncodeFSDefault(given);
+    else if (PyBytes_Check(given))
+        path = Py_NewRef(given);
+    else if (!PyUnicode_FSConverter(given, &path))
+        return -1;
+    if (!path)
+        return -1;
+    Py_ssize_t size = PyBytes_GET_SIZE(path);
+    const char *bytes = PyBytes_AS_STRING(path);
+    int abstract = size == 0 || bytes[0] == 0; /* a name of Linux' own that is no file; else a zero byte ends it */
+    Py_ssize_t most = (Py_ssize_t)sizeof address->sun_path - !abstract;
+    if (size > most) {
+        PyErr_SetString(PyExc_ValueError, "the path is too long for AF_UNIX");
+        Py_DECREF(path);
+        return -1;
+    }
+    address->sun_family = AF_UNIX;
+    memcpy(address->sun_path, bytes, (size_t)size);
+    Py_DECREF(path);
+    return (int)(offsetof(struct sockaddr_un, sun_path) + (size_t)size + !abstract);
+}
+
+int address_from(int family, PyObject *given, struct sockaddr_storage *address)
+{
+    switch (family) {
+    case AF_INET:
+        return from_ipv4(given, (struct sockaddr_in *)address);
+    case AF_INET6:
+        return from_ipv6(given, (struct sockaddr_in6 *)address);
+    case AF_UNIX:
+        return from_path(given, (struct sockaddr_un *)address);
+    default:
+        PyErr_Format(PyExc_ValueError, "addresses of the family %d are not known here", family);
+        return -1;
+    }
+}
+
+static PyObject *to_path(const struct sockaddr_un *address, socklen_t size)
+{
+    size_t length = size > offsetof(struct sockaddr_un, sun_path) ? size - offsetof(struct sockaddr_un, sun_path) : 0;
+    if (length && address->sun_path[0] == 0)
+        return PyBytes_FromStringAndSize(address->sun_path, (Py_ssize_t)length);
+    return PyUnicode_DecodeFSDefaultAndSize(address->sun_path, (Py_ssize_t)strnlen(address->sun_path, length));
+}
+
+PyObject *address_to(const struct sockaddr_storage *address, socklen_t size)
+{
+    char host[INET6_ADDRSTRLEN];
+    if (size < sizeof address->ss_family)
+        Py_RETURN_NONE;
+    switch (address->ss_family) {
+    case AF_INET: {
+        const struct sockaddr_in *ipv4 = (const struct sockaddr_in *)address;
+        inet_ntop(AF_INET, &ipv4->sin_addr, host, sizeof host);
+        return Py_BuildValue("(si)", host, ntohs(ipv4->sin_port));
+    }
+    case AF_INET6: {
+        const struct sockaddr_in6 *ipv6 = (const struct sockaddr_in6 *)address;
+        inet_ntop(AF_INET6, &ipv6->sin6_addr, host, sizeof host);
+        return Py_BuildValue("(siII)", host, ntohs(ipv6->sin6_port), ntohl(ipv6->sin6_flowinfo), ipv6->sin6_scope_id);
+    }
+    case AF_UNIX:
+        return to_path((const struct sockaddr_un *)address, size);
+    default:
+        Py_RETURN_NONE;
+    }
+}

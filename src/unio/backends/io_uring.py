@@ -1,0 +1,420 @@
+"""The io_uring backend: Linux, whose kernel does operations by itself and has a queue of results.
+
+What io_uring(7) is, what that means here, and what was chosen:
+
+- A request is done in the kernel, and its result comes through a ring that memory is shared for; one call hands over
+  any number of requests and waits for results. The results are still put into the port's own queue: the ring knows
+  nothing of keys, of posts, of who waits and how many threads may run.
+- Requests on one descriptor are not ordered among each other. So of each lane only the first operation is with the
+  kernel, which then owns the lane, and its result starts the next one. Polls and the operations of files have no order
+  and all go at once.
+- A request looks its descriptor up when the kernel takes it, and from then on keeps the file open, whatever closes the
+  descriptor. So a handle is closed only after its requests have ended, and one that was closed behind the port's back
+  is found by looking; a request is revoked by its own number, never by a descriptor.
+- To revoke is to ask. The operation ends when its request does: as revoked, or with the result that won, which may be a
+  socket that was accepted.
+- The kernel writes to a buffer until the request's result is there. The ring itself (ring_type.c) holds the buffers
+  for so long, whatever becomes of the operation, and a port that is closed lets its ring go when nothing is in flight.
+- What is left to do for a request when its event comes is done by the thread that submitted it, on its next way into
+  the kernel. If that thread has ended, the request ends as revoked though nobody asked, and is started again.
+- A thread is woken out of the ring by an entry that does nothing: unlike an eventfd, it needs no request that waits,
+  nor any thread but the one that wakes.
+- A process that ends is noticed by a poll of its pidfd. The ring can wait for a process (IORING_OP_WAITID), but only
+  for a child, while the exit of others is to be told as well; so that would be a second way, for newer kernels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import threading
+import time
+import weakref
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+from unio._core import Ring
+from unio.backends.attempts import ATTEMPTS, Outcome, judged, readiness_of
+from unio.backends.lanes import Life
+from unio.backends.processes import exit_status
+from unio.backends.queued_port import PENDING, QueuedPort
+from unio.backends.requests import NOTHING, POLLRDHUP, finish, poll, start
+from unio.operations import Route
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from unio.backends.lanes import EmulatedHandle, Lane
+    from unio.operations import Operation, ProcessExit
+
+    Judgement: TypeAlias = tuple[Outcome, OSError | None, float]
+
+ENTRIES = 1024
+"""How many requests are gathered at most before the kernel is given them; there is no limit to those in flight."""
+
+TRIES_MAX = 16
+"""How often the operations of a lane are tried in one go where the ring has nothing for them."""
+
+DRAIN_SECONDS = 0.2
+"""How long closing waits for requests that the kernel is just doing; what takes longer is waited for elsewhere."""
+
+DRAIN_STEP_SECONDS = 0.01
+"""How soon it looks again for those that were submitted meanwhile."""
+
+
+def unavailable() -> str | None:
+    """Why this backend can't run here, or None."""
+    try:
+        Ring(1).close()
+    except OSError as error:
+        if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):  # those pass
+            return f"{error.strerror}: {os.strerror(error.errno or 0)}"
+    return None
+
+
+class Owner(NamedTuple):
+    """What the result of a request is given back with."""
+
+    take_over: Callable[[IoUringPort, Any, Any, Result, Operation | None], bool]
+    """Acts on the result: with the two below, the result itself, and an operation that need not be queued.
+
+    Returns whether that one has succeeded.
+    """
+    operation: Operation
+    whose: Any
+    """The handle of the operation, or what a process is watched by."""
+
+
+class Result(NamedTuple):
+    """What came of a request."""
+
+    request: int
+    number: int
+    detail: Any
+
+
+class IoUringPort(QueuedPort):
+    """A port over one io_uring."""
+
+    backend = "io_uring"
+    tells_urgent = False
+
+    def _make_interrupt(self) -> Callable[[], None]:
+        self._ring = Ring(ENTRIES)
+        return self._ring.interrupt
+
+    def __init__(self, *, backend: str | None = None, concurrency: int = 0) -> None:
+        super().__init__(backend=backend, concurrency=concurrency)
+        port = weakref.ref(self)  # its queue does not keep it alive
+
+        def start_gathered() -> None:
+            if (here := port()) is not None:
+                here._submit(None)
+
+        self._queue.start_gathered = start_gathered
+
+    def _register(self, handle: EmulatedHandle) -> None:
+        """Nothing: the ring takes any descriptor at any time."""
+
+    def _unregister(self, number: int) -> None:
+        """Nothing."""
+
+    # Starting
+
+    def _start(self, handle: EmulatedHandle, lane: Lane, operation: Operation, *, owned: bool) -> bool:
+        skipping = operation if handle.skip_on_success else None
+        if lane in (handle.files, handle.readiness):
+            self._start_alone(handle, operation, lane if owned else None)
+        elif owned and self._go_on(handle, lane, None, skipping):
+            return True
+        return self._submit(skipping)
+
+    def _run(self, handle: EmulatedHandle, lane: Lane) -> None:
+        if lane is handle.readiness:
+            for poll in self._give_up(handle, lane):
+                self._start_alone(handle, poll)
+        else:
+            self._go_on(handle, lane, None)
+
+    def _submit(self, skipping: Operation | None) -> bool:
+        """Let the kernel start what it was given. Returns whether *skipping* has succeeded already."""
+        self._ring.submit()
+        self._ring.take()  # of what has ended already, so that what is behind it can start
+        return self._act_on_results(skipping)
+
+    def _harvest(self, timeout: float | None) -> bool:
+        happened = self._ring.wait(timeout) > 0
+        self._act_on_results()
+        return happened
+
+    def _act_on_results(self, skipping: Operation | None = None) -> bool:
+        """Act on all results that were taken out of the ring. Returns whether *skipping* has succeeded."""
+        skipped = False
+        for owner, request, number, detail in self._ring:
+            result = Result(request, number, detail)
+            skipped = owner.take_over(self, owner.whose, owner.operation, result, skipping) or skipped
+        self._ring.submit()  # what has become the first of its lane
+        return skipped
+
+    # The operations of a lane, one after the other
+
+    def _go_on(
+        self, handle: EmulatedHandle, lane: Lane, became: Judgement | None, skipping: Operation | None = None
+    ) -> bool:
+        """Settle what became of a lane's first operation, if anything, and start what is first then.
+
+        This thread owns the lane; afterwards the kernel does, or nobody. Returns whether *skipping* has succeeded, in
+        which case it was not queued.
+        """
+        skipped = False
+        owned = True
+        tries = 0
+        try:
+            while owned:
+                with handle.lock:
+                    operation = lane.first
+                    if became is not None:
+                        skipped = self._settle_first(handle, lane, became, skipping) or skipped
+                    if lane.first is None or lane.resting or handle.life is not Life.OPEN or tries == TRIES_MAX:
+                        handle.disown(lane)
+                        break
+                    blocked = became is not None and became[0] is Outcome.BLOCKED and lane.first is operation
+                    operation = lane.first
+                    raised = self._start_first(handle, lane, operation, blocked=blocked)
+                    owned = not lane.request
+                if owned:
+                    became = self._try(handle, operation) if raised is None else judged(handle, raised)
+                    tries += 1
+        except BaseException:  # KeyboardInterrupt, say: somebody else shall go on
+            if owned:
+                self._give_up(handle, lane)
+            tries = TRIES_MAX
+            raise
+        finally:
+            if tries == TRIES_MAX:
+                self._backlog.append((handle, lane))
+            if tries == TRIES_MAX or lane.resting:
+                self._queue.wake_leader()
+            self._after_run(handle)
+        return skipped
+
+    def _settle_first(self, handle: EmulatedHandle, lane: Lane, became: Judgement, skipping: Operation | None) -> bool:
+        """Act on what became of a lane's first operation; the caller holds the handle's lock."""
+        assert lane.first is not None  # only the owner takes out the first one
+        outcome, error, rest = became
+        lane.request = NOTHING
+        if rest:
+            lane.resting = True
+            self._queue.timers.add(rest, (handle, lane))
+        return self._settle(lane, lane.first, outcome, error, skipping)
+
+    def _start_first(
+        self, handle: EmulatedHandle, lane: Lane, operation: Operation, *, blocked: bool
+    ) -> Exception | None:
+        """Give the kernel the first operation of a lane, or a poll if it would block; the caller holds the lock.
+
+        Returns what kept it from that. If there is nothing of the kind and no request, it is to be tried.
+        """
+        if operation._verdict is not None:
+            return operation._verdict
+        try:
+            if blocked:
+                events = select.POLLIN if lane is handle.incoming else select.POLLOUT
+                owner = Owner(IoUringPort._take_over_wait, operation, handle)
+                lane.request = poll(self._ring, owner, handle, events)
+            else:
+                owner = Owner(IoUringPort._take_over_first, operation, handle)
+                lane.request = start(self._ring, owner, handle, operation)
+        except Exception as error:  # noqa: BLE001 - whatever went wrong, the operation ends once
+            return error
+        return None
+
+    def _try(self, handle: EmulatedHandle, operation: Operation) -> Judgement:
+        try:
+            return ATTEMPTS[operation.name](handle, operation), None, 0.0
+        except Exception as error:  # noqa: BLE001 - whatever went wrong, the operation ends once
+            return judged(handle, error)
+
+    def _judge(self, handle: EmulatedHandle, operation: Operation, result: Result) -> Judgement:
+        try:
+            return finish(handle, operation, result.number, result.detail), None, 0.0
+        except Exception as error:  # noqa: BLE001 - whatever went wrong, the operation ends once
+            return judged(handle, error)
+
+    def _take_over_first(
+        self, handle: EmulatedHandle, operation: Operation, result: Result, skipping: Operation | None
+    ) -> bool:
+        """Act on the result of a lane's first operation."""
+        became = self._judge(handle, operation, result)
+        return self._go_on(handle, handle.lane(operation), became, skipping)
+
+    def _take_over_wait(
+        self, handle: EmulatedHandle, operation: Operation, result: Result, skipping: Operation | None
+    ) -> bool:
+        """Act on a poll that a lane's first operation has waited for: it gave a hint, and the next try tells."""
+        lane = handle.lane(operation)
+        with handle.lock:
+            if lane.request != result.request:  # it was over already, and only now has nothing more to say
+                return False
+        if result.detail:
+            if not readiness_of(result.number):
+                return False
+            self._ring.cancel(result.request)
+        elif result.number > 0 and result.number & POLLRDHUP:
+            handle.ended = True
+        return self._go_on(handle, lane, (Outcome.PROGRESS, None, 0.0), skipping)
+
+    # Polls and operations of files, each by itself
+
+    def _give_up(self, handle: EmulatedHandle, lane: Lane) -> list[Operation]:
+        """Own a lane no more. Returns its operations."""
+        with handle.lock:
+            handle.disown(lane)
+            operations = list(lane)
+        self._after_run(handle)
+        return operations
+
+    def _start_alone(self, handle: EmulatedHandle, operation: Operation, owned: Lane | None = None) -> None:
+        """Give the kernel an operation, unless it was ended or given to the kernel in the meantime.
+
+        *owned* is the lane of the polls, if this thread has become its owner, which is of no use here.
+        """
+        with handle.lock:
+            if owned is not None:
+                handle.disown(owned)
+            raised = None
+            if operation._status is PENDING and operation._native is None and handle.life is Life.OPEN:
+                handle.running += 1
+                operation._native = NOTHING
+                try:
+                    owner = Owner(IoUringPort._take_over_alone, operation, handle)
+                    operation._native = start(self._ring, owner, handle, operation)
+                except Exception as error:  # noqa: BLE001 - whatever went wrong, the operation ends once
+                    raised = error
+        if raised is not None:
+            self._end_alone(handle, operation, judged(handle, raised))
+        elif owned is not None:
+            self._after_run(handle)
+
+    def _take_over_alone(
+        self, handle: EmulatedHandle, operation: Operation, result: Result, _skipping: Operation | None
+    ) -> bool:
+        """Act on the result of a poll or an operation of a file; it is always queued."""
+        with handle.lock:
+            if (
+                operation._native != result.request
+            ):  # a poll that was over already, and only now has nothing more to say
+                return False
+        became = self._judge(handle, operation, result)
+        if operation.route is Route.READINESS and result.detail:
+            if became[0] is Outcome.PROGRESS:
+                return False
+            self._ring.cancel(result.request)
+        self._end_alone(handle, operation, became)
+        return False
+
+    def _end_alone(self, handle: EmulatedHandle, operation: Operation, became: Judgement) -> None:
+        """Complete an operation that the kernel has no more, or give it to the kernel again."""
+        outcome, error, _ = became
+        with handle.lock:
+            handle.running -= 1
+            operation._native = None
+            if outcome is Outcome.PROGRESS and operation._verdict is not None and operation.name == "read":
+                operation.transferred = 0  # a part that was read is no end of the file, and nothing is lost with it
+            self._settle(handle.lane(operation), operation, outcome, error, None)
+        self._start_alone(handle, operation)
+        self._after_run(handle)
+
+    # Ending
+
+    def _is_being_done(self, handle: EmulatedHandle, lane: Lane, operation: Operation) -> bool:
+        if lane in (handle.files, handle.readiness):
+            return operation._native is not None
+        return lane.active and lane.first is operation
+
+    def _revoke(self, handle: EmulatedHandle, lane: Lane, operation: Operation) -> None:
+        request = operation._native if lane in (handle.files, handle.readiness) else lane.request
+        self._ring.cancel(request or NOTHING)
+
+    def _abandon(self, handle: EmulatedHandle, *, at_once: bool) -> None:
+        with handle.lock:
+            firsts = [lane.first for lane in (handle.incoming, handle.outgoing) if lane.request]
+            operations = [
+                operation for operation in (*firsts, *(handle.readiness or ()), *(handle.files or ())) if operation
+            ]
+            for operation in operations:
+                self._revoke(handle, handle.lane(operation), operation)
+        if at_once:
+            self._submit(None)
+        else:
+            self._ring.submit()
+
+    # Processes
+
+    def _watch_process(self, operation: ProcessExit) -> None:
+        operation._native = watch = Watch(os.pidfd_open(operation.pid))
+        self._poll_process(operation, watch)
+
+    def _poll_process(self, operation: ProcessExit, watch: Watch) -> None:
+        owner = Owner(IoUringPort._take_over_process, operation, watch)
+        with self._lock:
+            if watch.pidfd >= 0:  # or else the number may be another's
+                watch.request = self._ring.poll(owner, watch.pidfd, select.POLLIN, False)
+
+    def _unwatch_process(self, operation: ProcessExit) -> None:
+        watch = operation._native
+        with self._lock:
+            self._ring.cancel(watch.request)
+            pidfd, watch.pidfd = watch.pidfd, -1
+        os.close(pidfd)
+
+    def _take_over_process(
+        self, watch: Watch, operation: ProcessExit, result: Result, _skipping: Operation | None
+    ) -> bool:
+        """Act on a poll of a pidfd."""
+        status, error = None, None
+        try:
+            status = exit_status(os.P_PIDFD, watch.pidfd, os.WNOHANG)
+        except OSError as failure:  # it was waited for already, or is no child
+            error = failure if result.number >= 0 else None
+        if status is None and error is None:  # threads of it are still ending, or the thread that polled has ended
+            self._poll_process(operation, watch)
+        elif operation._native is watch and watch.pidfd >= 0:  # else it was cancelled meanwhile
+            self._complete_exit(operation, status, error)
+        return False
+
+    # Closing
+
+    def _close_kernel(self) -> None:
+        if self._forked:
+            self._ring.close()  # this process's copy of the descriptor and of the mapping
+            return
+        until = time.monotonic() + DRAIN_SECONDS
+        while self._ring.in_flight and time.monotonic() < until:
+            self._ring.cancel_all()
+            self._harvest(DRAIN_STEP_SECONDS)
+        if self._ring.in_flight:
+            with contextlib.suppress(RuntimeError):  # at the end of the program, which is the end of the ring too
+                threading.Thread(target=self._drain, name="unio-drain", daemon=True).start()
+        else:
+            self._ring.close()
+
+    def _drain(self) -> None:
+        """Keep the ring, and with it the buffers, until the kernel has done what it can't be kept from."""
+        while self._ring.in_flight:
+            self._harvest(None)
+        self._ring.close()
+
+
+class Watch:
+    """What the exit of a process is noticed by, during one flight."""
+
+    __slots__ = ("pidfd", "request")
+
+    def __init__(self, pidfd: int) -> None:
+        self.pidfd = pidfd
+        self.request = NOTHING
+
+
+PORT = IoUringPort

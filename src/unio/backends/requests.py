@@ -1,0 +1,267 @@
+"""What the kernel's io_uring is asked for each operation, and what its result means.
+
+Starting one prepares an entry of the ring and nothing more. An operation that the ring has nothing for, or nothing
+better than one call that doesn't block, is tried instead (attempts), and tried again when a poll says so:
+
+- ``Shutdown``, ``Disconnect``: they never block.
+- ``SendFile``: the ring has splice(2), which takes two of them through a pipe, and the kernel does each on a thread of
+  its own; sendfile(2), once the socket takes more, is one call and no other thread.
+- A receive of no bytes, which waits and consumes nothing: that is a poll, and a look at what the socket has to say.
+- ``Connect`` to a local socket: it never takes long, but where the backlog is full no event tells when it is not.
+- A datagram of more parts than one call takes, and addresses of families that are seldom met.
+"""
+
+from __future__ import annotations
+
+import errno
+import select
+import socket
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+from unio.backends.attempts import (
+    SEND_CHUNK,
+    VECTOR_MAX,
+    Outcome,
+    events_for,
+    failed,
+    found_ready,
+    made_socket,
+    not_accepted,
+    remaining,
+    sending_failed,
+)
+from unio.backends.lanes import family_of
+from unio.operations import OFFSET_MAX
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from unio._core import Ring
+    from unio.backends.lanes import EmulatedHandle
+    from unio.operations import Accept, Connect, Operation, Poll, Read, Recv, RecvFrom, Send, SendTo, Write
+
+    Start: TypeAlias = Callable[[Ring, object, EmulatedHandle, Operation], int]
+    Finish: TypeAlias = Callable[[EmulatedHandle, Operation, int, Any], Outcome]
+
+NOTHING = 0
+"""What starting an operation returns that the ring has nothing for."""
+
+POLLRDHUP = getattr(select, "POLLRDHUP", 0)  # Linux has it, and nothing else imports this
+
+POSITION_NONE = -1  # the offset of what has no position: a pipe
+
+INTERNET = (socket.AF_INET, socket.AF_INET6)
+FAMILIES = (*INTERNET, socket.AF_UNIX)
+
+AGAIN = (errno.ECANCELED, errno.EINTR)
+"""What the kernel ends a request with that says nothing of the operation: it was revoked, or its thread has ended."""
+
+_getpeername = socket.socket.getpeername
+_getsockopt = socket.socket.getsockopt
+
+
+def start(ring: Ring, owner: object, handle: EmulatedHandle, operation: Operation) -> int:
+    """Prepare an operation's request and return what it is revoked by, or NOTHING if it is to be tried instead.
+
+    Its result comes back with *owner*. Raises what an attempt may raise.
+    """
+    starter = STARTS.get(operation.name)
+    return starter(ring, owner, handle, operation) if starter is not None else NOTHING
+
+
+def finish(handle: EmulatedHandle, operation: Operation, result: int, detail: Any) -> Outcome:
+    """Take over a request's result into its operation. Returns and raises what an attempt does."""
+    if result >= 0:
+        return FINISHES[operation.name](handle, operation, result, detail)
+    if -result in AGAIN:
+        return Outcome.PROGRESS
+    error = failed(-result)
+    if operation.name == "accept":
+        return not_accepted(error)
+    raise sending_failed(handle, error) if operation.name in ("send", "send_to") else error
+
+
+# Receiving
+
+
+def _start_recv(ring: Ring, owner: object, handle: EmulatedHandle, operation: Operation) -> int:
+    operation = cast("Recv", operation)
+    if operation._size == 0:
+        return NOTHING
+    if handle.socket is None:
+        return ring.read(owner, handle.checked_number(), operation._views, 0, POSITION_NONE)
+    if not handle.stream:
+        return _start_recv_from(ring, owner, handle, operation)
+    return ring.recv(owner, handle.checked_number(), operation._views, 0)
+
+
+def _finish_recv(handle: EmulatedHandle, operation: Operation, result: int, detail: Any) -> Outcome:
+    if isinstance(detail, tuple):
+        return _finish_recv_from(handle, operation, result, detail)
+    operation.transferred = result
+    handle.ended = handle.ended or result == 0
+    return Outcome.DONE
+
+
+def _start_recv_from(ring: Ring, owner: object, handle: EmulatedHandle, operation: Operation) -> int:
+    operation = cast("RecvFrom", operation)
+    sock = cast("socket.socket", handle.socket)
+    if operation._size == 0 or len(operation._views) > VECTOR_MAX or family_of(sock) not in FAMILIES:
+        return NOTHING
+    return ring.recv_message(owner, handle.checked_number(), operation._views)
+
+
+def _finish_recv_from(handle: EmulatedHandle, operation: Operation, result: int, detail: Any) -> Outcome:
+    address, flags = detail
+    operation.transferred = result
+    if operation.name == "recv_from":
+        cast("RecvFrom", operation).address = address
+    if flags & socket.MSG_TRUNC:
+        raise OSError(errno.EMSGSIZE, "the datagram is larger than the buffer; the rest of it is lost")
+    return Outcome.DONE
+
+
+def _start_accept(ring: Ring, owner: object, handle: EmulatedHandle, operation: Operation) -> int:
+    sock = cast("socket.socket", handle.socket)
+    return ring.accept(owner, handle.checked_number()) if family_of(sock) in FAMILIES else NOTHING
+
+
+def _finish_accept(handle: EmulatedHandle, operation: Operation, result: int, detail: Any) -> Outcome:
+    operation = cast("Accept", operation)
+    # The flag says that it doesn't block, as it was accepted so.
+    operation.socket = made_socket(cast("socket.socket", handle.socket), result, socket.SOCK_NONBLOCK)
+    operation.address = detail
+    return Outcome.DONE
+
+
+# Sending
+
+
+def _start_send(ring: Ring, owner: object, handle: EmulatedHandle, operation: Operation) -> int:
+    operation = cast("Send", operation)
+    number = handle.checked_number()
+    if handle.socket is None:
+        return ring.write(owner, number, operation._views, operation.transferred, POSITION_NONE)
+    if handle.stream:
+        return ring.send(owner, number, operation._views, operation.transferred, SEND_CHUNK)
+    if len(operation._views) > VECTOR_MAX:
+        return NOTHING
+    return ring.send_message(owner, number, operation._views, 0, None)
+
+
+def _start_send_to(ring: Ring, owner: object, handle: EmulatedHandle, operation: Operation) -> int:
+    operation, sock = cast("SendTo", operation), cast("socket.socket", handle.socket)
+    if handle.stream or len(operation._views) > VECTOR_MAX or family_of(sock) not in FAMILIES:
+        return NOTHING
+    number = handle.checked_number()
+    return ring.send_message(owner, number, operation._views, family_of(sock), operation._address)
+
+
+def _finish_send(handle: EmulatedHandle, operation: Operation, result: int, detail: Any) -> Outcome:
+    operation = cast("Send", operation)
+    wanted = min(operation._size - operation.transferred, SEND_CHUNK)
+    operation.transferred += result
+    if operation.transferred == operation._size or not handle.stream:
+        return Outcome.DONE
+    # Where a socket took less than it was given, there is no room for more.
+    return Outcome.BLOCKED if handle.socket is not None and result < wanted else Outcome.PROGRESS
+
+
+def _start_connect(ring: Ring, owner: object, handle: EmulatedHandle, operation: Operation) -> int:
+    operation, sock = cast("Connect", operation), cast("socket.socket", handle.socket)
+    if family_of(sock) not in INTERNET:
+        return NOTHING
+    return ring.connect(owner, handle.checked_number(), family_of(sock), operation._address)
+
+
+def _finish_connect(handle: EmulatedHandle, operation: Operation, result: int, detail: Any) -> Outcome:
+    sock = cast("socket.socket", handle.socket)
+    try:
+        _getpeername(sock)
+    except OSError as error:  # it was made, and is gone already
+        raise failed(_getsockopt(sock, socket.SOL_SOCKET, socket.SO_ERROR) or errno.ECONNRESET) from error
+    return Outcome.DONE
+
+
+# Readiness
+
+
+def _start_poll(ring: Ring, owner: object, handle: EmulatedHandle, operation: Operation) -> int:
+    return poll(ring, owner, handle, events_for(cast("Poll", operation).readiness))
+
+
+def poll(ring: Ring, owner: object, handle: EmulatedHandle, events: int) -> int:
+    """Prepare a poll of a handle; its result may say that it goes on, if that is not what was waited for.
+
+    Asked for or not, the kernel reports that the peer will send no more, each time and at once; that would be no wait
+    for room to send. One that goes on reports each thing once. (Where a request to send waits by itself, the kernel
+    takes that report for room, tries 128 times, and then keeps a thread for it. So those don't wait.)
+    """
+    return ring.poll(owner, handle.checked_number(), events, handle.ended)
+
+
+def _finish_poll(handle: EmulatedHandle, operation: Operation, result: int, detail: Any) -> Outcome:
+    operation = cast("Poll", operation)
+    handle.ended = handle.ended or bool(result & POLLRDHUP)
+    # What the poll has found may be gone: a receive that was waiting as well has taken it.
+    operation.found = found_ready(handle, operation.readiness)
+    return Outcome.DONE if operation.found else Outcome.PROGRESS
+
+
+# Files
+
+
+def _start_read(ring: Ring, owner: object, handle: EmulatedHandle, operation: Operation) -> int:
+    operation = cast("Read", operation)
+    views, done = operation._views, operation.transferred
+    offset = operation._offset + done
+    if offset > OFFSET_MAX - operation._size:  # no file reaches so far, and the call would be refused
+        views, done = (remaining(views, done)[0][: OFFSET_MAX - offset],), 0
+    return ring.read(owner, handle.private_number(), views, done, offset)
+
+
+def _finish_read(handle: EmulatedHandle, operation: Operation, result: int, detail: Any) -> Outcome:
+    operation = cast("Read", operation)
+    operation.transferred += result
+    return Outcome.PROGRESS if result > 0 and operation.transferred < operation._size else Outcome.DONE
+
+
+def _start_write(ring: Ring, owner: object, handle: EmulatedHandle, operation: Operation) -> int:
+    operation = cast("Write", operation)
+    done = operation.transferred
+    return ring.write(owner, handle.private_number(), operation._views, done, operation._offset + done)
+
+
+def _start_flush(ring: Ring, owner: object, handle: EmulatedHandle, operation: Operation) -> int:
+    return ring.sync(owner, handle.private_number())
+
+
+def _finish_flush(handle: EmulatedHandle, operation: Operation, result: int, detail: Any) -> Outcome:
+    return Outcome.DONE
+
+
+STARTS: dict[str, Start] = {
+    "accept": _start_accept,
+    "connect": _start_connect,
+    "flush": _start_flush,
+    "poll": _start_poll,
+    "read": _start_read,
+    "recv": _start_recv,
+    "recv_from": _start_recv_from,
+    "send": _start_send,
+    "send_to": _start_send_to,
+    "write": _start_write,
+}
+
+FINISHES: dict[str, Finish] = {
+    "accept": _finish_accept,
+    "connect": _finish_connect,
+    "flush": _finish_flush,
+    "poll": _finish_poll,
+    "read": _finish_read,
+    "recv": _finish_recv,
+    "recv_from": _finish_recv_from,
+    "send": _finish_send,
+    "send_to": _finish_send,
+    "write": _finish_send,
+}

@@ -1,0 +1,293 @@
+"""What only the io_uring backend has: when it can't run, its limits, and what the kernel still has to do."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import resource
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import (
+    PATIENCE,
+    Background,
+    assert_cancelled,
+    assert_idle,
+    completion,
+    completions,
+    in_child,
+    recv_exactly,
+    recv_to_end,
+    tcp_pair,
+    until,
+)
+
+import unio
+
+io_uring = pytest.importorskip("unio.backends.io_uring", reason="its module in C is not there")
+
+SOURCE = str(Path(unio.__file__).parent.parent)
+
+# Lets the kernel answer io_uring_setup with an error, as containers do: a filter of system calls (seccomp(2)).
+FORBID = """
+import ctypes, struct, sys
+number = int(sys.argv[1])
+filter = b"".join(struct.pack("HBBI", *step) for step in (
+    (0x20, 0, 0, 0),                     # load the number of the system call
+    (0x15, 0, 1, 425),                   # io_uring_setup, on every architecture?
+    (0x06, 0, 0, 0x00050000 | number),   # then fail with this error
+    (0x06, 0, 0, 0x7FFF0000),            # else allow it
+))
+room = ctypes.create_string_buffer(filter, len(filter))
+class Program(ctypes.Structure):
+    _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
+program = Program(len(filter) // 8, ctypes.addressof(room))
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.prctl(38, 1, 0, 0, 0) == 0           # PR_SET_NO_NEW_PRIVS
+assert libc.prctl(22, 2, ctypes.byref(program), 0, 0) == 0  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
+sys.argv = ["unio", *sys.argv[2:]]
+"""
+
+DOCTOR = "import runpy; runpy.run_module('unio', run_name='__main__')"
+
+FALL_BACK = """
+import unio
+found = {each.name: each for each in unio.backends.candidates()}
+print(found["io_uring"].available, found["io_uring"].reason)
+with unio.Port() as port:
+    print(port.backend)
+try:
+    unio.Port(backend="io_uring")
+except unio.BackendUnavailable as error:
+    print(error)
+"""
+
+
+def script(source: str, *arguments: str, status: int = 0) -> str:
+    """Run a program in a process of its own; returns what it printed."""
+    environment = {name: value for name, value in os.environ.items() if name != unio.backends.VARIABLE}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [SOURCE, environment.get("PYTHONPATH")]))
+    command = [sys.executable, "-W", "error", "-c", source, *arguments]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert ended.returncode == status, ended.stderr
+    return ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(1, "io_uring_setup fails: Operation not permitted"), (38, "io_uring_setup fails: Function not implemented")],
+)
+def test_where_the_kernel_forbids_io_uring_epoll_serves_and_doctor_says_why(number: int, words: str) -> None:
+    first, second, third, *_ = script(FORBID + FALL_BACK, str(number)).splitlines()
+    assert first == f"False {words}"
+    assert second == "epoll"
+    assert f"io_uring: {words}" in third
+    assert words in script(FORBID + DOCTOR, str(number), "doctor")
+
+
+def test_without_the_compiled_module_epoll_serves_and_doctor_says_why() -> None:
+    hide = "import sys; sys.modules['unio._core'] = None\n"
+    first, second, *_ = script(hide + FALL_BACK).splitlines()
+    assert first.startswith("False it needs unio._core, the part of unio that is C, which wasn't compiled")
+    assert second == "epoll"
+    assert "it needs unio._core" in script(hide + DOCTOR, "doctor")
+
+
+@pytest.fixture
+def port(resources: contextlib.ExitStack) -> unio.Port:
+    if problem := io_uring.unavailable():
+        pytest.skip(problem)
+    return resources.enter_context(unio.Port(backend="io_uring"))
+
+
+def test_more_requests_than_the_ring_has_entries_and_more_results_than_it_has_room_for(
+    port: unio.Port, make_pair: Any
+) -> None:
+    near, far = make_pair(local=True)
+    handle = port.associate(near)
+    polls = [unio.Poll(handle, unio.Readiness.READABLE, state=number) for number in range(io_uring.ENTRIES * 6)]
+    for poll in polls:
+        port.submit(poll)
+    assert_idle(port)
+    far.send(b"x")  # and each of them has a result
+    found = completions(port, len(polls))
+    assert sorted(each.operation.state for each in found) == list(range(len(polls)))
+    assert {(each.error, each.operation.found) for each in found} == {(None, unio.Readiness.READABLE)}
+    for poll in polls:
+        port.submit(poll)
+    assert len(completions(port, len(polls))) == len(polls)
+    assert_idle(port)
+
+
+def test_gathered_requests_that_fill_the_ring_are_all_started(port: unio.Port, make_pair: Any) -> None:
+    near, far = make_pair(local=True)
+    handle = port.associate(near)
+    far.send(b"x")
+    polls = [unio.Poll(handle, unio.Readiness.READABLE) for _ in range(io_uring.ENTRIES * 3)]
+    port.post("this thread waits")
+    completion(port)
+    for poll in polls:
+        port.submit(poll)
+    assert len(completions(port, len(polls))) == len(polls)
+    assert_idle(port)
+
+
+def test_what_a_thread_has_submitted_goes_on_when_it_has_ended(
+    port: unio.Port, make_pair: Any, make_listener: Any, resources: contextlib.ExitStack
+) -> None:
+    near, far = make_pair()
+    polled, sending = make_pair()
+    listening = make_listener()
+    reader, writer = map(resources.enter_context, unio.pipe())
+    handle = port.associate(near)
+    operations = {
+        "recv": unio.Recv(handle, bytearray(8)),
+        "poll": unio.Poll(port.associate(polled), unio.Readiness.READABLE),
+        "accept": unio.Accept(port.associate(listening)),
+        "pipe": unio.Recv(port.associate(reader), bytearray(8)),
+        "cancelled": unio.Recv(port.associate(make_pair()[0]), bytearray(8)),
+    }
+    Background(lambda: [port.submit(operation) for operation in operations.values()]).result()
+    port.cancel(operations["cancelled"])
+    assert_cancelled(completion(port))
+    client = resources.enter_context(socket.create_connection(listening.getsockname(), PATIENCE))
+    writer.write(b"pipe")
+    far.send(b"recv")
+    sending.send(b"poll")
+    found = {id(each.operation): each for each in completions(port, 4)}
+    assert len(found) == 4
+    assert {each.error for each in found.values()} == {None}
+    assert found[id(operations["recv"])].transferred == found[id(operations["pipe"])].transferred == 4
+    with operations["accept"].socket as accepted:
+        assert accepted.getpeername() == client.getsockname() == operations["accept"].address
+
+
+def test_a_process_that_a_thread_which_has_ended_watches_is_still_watched(port: unio.Port) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        operation = unio.ProcessExit(child)
+        Background(port.submit, operation).result()
+        Background(port.wait, 0).result()  # the thread that gives it to the kernel has ended too
+        child.communicate(b"\n")
+        assert completion(port)[1:] == (operation, 0, None)
+        assert operation.status == 0
+
+
+def test_a_buffer_that_the_caller_drops_is_there_until_the_result(port: unio.Port, make_pair: Any) -> None:
+    near, far = make_pair()
+    handle = port.associate(near)
+    port.submit(unio.Recv(handle, [bytearray(3), bytearray(70_000)]))
+    gc.collect()
+    others = [bytearray(70_000) for _ in range(50)]  # would lie where a buffer was freed
+    far.sendall(b"abcdefg")
+    found = completion(port)
+    assert (bytes(found.operation.buffer[0]), bytes(found.operation.buffer[1][:4])) == (b"abc", b"defg")
+    assert not any(map(any, others))
+
+
+def test_a_closed_port_has_let_go_of_its_buffers_and_nothing_is_written_any_more(
+    make_pair: Any, port: unio.Port
+) -> None:
+    near, far = make_pair()
+    buffer = bytearray(1000)
+    port.submit(unio.Recv(port.associate(near), buffer))
+    port.close()
+    gc.collect()
+    buffer += b"it can be resized"
+    far.send(b"data")
+    assert near.recv(8) == b"data"
+    assert not any(buffer[:1000])
+
+
+def test_closing_with_everything_in_flight_leaves_nothing_behind(
+    port: unio.Port, make_pair: Any, make_listener: Any, resources: contextlib.ExitStack, tmp_path: Path
+) -> None:
+    file = resources.enter_context(unio.open(tmp_path / "file", "w+b"))
+    stored = port.associate(file)
+    size = 1 << 25
+    operations: list[unio.Operation] = [unio.Write(stored, bytes(size), size * number) for number in range(4)]
+    operations += [unio.Flush(stored), unio.Accept(port.associate(make_listener()))]
+    operations += [unio.Recv(port.associate(make_pair()[0]), bytearray(100)) for _ in range(20)]
+    for operation in operations:
+        port.submit(operation)
+    port.close()
+    until(lambda: not any(thread.name == "unio-drain" for thread in threading.enumerate()))
+    assert not any(operation.in_flight for operation in operations)
+
+
+def test_a_port_that_is_closed_while_another_thread_waits_in_its_ring(port: unio.Port, make_pair: Any) -> None:
+    operation = unio.Recv(port.associate(make_pair()[0]), bytearray(8))
+    waiting = Background(port.wait, None)
+    port.submit(operation)
+    port.close()
+    with pytest.raises(unio.PortClosed):
+        waiting.result()
+
+
+def test_a_forked_child_lets_its_copy_go_and_the_parents_goes_on(port: unio.Port, make_pair: Any) -> None:
+    near, far = make_pair()
+    operation = unio.Recv(port.associate(near), bytearray(8))
+    port.submit(operation)
+
+    def child() -> None:
+        with pytest.raises(RuntimeError):
+            port.submit(unio.Timer(0))
+        port.close()
+        with unio.Port(backend="io_uring") as own:
+            own.post("the child's own")
+            assert completion(own).key == "the child's own"
+
+    in_child(child)
+    far.send(b"data")
+    assert completion(port)[1:] == (operation, 4, None)
+
+
+def test_a_sender_whose_peer_has_ended_its_side_waits_without_spinning(port: unio.Port, make_pair: Any) -> None:
+    """The kernel reports the end of the peer's side at each poll, asked for or not."""
+    near, far = make_pair(local=True)
+    handle = port.associate(near)
+    far.shutdown(socket.SHUT_WR)
+    received = unio.Recv(handle, bytearray(8))
+    port.submit(received)
+    assert completion(port).transferred == 0
+    size = 1 << 22
+    sent = unio.Send(handle, bytes(size))
+    port.submit(sent)
+    before = time.thread_time()
+    assert port.wait(0.2) == []
+    assert time.thread_time() - before < 0.02
+    reader = Background(recv_exactly, far, size)
+    assert completion(port)[1:] == (sent, size, None)
+    assert reader.result() == bytes(size)
+
+
+def test_thousands_of_receives_that_wait_take_little_memory(port: unio.Port, resources: contextlib.ExitStack) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    count = min(500, soft // 4)
+    operations = []
+    for _ in range(count):
+        near, far = map(resources.enter_context, tcp_pair())
+        operations.append((unio.Recv(port.associate(near), bytearray(8)), far))
+    for operation, _ in operations:
+        port.submit(operation)
+    for _, far in operations:
+        far.close()
+    assert [each.transferred for each in completions(port, count)] == [0] * count
+
+
+def test_a_connection_closed_behind_the_ports_back_ends_for_its_peer(port: unio.Port, make_pair: Any) -> None:
+    """A request keeps the connection open until the port has noticed, which it does when it waits."""
+    near, far = make_pair()
+    operation = unio.Recv(port.associate(near), bytearray(8))
+    port.submit(operation)
+    near.close()
+    found = completion(port)
+    assert found.operation is operation
+    assert_cancelled(found)
+    assert recv_to_end(far) == b""
