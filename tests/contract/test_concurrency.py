@@ -247,6 +247,29 @@ def test_one_that_blocks_without_saying_so_makes_room_as_well(make_port: MakePor
     assert blocked.result()
 
 
+@needs_thread_clocks
+@pytest.mark.process_wide
+@pytest.mark.clause("P4")
+def test_while_no_packet_waits_for_a_place_no_clock_is_looked_at(
+    make_port: MakePort, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[int] = []
+    monkeypatch.setattr(time, "clock_gettime", looked.append)
+    port, back = make_port(2), make_port(2)
+
+    def answer() -> None:
+        while (key := completion(port).key) != "exit":
+            back.post(key)
+
+    answering = Background(answer)
+    for number in range(1000):
+        port.post(number)
+        assert completion(back).key == number
+    port.post("exit")
+    answering.result()
+    assert looked == []
+
+
 @pytest.mark.clause("P4")
 @pytest.mark.parametrize(
     "start", [lambda run: threading.Thread(target=run).start(), lambda run: _thread.start_new_thread(run, ())]
