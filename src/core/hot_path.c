@@ -39,7 +39,7 @@ static PyObject *idle, *pending, *queued, *open_life, *slow_set_buffer;
 static struct {
     Py_ssize_t handle, key, transferred, error, status, next, previous, sequence, expiry, verdict, native;
     Py_ssize_t views, size, buffer, grows;
-    Py_ssize_t lock, life, incoming, outgoing, readiness, running, serial, shows_drained, ended, socket, hot_path;
+    Py_ssize_t skips, lock, life, incoming, outgoing, readiness, running, serial, shows_drained, ended, socket, hot_path;
     Py_ssize_t active, first, last, ready, resting;
     Py_ssize_t place, places;
 } at;
@@ -102,7 +102,9 @@ struct attempt {
     char *data;
     size_t size, done;
     Py_ssize_t result; /* a count, or -errno */
-    int sends;
+    char sends;
+    char skips; /* it is tried within submit, and queues nothing if it succeeds there */
+    char skipped;
 };
 
 static inline int usable(struct hot_path *self) { return !self->closed && self->generation == generation; }
@@ -163,7 +165,8 @@ static int prepare(struct attempt *attempt, PyObject *handle, PyObject *lane) {
     attempt->lane = Py_NewRef(lane);
     attempt->operation = Py_NewRef(operation);
     attempt->number = (const int *)((char *)SLOT(handle, socket) + sizeof(PyObject));
-    attempt->sends = sends(operation);
+    attempt->sends = (char)sends(operation);
+    attempt->skips = attempt->skipped = 0;
     attempt->done = attempt->sends ? (size_t)PyLong_AsSsize_t(SLOT(operation, transferred)) : 0;
     attempt->data = (char *)buffer->buf + attempt->done;
     attempt->size = (size_t)buffer->len - attempt->done;
@@ -221,7 +224,13 @@ static enum next settle_locked(struct hot_path *self, struct attempt *a, int *fa
             put_ref(&SLOT(following, previous), Py_None);
         put_ref(&SLOT(lane, first), following);
         put_ref(&SLOT(operation, next), Py_None);
-        *failed |= complete(self, operation) < 0;
+        if (a->skips && SLOT(operation, expiry) == Py_None) {
+            put_ref(&SLOT(operation, native), Py_None);
+            put_ref(&SLOT(operation, status), idle);
+            a->skipped = 1;
+        } else {
+            *failed |= complete(self, operation) < 0;
+        }
         if (SLOT(lane, first) != Py_None && SLOT(lane, ready) == Py_True && SLOT(handle, life) == open_life)
             return RUN_ON;
     } else if (a->result != -EAGAIN || SLOT(operation, verdict) != Py_None || SLOT(lane, ready) == Py_True) {
@@ -315,11 +324,14 @@ static int start_gathered(struct hot_path *self) {
     return raise_kept(kept);
 }
 
-/* Links an operation into its lane, if nothing stands before it. Returns 0 where that is not for this file. */
-static int link_locked(struct hot_path *self, PyObject *operation, PyObject *handle, PyObject *lane) {
+/* Links an operation into its lane, if nothing stands before it; where that is not for this file, refuses. Says TRY
+ * where this thread has become the lane's owner and is not to gather it. */
+enum linked { REFUSED, LINKED, TRY };
+
+static enum linked link_locked(struct hot_path *self, PyObject *operation, PyObject *handle, PyObject *lane) {
     if (SLOT(operation, status) != idle || SLOT(handle, life) != open_life || SLOT(lane, first) != Py_None ||
         SLOT(lane, active) != Py_False || SLOT(lane, resting) != Py_False)
-        return 0;
+        return REFUSED;
     PyObject *zero = PyLong_FromLong(0); /* a small number: it is there */
     put_ref(&SLOT(operation, status), pending);
     put_ref(&SLOT(operation, verdict), Py_None);
@@ -334,14 +346,31 @@ static int link_locked(struct hot_path *self, PyObject *operation, PyObject *han
     if (SLOT(lane, ready) == Py_True) {
         put_ref(&SLOT(lane, active), Py_True);
         add_to(&SLOT(handle, running), 1);
+        if (SLOT(handle, skips) == Py_True)
+            return TRY;
         struct gathered *gathered = &self->gathered[self->gathered_count++];
         gathered->handle = Py_NewRef(handle);
         gathered->lane = Py_NewRef(lane);
     }
-    return 1;
+    return LINKED;
 }
 
-static int submit_hot(struct hot_path *self, PyObject *operation) {
+/* Tries an operation that was just linked, and nothing else. Returns whether it has succeeded and queues nothing. */
+static int try_at_once(struct hot_path *self, PyObject *handle, PyObject *lane) {
+    struct attempt attempt;
+    if (!prepare(&attempt, handle, lane)) /* the handle was closed in the meantime */
+        return call_port(self, name.run, handle, lane, NULL);
+    attempt.skips = 1;
+    Py_BEGIN_ALLOW_THREADS
+    perform(&attempt, 1);
+    Py_END_ALLOW_THREADS
+    if (settle(self, &attempt) < 0)
+        return -1;
+    return attempt.skipped;
+}
+
+/* Submits an operation that is plain, and says in *skipped whether it has succeeded and queues nothing. */
+static int submit_hot(struct hot_path *self, PyObject *operation, int *skipped) {
     if (!usable(self) || !here || SLOT(here, places) != self->places)
         return 0;
     if (!PyType_IsSubtype(Py_TYPE(operation), recv_type) && !PyType_IsSubtype(Py_TYPE(operation), send_type))
@@ -355,8 +384,12 @@ static int submit_hot(struct hot_path *self, PyObject *operation) {
         return 0; /* its buffer was filled: Python gets it a larger one */
     PyObject *lane = fills ? SLOT(handle, incoming) : SLOT(handle, outgoing);
     lock_acquire(SLOT(handle, lock));
-    int linked = link_locked(self, operation, handle, lane);
+    enum linked linked = link_locked(self, operation, handle, lane);
     lock_release(SLOT(handle, lock));
+    if (linked == TRY) {
+        *skipped = try_at_once(self, handle, lane);
+        return *skipped < 0 ? -1 : 1;
+    }
     if (linked && self->gathered_count == GATHERED_MAX && start_gathered(self) < 0)
         return -1;
     return linked;
@@ -380,11 +413,11 @@ static PyObject *call_slow(struct hot_path *self, PyObject *function, PyObject *
 
 static PyObject *hot_path_submit(struct hot_path *self, PyObject *const *args, Py_ssize_t count, PyObject *names) {
     if (count == 1 && !names) {
-        int done = submit_hot(self, args[0]);
+        int skipped = 0, done = submit_hot(self, args[0], &skipped);
         if (done < 0)
             return NULL;
         if (done)
-            Py_RETURN_FALSE;
+            return PyBool_FromLong(skipped);
     }
     return call_slow(self, self->slow_submit, args, count, names);
 }
@@ -850,6 +883,7 @@ static PyObject *learn(PyObject *module, PyObject *args) {
         {recv_class, "_size", &at.size},
         {recv_class, "_buffer", &at.buffer},
         {recv_class, "_grows", &at.grows},
+        {handle_class, "skip_on_success", &at.skips},
         {handle_class, "lock", &at.lock},
         {handle_class, "life", &at.life},
         {handle_class, "incoming", &at.incoming},

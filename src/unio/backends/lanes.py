@@ -160,8 +160,7 @@ class EmulatedHandle(Handle):
             self.shows_drained = inet and self.stream and port.tells_urgent
             # A local datagram socket blocks on its receiver's queue, and events tell of its own.
             self.misses_writable = not inet and not self.stream
-            # One that has succeeded within submit needs no packet, so that nothing of it can be gathered.
-            if self.stream and isinstance(given, socket.socket) and not skip_on_success:
+            if self.stream and isinstance(given, socket.socket):
                 self.hot_path = port._hot_path
 
     def fileno(self) -> int:
