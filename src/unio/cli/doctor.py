@@ -37,6 +37,7 @@ def examine() -> dict[str, Any]:
         "backend": backend,
         "problem": problem,
         "candidates": [candidate._asdict() for candidate in unio.backends.candidates()],
+        "c_part": c_part(),
         "versions": {
             "unio": unio.__version__,
             "python": f"{platform.python_implementation()} {platform.python_version()}",
@@ -45,6 +46,15 @@ def examine() -> dict[str, Any]:
         },
         "limits": {"open_files": open_files(), "processors": processors()},
     }
+
+
+def c_part() -> str:
+    """Whether the part of unio that is C is there, and does all that it could."""
+    from unio.backends import native  # noqa: PLC0415 - only this needs it
+
+    if native.core is None:
+        return "absent: it is compiled at installation, on Linux, where there is a compiler and Python's headers"
+    return "there" if native.has_hot_path else "there, without the hot path: this Python has no lock of its own"
 
 
 def h11_version() -> str | None:
@@ -82,7 +92,7 @@ def report(findings: dict[str, Any]) -> str:
     for candidate in findings["candidates"]:
         mark = "" if candidate["available"] else "not available: "
         lines.append(f"  {candidate['name']}: {mark}{candidate['reason']}")
-    lines += ["", "versions:"]
+    lines += ["", f"the part in C: {findings['c_part']}", "", "versions:"]
     lines += [f"  {name}: {version or 'not installed'}" for name, version in findings["versions"].items()]
     soft, hard = ("no limit" if limit is None else limit for limit in findings["limits"]["open_files"].values())
     lines += [
