@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import socket
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support import completion, connect, run, succeed
+from support import completion, connect, open_handles, pending, run, succeed, until
 
 import unio
 
@@ -136,3 +138,18 @@ def test_operations_are_found_without_a_search_and_none_is_left(port: unio.Port,
         gc.enable()
     assert port._in_flight() == 0
     assert not gc.collect()
+
+
+def test_a_watched_process_leaves_no_handle(port: unio.Port, resources: contextlib.ExitStack) -> None:
+    watch = pending("process_exit", port, resources, Path())
+
+    def watch_and_stop() -> None:
+        port.submit(watch)
+        assert port.cancel(watch)
+        assert type(completion(port).error) is unio.Cancelled
+
+    watch_and_stop()  # the first one starts a thread of Windows' own
+    before = open_handles()
+    for _ in range(50):
+        watch_and_stop()
+    until(lambda: open_handles() < before + 25)
