@@ -59,6 +59,7 @@ ROWS: dict[str, tuple[str, tuple[int, ...]]] = {
         "a send that pends as the peer closes or half-closes may end short, the rest coming behind the next, or never",
         EVERY,
     ),
+    "transmit-file-leaks": ("each TransmitFile leaves 4 KiB in the heap of the process", EVERY),
     "cancelled-send-file": ("a TransmitFile that was cancelled does not tell how much it had sent", EVERY),
     "send-unconnected": ("WSASend on a socket that never connected says WSAECONNRESET, not WSAENOTCONN", EVERY),
     "refused-once": ("a connected datagram socket is told once only that nobody is there", EVERY),
