@@ -21,6 +21,7 @@ import channels
 import pytest
 import support
 from platforms import WINDOWS, needs_parentage, needs_pollable_pipes, needs_signals
+from wine import wine_row
 
 import unio
 
@@ -626,6 +627,7 @@ def test_the_end_of_the_stream_is_something_to_receive(
     assert channels.receive_all(port, handle) == b""
 
 
+@wine_row("receive-after-reset")
 @pytest.mark.clause("O14")
 def test_a_reset_counts_as_both_and_is_left_for_the_next_call(port: unio.Port, resources: contextlib.ExitStack) -> None:
     near, far = channels.incoming(resources, "tcp")
