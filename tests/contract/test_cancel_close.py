@@ -36,7 +36,7 @@ from support import (
     succeed,
     until,
 )
-from wine import wine_row
+from wine import has_row, wine_row
 
 import unio
 
@@ -280,7 +280,9 @@ def test_a_send_without_an_end_is_ended_while_another_thread_is_at_it(
     assert type(found.error) is (TimeoutError if end == "time-out" else unio.Cancelled)
     handle.close()
     reader.result()
-    assert received == found.transferred < size
+    assert found.transferred < size
+    if kind == "send" or not has_row("cancelled-send-file"):
+        assert received == found.transferred
     assert_idle(port)
 
 

@@ -423,17 +423,18 @@ class IocpPort(Port):
         with handle.lock:
             if operation._status is not PENDING or (expiry is not None and operation._expiry is not expiry):
                 return False
-            waiting = handle.directions[operation.route].waiting
             if handle.life is not Life.OPEN:
                 return False  # it is being ended already
-            if operation not in waiting:
+            if operation._native.given:
                 asked = not operation._native.started or self._cancel_io(handle, operation)
                 if asked or may_go_on(operation):  # else its packet is on the way, and is the last
                     operation._verdict = operation._verdict or verdict
                     return True
                 return False
+            if operation._verdict is not None:
+                return False  # it was taken out before, and its packet is on the way
             operation._verdict = verdict
-            waiting.remove(operation)
+            handle.directions[operation.route].waiting.remove(operation)
         self._queue.post(win32.ERROR_OPERATION_ABORTED, PacketKey.FAILED, operation._native.address)
         return True
 
@@ -457,7 +458,7 @@ class IocpPort(Port):
                 each.waiting.clear()
             for operation in handle.pending:
                 operation._verdict = operation._verdict or cancelled("the handle was closed")
-                if operation not in unstarted:
+                if operation._native.given:
                     self._cancel_io(handle, operation)
         for operation in unstarted:
             self._queue.post(win32.ERROR_OPERATION_ABORTED, PacketKey.FAILED, operation._native.address)
