@@ -423,14 +423,14 @@ class IocpPort(Port):
         with handle.lock:
             if operation._status is not PENDING or (expiry is not None and operation._expiry is not expiry):
                 return False
-            if handle.life is not Life.OPEN:
-                return False  # it is being ended already
+            if handle.life is not Life.OPEN:  # it is being ended already
+                return False
             if operation._native.given:
                 asked = not operation._native.started or self._cancel_io(handle, operation)
-                if asked or may_go_on(operation):  # else its packet is on the way, and is the last
+                asked = asked or may_go_on(operation)
+                if asked:  # else its packet is on the way, and is the last
                     operation._verdict = operation._verdict or verdict
-                    return True
-                return False
+                return asked
             if operation._verdict is not None:
                 return False  # it was taken out before, and its packet is on the way
             operation._verdict = verdict
