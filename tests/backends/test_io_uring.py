@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-import resource
 import socket
 import subprocess
 import sys
@@ -31,6 +30,7 @@ from support import (
 
 import unio
 
+resource = pytest.importorskip("resource", reason="io_uring is Linux', and this system has no resource limits")
 io_uring = pytest.importorskip("unio.backends.io_uring", reason="its module in C is not there")
 
 SOURCE = str(Path(unio.__file__).parent.parent)

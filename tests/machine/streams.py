@@ -199,26 +199,32 @@ class Stream(Subject):
             drained = True
         return drained
 
+    def _must_not_end(self) -> bool:
+        """Whether an end now would let a send hang, which even a cancel need not end any more."""
+        return bool(self.sends) and has_row("send-at-end")
+
     def peer_half_closes(self) -> None:
         with self.lock:
-            if self.connected and self.is_socket and not self.ended:
+            if self.connected and self.is_socket and not self.ended and not self._must_not_end():
                 self.ended = True
                 with contextlib.suppress(OSError):  # this end may have reset it
                     self.peer.shutdown(socket.SHUT_WR)
 
     def peer_closes(self) -> None:
         with self.lock:
-            if self.connected:
+            if self.connected and not self._must_not_end():
                 self.ended = True
                 self._drop_peer()
 
     def peer_resets(self) -> None:
         """Close the peer abortively, where there is such a thing."""
         with self.lock:
-            if self.connected and self.kind == TCP:
+            if self.kind != TCP:
+                self.peer_closes()
+            elif self.connected:
                 self.peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                self.reset = True
-            self.peer_closes()
+                self.reset = self.ended = True
+                self._drop_peer()
 
     def _drop_peer(self) -> None:
         if self.peer is not None:

@@ -31,7 +31,7 @@ def _finds_numbers() -> bool:
 
     It looks into the object, right before each call: a number that was remembered might be another's by then.
     """
-    probe = socket.socket(socket.AF_UNIX)
+    probe = socket.socket()
     with probe:
         found = core.keeps_number(probe, probe.fileno())
     return found and core.keeps_number(probe, -1)
