@@ -42,6 +42,9 @@ BUFFER_MIN = 4096
 BUFFER_MAX = 256 * 1024
 """The size up to which it grows: with larger ones, loopback gets no faster."""
 
+NO_BYTES: tuple[memoryview, ...] = (memoryview(b""),)
+"""The views of a send that is made before there is something to send: one for all, since a server has many of them."""
+
 DATAGRAM_MAX = 65536
 """More than any datagram of UDP has."""
 
@@ -245,7 +248,11 @@ class _Buffered(Operation):
 
     def __init__(self, handle: Handle, buffer: Buffers, state: Any) -> None:
         super().__init__(handle, handle.key, state)
-        self.buffer = buffer
+        if buffer == b"" and isinstance(buffer, bytes) and not self._fills:
+            self._buffer: Buffers = buffer
+            self._views, self._size = NO_BYTES, 0
+        else:
+            self.buffer = buffer
 
     @property
     def buffer(self) -> Any:

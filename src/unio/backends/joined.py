@@ -1,28 +1,22 @@
 """Which handles have joined a port, of all ports of the process.
 
-A handle joins one port, once. Windows' kernel keeps that book for its own handles; elsewhere this does: by number, the
-object that was associated, as long as it lives, and its handle. The lock of the book is held to write in it, and not to
-look at a handle, which is a system call and may be the program's own code.
+A handle joins one port, once. Windows' kernel keeps that book for its own handles; elsewhere this does, by number: the
+handle, and once its port is closed the object that was associated, each for as long as it lives. The lock of the book
+is held to write in it, and not to look at a handle, which is a system call and may be the program's own code.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any
 
-from unio.backends.lanes import stands_for
+from unio.backends.lanes import EmulatedHandle, stands_for
 from unio.errors import AssociationError
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from unio.backends.lanes import EmulatedHandle
-
-    Entry: TypeAlias = tuple[Callable[[], Any], weakref.ref[EmulatedHandle]]
-
-_joined: dict[int, Entry] = {}
+_joined: dict[int, weakref.ref[Any]] = {}
 _joined_lock = threading.Lock()
 
 
@@ -40,33 +34,41 @@ def book(made: EmulatedHandle) -> EmulatedHandle | None:
 
     Raises :class:`unio.AssociationError` if what it stands for has joined a port already.
     """
-    given = made.object
-    weak = type(given).__weakrefoffset__ != 0
-    entry = (weakref.ref(given) if weak else lambda: None, weakref.ref(made))
+    entry = weakref.ref(made)
     while True:
         found = _joined.get(made.number)
-        previous = found[1]() if found else None
-        if _is_taken(made.number, found, previous):
+        previous = found() if found else None
+        if _is_taken(made.number, previous):
             raise AssociationError(
-                f"{given!r} has joined a port already; a handle does so once, even if that port is closed"
+                f"{made.object!r} has joined a port already; a handle does so once, even if that port is closed"
             )
         with _joined_lock:
             if _joined.get(made.number) is found:  # nobody has been quicker since that was looked at
                 _joined[made.number] = entry
-                return previous
+                return previous if isinstance(previous, EmulatedHandle) else None
 
 
-def _is_taken(number: int, found: Entry | None, previous: EmulatedHandle | None) -> bool:
-    """Whether a number stands for what has joined with it."""
-    if previous is not None:
-        return previous.is_open()
-    known = found[0]() if found else None
+def _is_taken(number: int, known: Any) -> bool:
+    """Whether a number stands for what has joined with it: a handle, or an object whose handle's port is closed."""
+    if isinstance(known, EmulatedHandle):
+        return known.is_open()
     return known is not None and stands_for(known, number)
+
+
+def keep_object(handle: EmulatedHandle) -> None:
+    """Remember, for a handle whose port is closed, the object instead: it may live longer."""
+    with _joined_lock, contextlib.suppress(TypeError):  # of such objects no weak references can be made
+        if _is_entry(handle):
+            _joined[handle.number] = weakref.ref(handle.object)
 
 
 def strike(handle: EmulatedHandle) -> None:
     """Let the number of a closed handle be associated again."""
     with _joined_lock:
-        _, reference = _joined.get(handle.number, (None, lambda: None))
-        if reference() is handle:
+        if _is_entry(handle):
             del _joined[handle.number]
+
+
+def _is_entry(handle: EmulatedHandle) -> bool:
+    found = _joined.get(handle.number)
+    return found is not None and found() is handle

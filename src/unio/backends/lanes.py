@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import itertools
 import os
 import socket
 import stat
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
 # The properties of socket.socket make an enumeration's member of the number, which takes several times as long.
 family_of: Callable[[socket.socket], int] = socket.SocketType.family.__get__
 type_of: Callable[[socket.socket], int] = socket.SocketType.type.__get__
-
-_serials = itertools.count(1)  # no two handles of a process have the same, whatever their numbers
 
 
 class Life(IntEnum):
@@ -141,7 +138,7 @@ class EmulatedHandle(Handle):
         self.sequence = 0
         self.running = 0  # owners of lanes, and file operations on the pool: who may be in a system call
         self.life = Life.OPEN
-        self.serial = next(_serials)
+        self.serial = 0  # a number that no other handle of the port has, where the backend needs one
         self.failure = 0  # the errno of the last connect, where an event told it
         self.ended = False  # the peer will send no more, or urgent data made receives short
         self.shut_down = False  # the write side was ended here

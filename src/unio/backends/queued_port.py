@@ -590,6 +590,7 @@ class QueuedPort(Port, ABC):
         self._queue.close()
         for handle in list(self._table.values()):
             handle.leave(Life.ORPHANED)
+            joined.keep_object(handle)
         self._queue.start_gathered()  # what was gathered on those handles ends with them
         self._queue.start_gathered = nothing_gathered
         self._table.clear()
