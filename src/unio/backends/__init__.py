@@ -75,6 +75,8 @@ def _unavailable(name: str) -> str | None:
         if error.name not in _NEEDED:
             raise
         return _NEEDED[error.name]
+    if not hasattr(module, "unavailable"):  # another thread's import of it has just failed, and left this half
+        return _unavailable(name)
     problem: str | None = module.unavailable()
     return problem
 
