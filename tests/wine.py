@@ -55,6 +55,10 @@ ROWS: dict[str, tuple[str, tuple[int, ...]]] = {
     "recvmsg-truncated": ("WSARecvMsg does not say MSG_TRUNC", EVERY),
     "waitall-short": ("MSG_WAITALL returns what is there", EVERY),
     "send-after-reset": ("TransmitFile on a connection that was reset says WSAENOTCONN, not WSAECONNRESET", EVERY),
+    "receive-beside-send": (
+        "a receive that begins while a send goes on beside it may never be told of data that are there",
+        EVERY,
+    ),
     "send-at-end": (
         "a send that pends as the peer closes or half-closes may end short, the rest coming behind the next, or never",
         EVERY,
