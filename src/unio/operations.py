@@ -12,11 +12,10 @@ here; what the operating system says of the input or output arrives as the compl
 from __future__ import annotations
 
 import enum
-import math
-import os
 import socket
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from unio.arguments import Address, checked_address, require, seconds, view, whole_number
 from unio.backends.native import faster_setter
 from unio.errors import InFlight
 from unio.handle import Handle, HasFileno, Kind
@@ -28,13 +27,6 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     Buffers: TypeAlias = Buffer | Sequence[Buffer]
-
-Address = Any
-"""What :mod:`socket` takes and returns for the socket's family: ``(host, port)`` for IPv4, a path for AF_UNIX."""
-
-OFFSET_MAX = 2**63 - 1
-"""The largest offset of a file: off_t on every POSIX system here and LARGE_INTEGER on Windows are signed 64 bits."""
-
 
 BUFFER_MIN = 4096
 """The size, in bytes, that a receive's own buffer has at first."""
@@ -167,78 +159,6 @@ class Operation:
         return f"<unio.{type(self).__name__} {what} key={self.key!r:.60}>"
 
 
-def _require(handle: Handle, kinds: tuple[Kind, ...], operation: str, hint: str = "") -> None:
-    if not isinstance(handle, Handle):
-        raise TypeError(
-            f"{operation} needs a handle, not {type(handle).__name__}: pass what port.associate() returned for it"
-        )
-    if handle.kind not in kinds:
-        wanted = " or ".join(kind.value for kind in kinds)
-        raise TypeError(f"{operation} needs a {wanted}, and this handle is a {handle.kind.value}{hint}")
-
-
-def _whole_number(value: int, name: str, most: int = OFFSET_MAX) -> int:
-    if not isinstance(value, int):
-        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
-    if not 0 <= value <= most:
-        raise ValueError(f"{name} must be between 0 and {most}, not {value}")
-    return value
-
-
-def seconds(value: float, name: str) -> float:
-    """Check a time given by the caller, in seconds."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
-    if math.isnan(value) or value < 0:
-        raise ValueError(f"{name} must not be negative or NaN, and is {value}")
-    return value
-
-
-def _checked_address(sock: socket.socket | None, address: Address) -> Address:
-    """Check the form of an address, and that no name server has to be asked, which would block the submitter."""
-    family = sock.family if sock is not None else None
-    if family == getattr(socket, "AF_UNIX", -1):
-        if not isinstance(address, (str, bytes, os.PathLike)):
-            raise TypeError(f"an address of AF_UNIX is a path, not {address!r}")
-    elif family in (socket.AF_INET, socket.AF_INET6):
-        _check_internet_address(socket.AddressFamily(family), address)
-    return address
-
-
-def _check_internet_address(family: socket.AddressFamily, address: Address) -> None:
-    parts = (str, int) if family == socket.AF_INET else (str, int, int, int)
-    form = "(host, port)" if family == socket.AF_INET else "(host, port[, flow information[, scope]])"
-    fits = isinstance(address, tuple) and 2 <= len(address) <= len(parts)  # noqa: PLR2004 - host and port at least
-    if not fits or not all(isinstance(part, kind) for part, kind in zip(address, parts, strict=False)):
-        raise TypeError(f"an address of {family.name} is a tuple {form}, not {address!r}")
-    host, port = address[:2]
-    _whole_number(port, "the port number", 65535)
-    try:
-        if "%" in host:  # an IPv6 zone, which inet_pton does not know
-            socket.getaddrinfo(host, port, family, flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV)
-        else:
-            socket.inet_pton(family, host)
-    except (OSError, ValueError):
-        message = f"{host!r} is no numeric address of {family.name} that is known here; resolve names first"
-        raise ValueError(message) from None
-
-
-def _view(buffer: Buffer, operation: str, *, writable: bool) -> memoryview:
-    try:
-        view = memoryview(buffer)
-    except TypeError:
-        raise TypeError(f"{operation} needs a bytes-like object, not {type(buffer).__name__}") from None
-    if writable and view.readonly:
-        raise TypeError(
-            f"{operation} writes into its buffer, and {type(buffer).__name__} is read-only: use a bytearray"
-        )
-    if not view.c_contiguous:
-        raise ValueError(f"{operation} needs a buffer whose bytes are contiguous")
-    if view.format != "B" or view.ndim != 1:
-        return view.cast("B") if view.nbytes else memoryview(bytearray())
-    return view
-
-
 class _Buffered(Operation):
     """An operation with a buffer, or several of them (scatter and gather)."""
 
@@ -271,10 +191,10 @@ class _Buffered(Operation):
             self._native.let_go()  # a backend's own grip on the former buffers
         name, fills = type(self).__name__, self._fills
         if isinstance(buffer, (list, tuple)):
-            views = [_view(each, name, writable=fills) for each in buffer]
+            views = [view(each, name, writable=fills) for each in buffer]
             self._views = tuple([view for view in views if len(view)])
         else:
-            self._views = (_view(buffer, name, writable=fills),)  # type: ignore[arg-type]
+            self._views = (view(buffer, name, writable=fills),)  # type: ignore[arg-type]
         self._size = sum([len(view) for view in self._views])
         self._buffer = buffer
         if isinstance(self, Recv):
@@ -305,7 +225,7 @@ class Recv(_Buffered):
     _fills = True
 
     def __init__(self, handle: Handle, buffer: Buffers | None = None, *, state: Any = None) -> None:
-        _require(handle, STREAM, "Recv", "; use Read")
+        require(handle, STREAM, "Recv", "; use Read")
         stream = handle.socket is None or handle.socket.type == socket.SOCK_STREAM
         given = buffer if buffer is not None else bytearray(BUFFER_MIN if stream else DATAGRAM_MAX)
         super().__init__(handle, given, state)
@@ -350,7 +270,7 @@ class Send(_Buffered):
     _fills = False
 
     def __init__(self, handle: Handle, buffer: Buffers, *, state: Any = None) -> None:
-        _require(handle, STREAM, "Send", "; use Write")
+        require(handle, STREAM, "Send", "; use Write")
         super().__init__(handle, buffer, state)
 
 
@@ -372,7 +292,7 @@ class RecvFrom(_Buffered):
     """The sender of the datagram that was received last."""
 
     def __init__(self, handle: Handle, buffer: Buffers, *, state: Any = None) -> None:
-        _require(handle, SOCKET, "RecvFrom")
+        require(handle, SOCKET, "RecvFrom")
         super().__init__(handle, buffer, state)
         self.address = None
 
@@ -389,7 +309,7 @@ class SendTo(_Buffered):
     _fills = False
 
     def __init__(self, handle: Handle, buffer: Buffers, address: Address, *, state: Any = None) -> None:
-        _require(handle, SOCKET, "SendTo")
+        require(handle, SOCKET, "SendTo")
         super().__init__(handle, buffer, state)
         self.address = address
 
@@ -401,7 +321,7 @@ class SendTo(_Buffered):
     @address.setter
     def address(self, address: Address) -> None:
         self._must_be_idle()
-        self._address = _checked_address(self.handle.socket, address)
+        self._address = checked_address(self.handle.socket, address)
 
 
 class Accept(Operation):
@@ -426,7 +346,7 @@ class Accept(Operation):
     """The address of its peer."""
 
     def __init__(self, handle: Handle, *, state: Any = None) -> None:
-        _require(handle, SOCKET, "Accept")
+        require(handle, SOCKET, "Accept")
         super().__init__(handle, handle.key, state)
         self.socket = None  # type: ignore[assignment]  # or else every program would have to assert that there is one
         self.address = None
@@ -444,7 +364,7 @@ class Connect(Operation):
     route = Route.OUTGOING
 
     def __init__(self, handle: Handle, address: Address, *, state: Any = None) -> None:
-        _require(handle, SOCKET, "Connect")
+        require(handle, SOCKET, "Connect")
         super().__init__(handle, handle.key, state)
         self.address = address
 
@@ -456,7 +376,7 @@ class Connect(Operation):
     @address.setter
     def address(self, address: Address) -> None:
         self._must_be_idle()
-        self._address = _checked_address(self.handle.socket, address)
+        self._address = checked_address(self.handle.socket, address)
 
 
 class Shutdown(Operation):
@@ -470,7 +390,7 @@ class Shutdown(Operation):
     route = Route.OUTGOING
 
     def __init__(self, handle: Handle, *, state: Any = None) -> None:
-        _require(handle, SOCKET, "Shutdown")
+        require(handle, SOCKET, "Shutdown")
         super().__init__(handle, handle.key, state)
 
 
@@ -485,7 +405,7 @@ class Disconnect(Operation):
     route = Route.OUTGOING
 
     def __init__(self, handle: Handle, *, state: Any = None) -> None:
-        _require(handle, SOCKET, "Disconnect")
+        require(handle, SOCKET, "Disconnect")
         super().__init__(handle, handle.key, state)
 
 
@@ -506,7 +426,7 @@ class _Positioned(_Buffered):
     @offset.setter
     def offset(self, offset: int) -> None:
         self._must_be_idle()
-        self._offset = _whole_number(offset, "the offset")
+        self._offset = whole_number(offset, "the offset")
 
 
 class Read(_Positioned):
@@ -524,7 +444,7 @@ class Read(_Positioned):
     _fills = True
 
     def __init__(self, handle: Handle, buffer: Buffers, offset: int, *, state: Any = None) -> None:
-        _require(handle, FILE, "Read", "; use Recv")
+        require(handle, FILE, "Read", "; use Recv")
         super().__init__(handle, buffer, offset, state)
 
 
@@ -544,7 +464,7 @@ class Write(_Positioned):
     _fills = False
 
     def __init__(self, handle: Handle, buffer: Buffers, offset: int, *, state: Any = None) -> None:
-        _require(handle, FILE, "Write", "; use Send")
+        require(handle, FILE, "Write", "; use Send")
         super().__init__(handle, buffer, offset, state)
 
 
@@ -559,7 +479,7 @@ class Flush(Operation):
     route = Route.FILE
 
     def __init__(self, handle: Handle, *, state: Any = None) -> None:
-        _require(handle, FILE, "Flush")
+        require(handle, FILE, "Flush")
         super().__init__(handle, handle.key, state)
 
 
@@ -583,7 +503,7 @@ class SendFile(Operation):
     def __init__(
         self, handle: Handle, file: HasFileno | int, offset: int = 0, count: int | None = None, *, state: Any = None
     ) -> None:
-        _require(handle, SOCKET, "SendFile")
+        require(handle, SOCKET, "SendFile")
         super().__init__(handle, handle.key, state)
         self.file = file
         self.set_range(offset, count)
@@ -613,8 +533,8 @@ class SendFile(Operation):
     def set_range(self, offset: int, count: int | None = None) -> None:
         """Choose the range for the next submission, in bytes."""
         self._must_be_idle()
-        self._offset = _whole_number(offset, "the offset")
-        self._count = None if count is None else _whole_number(count, "the count")
+        self._offset = whole_number(offset, "the offset")
+        self._count = None if count is None else whole_number(count, "the count")
 
 
 class Poll(Operation):
@@ -633,7 +553,7 @@ class Poll(Operation):
     """What was ready at the last completion."""
 
     def __init__(self, handle: Handle, readiness: Readiness, *, state: Any = None) -> None:
-        _require(handle, STREAM, "Poll", "; a file is always ready")
+        require(handle, STREAM, "Poll", "; a file is always ready")
         super().__init__(handle, handle.key, state)
         self.found = Readiness(0)
         self.readiness = readiness
@@ -716,15 +636,3 @@ class ProcessExit(Operation):
     def pid(self) -> int:
         """The number of the process."""
         return self._pid
-
-
-def file_number(file: HasFileno | int) -> int:
-    """The operating system's number of a file object or a number; raises OSError when the object is closed."""
-    if isinstance(file, int):
-        return file
-    try:
-        return file.fileno()
-    except ValueError as error:
-        import errno  # noqa: PLC0415 - only on the way to an error
-
-        raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from error

@@ -14,9 +14,9 @@ import weakref
 from concurrent.futures import Executor, Future
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from unio.arguments import seconds
 from unio.backends.processors import usable_processors
 from unio.errors import PortClosed
-from unio.operations import seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable

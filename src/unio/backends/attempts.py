@@ -18,9 +18,9 @@ import socket
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, cast
 
+from unio.arguments import OFFSET_MAX, file_number
 from unio.backends.lanes import Life, family_of, type_of
 from unio.operations import (
-    OFFSET_MAX,
     Accept,
     Connect,
     Read,
@@ -31,7 +31,6 @@ from unio.operations import (
     SendFile,
     SendTo,
     Write,
-    file_number,
 )
 
 if TYPE_CHECKING:

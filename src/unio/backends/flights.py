@@ -17,11 +17,12 @@ import os
 import socket
 from typing import TYPE_CHECKING, Any, cast
 
+from unio.arguments import OFFSET_MAX
 from unio.backends import win32
 from unio.backends.win32 import ERROR_IO_PENDING, NULL, kernel32, last_error, ws2_32
 from unio.backends.win32_api import ffi
 from unio.handle import Kind
-from unio.operations import OFFSET_MAX, Readiness, Route
+from unio.operations import Readiness, Route
 
 if TYPE_CHECKING:
     from collections.abc import Callable

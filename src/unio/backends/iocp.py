@@ -26,10 +26,11 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from unio.arguments import seconds
 from unio.backends.pool import FilePool
 from unio.backends.timers import Timers
 from unio.errors import AssociationError, NotAssociated, cancelled, timed_out
-from unio.operations import Operation, ProcessExit, Route, Status, Timer, seconds
+from unio.operations import Operation, ProcessExit, Route, Status, Timer
 from unio.port import LIMIT_DEFAULT, Completion, Port, check_limit, port_closed
 
 if TYPE_CHECKING:

@@ -23,6 +23,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from unio.arguments import seconds
 from unio.backends import joined
 from unio.backends.attempts import Outcome
 from unio.backends.lanes import EmulatedHandle, Lane, Life, number_of
@@ -30,7 +31,7 @@ from unio.backends.places import WATCH_SECONDS, here, join
 from unio.backends.queue import CompletionQueue, nothing_gathered
 from unio.errors import NotAssociated, cancelled, timed_out
 from unio.handle import HasFileno, Kind
-from unio.operations import Operation, ProcessExit, Status, Timer, seconds
+from unio.operations import Operation, ProcessExit, Status, Timer
 from unio.port import LIMIT_DEFAULT, Completion, Port, check_limit, port_closed
 
 if TYPE_CHECKING:

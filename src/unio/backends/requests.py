@@ -18,6 +18,7 @@ import select
 import socket
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
+from unio.arguments import OFFSET_MAX
 from unio.backends.attempts import (
     SEND_CHUNK,
     VECTOR_MAX,
@@ -31,7 +32,6 @@ from unio.backends.attempts import (
     sending_failed,
 )
 from unio.backends.lanes import family_of
-from unio.operations import OFFSET_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Callable
