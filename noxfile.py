@@ -18,7 +18,7 @@ nox.options.sessions = ["tests", "lint", "typing", "docs"]
 PROJECT = nox.project.load_toml("pyproject.toml")
 
 # Which backends a platform must be able to run. The tests are run once for each, with UNIO_BACKEND naming it.
-BACKENDS = {"linux": ["epoll"], "win32": []}.get(sys.platform, ["kqueue"])
+BACKENDS = {"linux": ["epoll", "io_uring"], "win32": []}.get(sys.platform, ["kqueue"])
 
 # Modules that are checked as the other system's own, where they are imported and nowhere else.
 WINDOWS_ONLY = [

@@ -6,6 +6,7 @@
 #include <Python.h>
 
 #include <pthread.h>
+#include <stddef.h>
 
 struct lock {
     PyObject_HEAD
@@ -16,6 +17,29 @@ struct lock {
 /* A thread that has to wait gives Python's lock up meanwhile. */
 int lock_acquire(PyObject *lock);
 void lock_release(PyObject *lock);
+
+/* A try of the first operation of a lane. */
+struct attempt {
+    PyObject *handle, *lane, *operation, *views; /* the views are held where the kernel has the buffer */
+    const int *number; /* where the socket object keeps its descriptor: -1 once it is closed */
+    char *data;
+    size_t size, done;
+    Py_ssize_t result; /* a count, or -errno */
+    char sends;
+    char skips; /* it is tried within submit, and queues nothing if it succeeds there */
+    char skipped;
+    char more; /* to receive: as far as a ring tells */
+};
+
+/* What a ring does for the hot path. Those that enter the kernel give Python's lock up: the first, if it has no room for
+ * so many attempts, the second, if anything is gathered, and the third. */
+void ring_make_room(PyObject *ring, unsigned attempts);
+void ring_submit_gathered(PyObject *ring);
+unsigned ring_wait_ms(PyObject *ring, int timeout_ms);
+/* Prepares a request, which takes over the references of the attempt; returns what it is cancelled by. */
+PyObject *ring_attempt(PyObject *ring, const struct attempt *attempt, int poll_first);
+int ring_take_attempts(PyObject *ring, struct attempt *attempts, int most);
+int ring_has_results(PyObject *ring);
 
 extern PyType_Spec lock_spec, hot_path_spec, ring_spec;
 extern PyMethodDef hot_path_functions[];

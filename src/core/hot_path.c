@@ -40,13 +40,14 @@ static struct {
     Py_ssize_t handle, key, transferred, error, status, next, previous, sequence, expiry, verdict, native;
     Py_ssize_t views, size, buffer, grows;
     Py_ssize_t skips, lock, life, incoming, outgoing, readiness, running, serial, shows_drained, ended, socket, hot_path;
-    Py_ssize_t active, first, last, ready, resting;
+    Py_ssize_t active, first, last, ready, resting, request, drained;
     Py_ssize_t place, places;
 } at;
 
 /* The names of what is called, made once: a string that is made for each call costs more than some of the calls. */
 static struct {
-    PyObject *run, *run_on, *resume, *event, *lead, *close_kernel_once, *wake, *pass_on, *release, *complete, *sleeping, *leave;
+    PyObject *run, *run_on, *resume, *event, *lead, *close_kernel_once, *wake, *pass_on, *release, *complete, *sleeping, *leave,
+        *act_on_results;
     PyObject *heap, *coming, *timeout, *limit;
 } name;
 
@@ -84,6 +85,7 @@ struct hot_path {
     PyObject *port; /* a weak reference */
     PyObject *queue, *packets, *append, *popleft, *places, *seat, *parked, *table, *backlog, *timers;
     PyObject *slow_submit, *slow_wait;
+    PyObject *ring; /* an io_uring in the place of an epoll instance, or NULL */
     double slow_turn; /* when Python led last, which looks after what is seldom */
     struct gathered *gathered; /* lanes that this path owns, and has still to try */
     size_t gathered_count;
@@ -94,17 +96,6 @@ struct hot_path {
 
 struct gathered {
     PyObject *handle, *lane;
-};
-
-struct attempt {
-    PyObject *handle, *lane, *operation;
-    const int *number; /* where the socket object keeps its descriptor: -1 once it is closed */
-    char *data;
-    size_t size, done;
-    Py_ssize_t result; /* a count, or -errno */
-    char sends;
-    char skips; /* it is tried within submit, and queues nothing if it succeeds there */
-    char skipped;
 };
 
 static inline int usable(struct hot_path *self) { return !self->closed && self->generation == generation; }
@@ -155,12 +146,14 @@ static int call(PyObject *object, PyObject *method) {
 /* Trying */
 
 /* Makes an attempt of the first operation of a lane that this thread owns. Returns 0 where that is not for this file. */
-static int prepare(struct attempt *attempt, PyObject *handle, PyObject *lane) {
+static int prepare(struct hot_path *self, struct attempt *attempt, PyObject *handle, PyObject *lane) {
     PyObject *operation = SLOT(lane, first);
     if (SLOT(handle, life) != open_life || operation == Py_None || !is_hot(operation))
         return 0;
     Py_buffer *buffer = PyMemoryView_GET_BUFFER(PyTuple_GET_ITEM(SLOT(operation, views), 0));
-    put_ref(&SLOT(lane, ready), Py_False);
+    if (!self->ring)
+        put_ref(&SLOT(lane, ready), Py_False);
+    attempt->views = self->ring ? Py_NewRef(SLOT(operation, views)) : NULL;
     attempt->handle = Py_NewRef(handle);
     attempt->lane = Py_NewRef(lane);
     attempt->operation = Py_NewRef(operation);
@@ -207,6 +200,10 @@ enum next { OVER, RUN_ON, JUDGE };
 static enum next settle_locked(struct hot_path *self, struct attempt *a, int *failed) {
     PyObject *operation = a->operation, *lane = a->lane, *handle = a->handle;
     int drained = 0, done = a->result >= 0 && (!a->sends || (size_t)a->result == a->size);
+    if (self->ring) {
+        put(&SLOT(lane, request), PyLong_FromLong(0));
+        put_ref(&SLOT(lane, drained), a->more || a->result == 0 ? Py_False : Py_True);
+    }
     if (done) {
         PyObject *transferred = PyLong_FromSsize_t((Py_ssize_t)a->done + a->result);
         if (!transferred)
@@ -241,6 +238,13 @@ static enum next settle_locked(struct hot_path *self, struct attempt *a, int *fa
     return OVER;
 }
 
+static void drop(struct attempt *a) {
+    Py_DECREF(a->handle);
+    Py_DECREF(a->lane);
+    Py_DECREF(a->operation);
+    Py_XDECREF(a->views);
+}
+
 static int settle(struct hot_path *self, struct attempt *a) {
     int failed = 0;
     lock_acquire(SLOT(a->handle, lock));
@@ -255,9 +259,7 @@ static int settle(struct hot_path *self, struct attempt *a) {
     } else if (SLOT(a->handle, life) != open_life) {
         failed |= call(a->handle, name.release) < 0;
     }
-    Py_DECREF(a->handle);
-    Py_DECREF(a->lane);
-    Py_DECREF(a->operation);
+    drop(a);
     return failed ? -1 : 0;
 }
 
@@ -284,11 +286,8 @@ static int raise_kept(PyObject *kept) {
     return -1;
 }
 
-/* Makes a row of attempts and acts on each; then lets parked threads have what came of it, as far as they may run. */
-static void make_attempts(struct hot_path *self, struct attempt *attempts, int count, PyObject **kept) {
-    Py_BEGIN_ALLOW_THREADS
-    perform(attempts, count);
-    Py_END_ALLOW_THREADS
+/* Acts on a row of attempts; then lets parked threads have what came of it, as far as they may run. */
+static void settle_all(struct hot_path *self, struct attempt *attempts, int count, PyObject **kept) {
     for (int i = 0; i < count; i++) {
         if (settle(self, &attempts[i]) < 0)
             keep_first(kept);
@@ -296,6 +295,33 @@ static void make_attempts(struct hot_path *self, struct attempt *attempts, int c
     for (int i = 0; i < count && PyList_GET_SIZE(self->parked) && PyObject_Size(self->packets) > 0; i++) {
         if (call(self->queue, name.wake) < 0)
             keep_first(kept);
+    }
+}
+
+static void make_attempts(struct hot_path *self, struct attempt *attempts, int count, PyObject **kept) {
+    Py_BEGIN_ALLOW_THREADS
+    perform(attempts, count);
+    Py_END_ALLOW_THREADS
+    settle_all(self, attempts, count, kept);
+}
+
+/* Prepares a request for each of a row of attempts; the next time that somebody enters the ring, the kernel has them.
+ * Once there is room, this keeps Python's lock, so that nobody ends such an operation in the middle. */
+static void request_attempts(struct hot_path *self, struct attempt *attempts, int count, PyObject **kept) {
+    ring_make_room(self->ring, (unsigned)count);
+    for (struct attempt *a = attempts; a < attempts + count; a++) {
+        PyObject *request = NULL;
+        if (SLOT(a->operation, verdict) == Py_None && SLOT(a->handle, life) == open_life)
+            request = ring_attempt(self->ring, a, SLOT(a->lane, drained) == Py_True);
+        if (request) {
+            put(&SLOT(a->lane, request), request);
+        } else {
+            if (PyErr_Occurred())
+                keep_first(kept);
+            if (call_port(self, name.run, a->handle, a->lane, NULL) < 0)
+                keep_first(kept);
+            drop(a);
+        }
     }
 }
 
@@ -312,14 +338,17 @@ static int start_gathered(struct hot_path *self) {
         memcpy(taken, self->gathered, count * sizeof *taken);
         self->gathered_count = 0;
         for (size_t i = 0; i < count; i++) {
-            if (prepare(&attempts[prepared], taken[i].handle, taken[i].lane))
+            if (prepare(self, &attempts[prepared], taken[i].handle, taken[i].lane))
                 prepared++;
             else if (call_port(self, name.run, taken[i].handle, taken[i].lane, NULL) < 0)
                 keep_first(&kept);
             Py_DECREF(taken[i].handle);
             Py_DECREF(taken[i].lane);
         }
-        make_attempts(self, attempts, prepared, &kept);
+        if (!self->ring)
+            make_attempts(self, attempts, prepared, &kept);
+        else
+            request_attempts(self, attempts, prepared, &kept);
     }
     return raise_kept(kept);
 }
@@ -358,7 +387,7 @@ static enum linked link_locked(struct hot_path *self, PyObject *operation, PyObj
 /* Tries an operation that was just linked, and nothing else. Returns whether it has succeeded and queues nothing. */
 static int try_at_once(struct hot_path *self, PyObject *handle, PyObject *lane) {
     struct attempt attempt;
-    if (!prepare(&attempt, handle, lane)) /* the handle was closed in the meantime */
+    if (!prepare(self, &attempt, handle, lane)) /* the handle was closed in the meantime */
         return call_port(self, name.run, handle, lane, NULL);
     attempt.skips = 1;
     Py_BEGIN_ALLOW_THREADS
@@ -607,6 +636,8 @@ static PyObject *hot_path_wait(struct hot_path *self, PyObject *const *args, Py_
         return give_up(self);
     if (PyObject_Size(self->packets) == 0 && may_lead(self) && lead(self, place, &wait) < 0)
         return give_up(self);
+    if (self->ring)
+        ring_submit_gathered(self->ring);
     /* A signal handler that raises does so as soon as this returns, and what it would return were lost. */
     if (PyErr_CheckSignals() < 0)
         return give_up(self);
@@ -656,7 +687,7 @@ static int notice(struct hot_path *self, struct epoll_event *event, struct attem
     for (int i = 0; i < 2; i++) {
         if (!ways[i] || !own(handle, lanes[i]))
             continue;
-        if (prepare(&attempts[prepared], handle, lanes[i]))
+        if (prepare(self, &attempts[prepared], handle, lanes[i]))
             prepared++;
         else if (call_port(self, name.run, handle, lanes[i], NULL) < 0)
             keep_first(kept);
@@ -668,8 +699,31 @@ static int notice(struct hot_path *self, struct epoll_event *event, struct attem
     return prepared;
 }
 
+/* Enters the ring, which starts what was requested, waits for results and acts on them. */
+static PyObject *harvest_ring(struct hot_path *self, int timeout_ms) {
+    struct attempt attempts[EVENTS_MAX];
+    PyObject *kept = NULL;
+    unsigned found = ring_wait_ms(self->ring, timeout_ms);
+    int count = EVENTS_MAX;
+    self->takes = 0;
+    while (count == EVENTS_MAX) {
+        count = ring_take_attempts(self->ring, attempts, EVENTS_MAX);
+        settle_all(self, attempts, count, &kept);
+    }
+    if (ring_has_results(self->ring) && call_port(self, name.act_on_results, NULL, NULL, NULL) < 0)
+        keep_first(&kept);
+    ring_submit_gathered(self->ring); /* what has become the first of its lane */
+    if (!kept && PyErr_CheckSignals() < 0)
+        keep_first(&kept);
+    if (raise_kept(kept) < 0)
+        return NULL;
+    return PyBool_FromLong(found != 0);
+}
+
 /* Waits for events and acts on them. Returns whether there were any. */
 static PyObject *harvest(struct hot_path *self, int timeout_ms) {
+    if (self->ring)
+        return harvest_ring(self, timeout_ms);
     struct epoll_event events[EVENTS_MAX];
     struct attempt attempts[2 * EVENTS_MAX];
     int found, prepared = 0;
@@ -713,11 +767,12 @@ static PyObject *hot_path_close(struct hot_path *self, PyObject *ignored) {
 
 /* The type */
 
-/* HotPath(port, queue, table, backlog, slow_submit, slow_wait) */
+/* HotPath(port, queue, table, backlog, slow_submit, slow_wait[, ring]) */
 static PyObject *hot_path_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
     (void)keywords;
-    PyObject *port, *queue, *table, *backlog, *slow_submit, *slow_wait;
-    if (!PyArg_ParseTuple(args, "OOO!OOO", &port, &queue, &PyDict_Type, &table, &backlog, &slow_submit, &slow_wait))
+    PyObject *port, *queue, *table, *backlog, *slow_submit, *slow_wait, *ring = NULL;
+    if (!PyArg_ParseTuple(args, "OOO!OOO|O", &port, &queue, &PyDict_Type, &table, &backlog, &slow_submit, &slow_wait,
+                          &ring))
         return NULL;
     struct hot_path *self = (struct hot_path *)type->tp_alloc(type, 0);
     if (!self)
@@ -730,6 +785,7 @@ static PyObject *hot_path_new(PyTypeObject *type, PyObject *args, PyObject *keyw
     self->backlog = Py_NewRef(backlog);
     self->slow_submit = Py_NewRef(slow_submit);
     self->slow_wait = Py_NewRef(slow_wait);
+    self->ring = Py_XNewRef(ring);
     self->packets = PyObject_GetAttrString(queue, "packets");
     self->append = self->packets ? PyObject_GetAttrString(self->packets, "append") : NULL;
     self->popleft = self->packets ? PyObject_GetAttrString(self->packets, "popleft") : NULL;
@@ -778,6 +834,7 @@ static int hot_path_clear(struct hot_path *self) {
     Py_CLEAR(self->parked);
     Py_CLEAR(self->slow_submit);
     Py_CLEAR(self->slow_wait);
+    Py_CLEAR(self->ring);
     while (self->gathered_count) {
         self->gathered_count--;
         Py_CLEAR(self->gathered[self->gathered_count].handle);
@@ -842,6 +899,7 @@ static int intern_names(void) {
         PyObject **at;
         const char *spelled;
     } wanted[] = {
+        {&name.act_on_results, "_act_on_results"},
         {&name.run, "_run"},           {&name.run_on, "_run_on"},   {&name.resume, "_resume"},
         {&name.event, "_event"},       {&name.lead, "_lead"},       {&name.close_kernel_once, "_close_kernel_once"},
         {&name.wake, "wake"},          {&name.pass_on, "pass_on"},  {&name.release, "release"},
@@ -900,6 +958,8 @@ static PyObject *learn(PyObject *module, PyObject *args) {
         {lane_class, "last", &at.last},
         {lane_class, "ready", &at.ready},
         {lane_class, "resting", &at.resting},
+        {lane_class, "request", &at.request},
+        {lane_class, "drained", &at.drained},
         {waiter_class, "place", &at.place},
         {waiter_class, "places", &at.places},
     };

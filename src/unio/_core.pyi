@@ -30,6 +30,7 @@ class HotPath:
         backlog: deque[Any],
         submit: Callable[..., bool],
         wait: Callable[..., list[Completion]],
+        ring: Ring = ...,
         /,
     ) -> Self: ...
     def submit(self, operation: Operation, timeout: float | None = None) -> bool: ...

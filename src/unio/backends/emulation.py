@@ -24,24 +24,15 @@ from typing import TYPE_CHECKING
 
 from unio.backends.attempts import ATTEMPTS, JUDGEMENTS, Outcome, as_oserror, found_ready, judged
 from unio.backends.lanes import EmulatedHandle, Lane, Life
-from unio.backends.native import core, has_hot_path
-from unio.backends.places import Waiter
 from unio.backends.pool import FilePool
 from unio.backends.queued_port import PENDING, QueuedPort
-from unio.operations import Poll, Recv, Send, Status
-from unio.port import Completion
+from unio.operations import Poll
 
 if TYPE_CHECKING:
-    from unio.backends.native import HotPath
     from unio.operations import Operation, Readiness
 
 ATTEMPTS_MAX = 16
 """How often an owner tries one lane before it lets the others have their turn."""
-
-
-def make_hot_path(port: EmulatedPort) -> HotPath:
-    """Have C do the plain operations of a port, where there is a hot path."""
-    return core.HotPath(port, port._queue, port._table, port._backlog, EmulatedPort.submit, EmulatedPort.wait)
 
 
 class EmulatedPort(QueuedPort):
@@ -192,10 +183,6 @@ class EmulatedPort(QueuedPort):
         super().close()
         if was_open:
             self._pool.close()
-
-
-if has_hot_path:
-    core.learn(Recv, Send, EmulatedHandle, Lane, Waiter, Completion, Status, Life)
 
 
 def _do_on_pool(handle: EmulatedHandle, operation: Operation, sequence: int) -> None:

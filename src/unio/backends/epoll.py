@@ -28,7 +28,7 @@ import select
 from select import EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP
 from typing import TYPE_CHECKING
 
-from unio.backends.emulation import EmulatedPort, make_hot_path
+from unio.backends.emulation import EmulatedPort
 from unio.backends.interrupt import Interrupt
 from unio.backends.native import has_hot_path
 from unio.backends.processes import exit_status
@@ -67,13 +67,7 @@ class EpollPort(EmulatedPort):
     def __init__(self, *, backend: str | None = None, concurrency: int = 0) -> None:
         super().__init__(backend=backend, concurrency=concurrency)
         if has_hot_path:
-            hot_path = make_hot_path(self)
-            self._hot_path = hot_path
-            hot_path.epoll = self._epoll.fileno()
-            self._queue.start_gathered = hot_path.start_gathered
-            # The instance's own names, so that a call goes straight into C.
-            self.submit = hot_path.submit  # type: ignore[method-assign]
-            self.wait = hot_path.wait  # type: ignore[method-assign]
+            self._use_hot_path().epoll = self._epoll.fileno()
 
     def _make_interrupt(self) -> Callable[[], None]:
         self._epoll = select.epoll()

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import select
 import threading
@@ -37,7 +38,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from unio._core import Ring
 from unio.backends.attempts import ATTEMPTS, Outcome, judged, readiness_of
 from unio.backends.lanes import Life
+from unio.backends.native import has_hot_path
 from unio.backends.processes import exit_status
+from unio.backends.queue import nothing_gathered
 from unio.backends.queued_port import PENDING, QueuedPort
 from unio.backends.requests import NOTHING, POLLRDHUP, finish, poll, start
 from unio.operations import Route
@@ -106,9 +109,11 @@ class IoUringPort(QueuedPort):
 
     def __init__(self, *, backend: str | None = None, concurrency: int = 0) -> None:
         super().__init__(backend=backend, concurrency=concurrency)
+        request = self._use_hot_path(self._ring).start_gathered if has_hot_path else nothing_gathered
         port = weakref.ref(self)  # its queue does not keep it alive
 
         def start_gathered() -> None:
+            request()
             if (here := port()) is not None:
                 here._submit(None)
 
@@ -137,13 +142,24 @@ class IoUringPort(QueuedPort):
         else:
             self._go_on(handle, lane, None)
 
+    def _run_on(self, handle: EmulatedHandle, lane: Lane, result: int) -> None:
+        """The same, where the first operation was requested by the hot path: *result* is what came of it."""
+        assert lane.first is not None  # it has a result
+        self._go_on(handle, lane, self._judge(handle, lane.first, Result(NOTHING, result, None)))
+
     def _submit(self, skipping: Operation | None) -> bool:
         """Let the kernel start what it was given. Returns whether *skipping* has succeeded already."""
         self._ring.submit()
-        self._ring.take()  # of what has ended already, so that what is behind it can start
-        return self._act_on_results(skipping)
+        skipped = False
+        for _ in range(TRIES_MAX):
+            if not self._ring.take():  # of what has ended already, so that what is behind it can start
+                break
+            skipped = self._act_on_results(skipping) or skipped
+        return skipped
 
     def _harvest(self, timeout: float | None) -> bool:
+        if self._hot_path is not None:
+            return self._hot_path.harvest(-1 if timeout is None else math.ceil(timeout * 1000))
         happened = self._ring.wait(timeout) > 0
         self._act_on_results()
         return happened
@@ -152,6 +168,10 @@ class IoUringPort(QueuedPort):
         """Act on all results that were taken out of the ring. Returns whether *skipping* has succeeded."""
         skipped = False
         for owner, request, number, detail in self._ring:
+            if owner is None:  # it is the hot path's
+                handle, lane = detail
+                self._run_on(handle, lane, number)
+                continue
             result = Result(request, number, detail)
             skipped = owner.take_over(self, owner.whose, owner.operation, result, skipping) or skipped
         self._ring.submit()  # what has become the first of its lane
@@ -255,14 +275,10 @@ class IoUringPort(QueuedPort):
         """Act on a poll that a lane's first operation has waited for: it gave a hint, and the next try tells."""
         lane = handle.lane(operation)
         with handle.lock:
-            if lane.request != result.request:  # it was over already, and only now has nothing more to say
+            if lane.request != result.request or _goes_on(result):
                 return False
-        if result.detail:
-            if not readiness_of(result.number):
-                return False
-            self._ring.cancel(result.request)
-        elif result.number > 0 and result.number & POLLRDHUP:
-            handle.ended = True
+            lane.request = NOTHING  # this thread has the lane now
+        self._end_poll(handle, result)
         return self._go_on(handle, lane, (Outcome.PROGRESS, None, 0.0), skipping)
 
     # Polls and operations of files, each by itself
@@ -301,18 +317,22 @@ class IoUringPort(QueuedPort):
         self, handle: EmulatedHandle, operation: Operation, result: Result, _skipping: Operation | None
     ) -> bool:
         """Act on the result of a poll or an operation of a file; it is always queued."""
+        polls = operation.route is Route.READINESS
         with handle.lock:
-            if (
-                operation._native != result.request
-            ):  # a poll that was over already, and only now has nothing more to say
+            if operation._native != result.request or (polls and _goes_on(result)):
                 return False
-        became = self._judge(handle, operation, result)
-        if operation.route is Route.READINESS and result.detail:
-            if became[0] is Outcome.PROGRESS:
-                return False
-            self._ring.cancel(result.request)
-        self._end_alone(handle, operation, became)
+            operation._native = NOTHING  # this thread is at it now
+        if polls:
+            self._end_poll(handle, result)
+        self._end_alone(handle, operation, self._judge(handle, operation, result))
         return False
+
+    def _end_poll(self, handle: EmulatedHandle, result: Result) -> None:
+        """Have no more results of a poll; those that are there already are of a request that nobody knows any more."""
+        if result.detail:
+            self._ring.cancel(result.request)
+        if result.number > 0 and result.number & POLLRDHUP:
+            handle.ended = True
 
     def _end_alone(self, handle: EmulatedHandle, operation: Operation, became: Judgement) -> None:
         """Complete an operation that the kernel has no more, or give it to the kernel again."""
@@ -405,6 +425,11 @@ class IoUringPort(QueuedPort):
         while self._ring.in_flight:
             self._harvest(None)
         self._ring.close()
+
+
+def _goes_on(result: Result) -> bool:
+    """Whether a poll has found nothing that was waited for, and goes on."""
+    return bool(result.detail) and not readiness_of(result.number)
 
 
 class Watch:

@@ -42,7 +42,7 @@ class Life(IntEnum):
 class Lane:
     """The operations of one direction of a handle, oldest first: a linked list, so that any can be taken out."""
 
-    __slots__ = ("active", "first", "last", "ready", "request", "resting")
+    __slots__ = ("active", "drained", "first", "last", "ready", "request", "resting")
 
     def __init__(self) -> None:
         self.first: Operation | None = None
@@ -53,6 +53,8 @@ class Lane:
         """Whether some thread owns the lane and is trying its first operation."""
         self.resting = False
         """Whether it waits for a deadline and not for an event: where a try that blocks makes an event by itself."""
+        self.drained = False
+        """Whether the last receive has left nothing, so that the kernel had better wait before it tries the next."""
         self.request = 0
         """What the kernel knows the first operation by, while it has that one and so owns the lane; otherwise 0."""
 

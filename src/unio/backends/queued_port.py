@@ -27,18 +27,19 @@ from unio.arguments import seconds
 from unio.backends import joined
 from unio.backends.attempts import Outcome
 from unio.backends.lanes import EmulatedHandle, Lane, Life, number_of
-from unio.backends.places import WATCH_SECONDS, here, join
+from unio.backends.native import core, has_hot_path
+from unio.backends.places import WATCH_SECONDS, Waiter, here, join
 from unio.backends.queue import CompletionQueue, nothing_gathered
 from unio.errors import NotAssociated, cancelled, timed_out
 from unio.handle import HasFileno, Kind
-from unio.operations import Operation, ProcessExit, Status, Timer
+from unio.operations import Operation, ProcessExit, Recv, Send, Status, Timer
 from unio.port import LIMIT_DEFAULT, Completion, Port, check_limit, port_closed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from unio._core import Ring
     from unio.backends.native import HotPath
-    from unio.backends.places import Waiter
     from unio.backends.timers import Deadline
 
 IDLE = Status.IDLE
@@ -84,6 +85,16 @@ class QueuedPort(Port, ABC):
         if self._unusable is not None:
             raise self._unusable
         self._queue.start_gathered()
+
+    def _use_hot_path(self, *ring: Ring) -> HotPath:
+        """Have C do the plain operations, where there is a hot path; over a ring, if one is given."""
+        made = core.HotPath(self, self._queue, self._table, self._backlog, QueuedPort.submit, QueuedPort.wait, *ring)
+        self._hot_path = made
+        self._queue.start_gathered = made.start_gathered
+        # The instance's own names, so that a call goes straight into C.
+        self.submit = made.submit  # type: ignore[method-assign]
+        self.wait = made.wait  # type: ignore[method-assign]
+        return made
 
     # What a subclass adds
 
@@ -621,3 +632,7 @@ class QueuedPort(Port, ABC):
 def _told_status(operation: ProcessExit) -> int | None:
     """The exit status, if the process object has been told it already; the process's number may be another's by now."""
     return getattr(operation.process, "returncode", None)
+
+
+if has_hot_path:
+    core.learn(Recv, Send, EmulatedHandle, Lane, Waiter, Completion, Status, Life)

@@ -202,7 +202,6 @@ def poll(ring: Ring, owner: object, handle: EmulatedHandle, events: int) -> int:
 
 def _finish_poll(handle: EmulatedHandle, operation: Operation, result: int, detail: Any) -> Outcome:
     operation = cast("Poll", operation)
-    handle.ended = handle.ended or bool(result & POLLRDHUP)
     # What the poll has found may be gone: a receive that was waiting as well has taken it.
     operation.found = found_ready(handle, operation.readiness)
     return Outcome.DONE if operation.found else Outcome.PROGRESS

@@ -1,0 +1,301 @@
+/* unio._core.Ring: its requests, each as an entry of the ring. */
+#include "ring_type.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "address.h"
+
+#define VECTOR_MAX 1024 /* IOV_MAX: the buffers of one call */
+
+struct request *ring_begin(Ring *self, int opcode, int number, struct io_uring_sqe **entry)
+{
+    for (;;) {
+        pthread_mutex_lock(&self->ring.lock);
+        if (!self->open) {
+            pthread_mutex_unlock(&self->ring.lock);
+            return (void *)ring_error(EBADF, "the ring is closed");
+        }
+        struct request *request = self->free;
+        *entry = ring_next(&self->ring);
+        if (*entry && request) {
+            self->free = request->next;
+            self->in_flight++;
+            request->in_kernel = true;
+            request->generation++;
+            request->opcode = (uint8_t)opcode;
+            (*entry)->opcode = (uint8_t)opcode;
+            (*entry)->fd = number;
+            (*entry)->user_data = name_of(request);
+            return request;
+        }
+        pthread_mutex_unlock(&self->ring.lock);
+        if (!*entry) {
+            ring_cross(self, false, 0);
+        } else if (!(request = calloc(1, sizeof *request))) {
+            return (void *)PyErr_NoMemory();
+        } else {
+            pthread_mutex_lock(&self->ring.lock);
+            request->next = self->free;
+            self->free = request;
+            pthread_mutex_unlock(&self->ring.lock);
+        }
+    }
+}
+
+PyObject *ring_commit(Ring *self, struct request *request, PyObject *owner, PyObject *views, struct message *message,
+                        uint64_t name)
+{
+    request->owner = Py_XNewRef(owner);
+    request->views = Py_XNewRef(views);
+    request->message = message;
+    ring_publish(&self->ring);
+    pthread_mutex_unlock(&self->ring.lock);
+    return PyLong_FromUnsignedLongLong(name);
+}
+
+/* Where the bytes of a tuple of memoryviews are, up to *most* after the first *done*. Returns how many parts that makes. */
+static int parts(PyObject *views, Py_ssize_t done, Py_ssize_t most, struct iovec *vector)
+{
+    int count = 0;
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(views) && count < VECTOR_MAX && most; i++) {
+        const Py_buffer *view = PyMemoryView_GET_BUFFER(PyTuple_GET_ITEM(views, i));
+        Py_ssize_t skipped = done < view->len ? done : view->len, size = view->len - skipped;
+        done -= skipped;
+        if (!size)
+            continue;
+        if (size > most)
+            size = most;
+        most -= size;
+        vector[count].iov_base = (char *)view->buf + skipped;
+        vector[count++].iov_len = (size_t)size;
+    }
+    return count;
+}
+
+static bool are_views(PyObject *views)
+{
+    bool fine = PyTuple_Check(views);
+    for (Py_ssize_t i = 0; fine && i < PyTuple_GET_SIZE(views); i++)
+        fine = PyMemoryView_Check(PyTuple_GET_ITEM(views, i));
+    if (!fine)
+        PyErr_SetString(PyExc_TypeError, "the buffers are a tuple of memoryviews");
+    return fine;
+}
+
+static struct message *new_message(const struct iovec *vector, int count)
+{
+    struct message *message = calloc(1, sizeof *message + (size_t)count * sizeof *vector);
+    if (!message)
+        return (void *)PyErr_NoMemory();
+    if (count)
+        memcpy(message->vector, vector, (size_t)count * sizeof *vector);
+    message->header.msg_iov = message->vector;
+    message->header.msg_iovlen = (size_t)count;
+    return message;
+}
+
+/* Receive, send, read or write: *single* is the operation for one buffer and *many* the one for several; the other
+ * fields of the entry are the same for both. */
+static PyObject *transfer(Ring *self, PyObject *owner, int number, PyObject *views, Py_ssize_t done, Py_ssize_t most,
+                          int single, int many, uint64_t offset, uint32_t flags, uint16_t hints)
+{
+    struct iovec vector[VECTOR_MAX];
+    if (!are_views(views))
+        return NULL;
+    int count = parts(views, done, most, vector);
+    struct message *message = NULL;
+    if (count > 1 && !(message = new_message(vector, count)))
+        return NULL;
+    struct io_uring_sqe *entry;
+    struct request *request = ring_begin(self, count > 1 ? many : single, number, &entry);
+    if (!request) {
+        free(message);
+        return NULL;
+    }
+    entry->off = offset;
+    entry->msg_flags = flags;
+    entry->ioprio = hints;
+    if (count <= 1) {
+        entry->addr = count ? (uint64_t)(uintptr_t)vector[0].iov_base : 0;
+        entry->len = count ? (uint32_t)vector[0].iov_len : 0;
+    } else if (many == IORING_OP_RECVMSG || many == IORING_OP_SENDMSG) {
+        entry->addr = (uint64_t)(uintptr_t)&message->header;
+        entry->len = 1;
+    } else {
+        entry->addr = (uint64_t)(uintptr_t)message->vector;
+        entry->len = (uint32_t)count;
+    }
+    return ring_commit(self, request, owner, views, message, entry->user_data);
+}
+
+PyObject *ring_recv(Ring *self, PyObject *arguments)
+{
+    PyObject *owner, *views;
+    int number, poll_first;
+    if (!PyArg_ParseTuple(arguments, "OiOp", &owner, &number, &views, &poll_first))
+        return NULL;
+    return transfer(self, owner, number, views, 0, TRANSFER_MAX, IORING_OP_RECV, IORING_OP_RECVMSG, 0, 0,
+                    poll_first ? IORING_RECVSEND_POLL_FIRST : 0);
+}
+
+PyObject *ring_send(Ring *self, PyObject *arguments)
+{
+    PyObject *owner, *views;
+    int number;
+    Py_ssize_t done, most;
+    if (!PyArg_ParseTuple(arguments, "OiOnn", &owner, &number, &views, &done, &most))
+        return NULL;
+    /* The kernel's own wait for room is none once the peer has ended its side; see requests.py. */
+    return transfer(self, owner, number, views, done, most, IORING_OP_SEND, IORING_OP_SENDMSG, 0,
+                    MSG_NOSIGNAL | MSG_DONTWAIT, 0);
+}
+
+PyObject *ring_read(Ring *self, PyObject *arguments)
+{
+    PyObject *owner, *views;
+    int number;
+    Py_ssize_t done;
+    long long offset;
+    if (!PyArg_ParseTuple(arguments, "OiOnL", &owner, &number, &views, &done, &offset))
+        return NULL;
+    return transfer(self, owner, number, views, done, TRANSFER_MAX, IORING_OP_READ, IORING_OP_READV, (uint64_t)offset,
+                    0, 0);
+}
+
+PyObject *ring_write(Ring *self, PyObject *arguments)
+{
+    PyObject *owner, *views;
+    int number;
+    Py_ssize_t done;
+    long long offset;
+    if (!PyArg_ParseTuple(arguments, "OiOnL", &owner, &number, &views, &done, &offset))
+        return NULL;
+    return transfer(self, owner, number, views, done, TRANSFER_MAX, IORING_OP_WRITE, IORING_OP_WRITEV, (uint64_t)offset,
+                    0, 0);
+}
+
+/* One message with all of its buffers; *address* is where a sent one goes, or NULL. */
+static PyObject *exchange(Ring *self, int opcode, PyObject *owner, int number, PyObject *views, int family,
+                          PyObject *address)
+{
+    struct iovec vector[VECTOR_MAX];
+    struct message *message = NULL;
+    if (!are_views(views) || !(message = new_message(vector, parts(views, 0, TRANSFER_MAX, vector))))
+        return NULL;
+    if (opcode == IORING_OP_RECVMSG) {
+        message->header.msg_name = &message->address;
+        message->header.msg_namelen = sizeof message->address;
+    } else if (address != Py_None) {
+        int size = address_from(family, address, &message->address);
+        if (size < 0) {
+            free(message);
+            return NULL;
+        }
+        message->header.msg_name = &message->address;
+        message->header.msg_namelen = (socklen_t)size;
+    }
+    struct io_uring_sqe *entry;
+    struct request *request = ring_begin(self, opcode, number, &entry);
+    if (!request) {
+        free(message);
+        return NULL;
+    }
+    entry->addr = (uint64_t)(uintptr_t)&message->header;
+    entry->len = 1;
+    /* Where a datagram has no room, the kernel would try it again with what the first try has left of it: nothing. */
+    entry->msg_flags = opcode == IORING_OP_SENDMSG ? MSG_NOSIGNAL | MSG_DONTWAIT : 0;
+    return ring_commit(self, request, owner, views, message, entry->user_data);
+}
+
+PyObject *ring_recv_message(Ring *self, PyObject *arguments)
+{
+    PyObject *owner, *views;
+    int number;
+    if (!PyArg_ParseTuple(arguments, "OiO", &owner, &number, &views))
+        return NULL;
+    return exchange(self, IORING_OP_RECVMSG, owner, number, views, 0, Py_None);
+}
+
+PyObject *ring_send_message(Ring *self, PyObject *arguments)
+{
+    PyObject *owner, *views, *address;
+    int number, family;
+    if (!PyArg_ParseTuple(arguments, "OiOiO", &owner, &number, &views, &family, &address))
+        return NULL;
+    return exchange(self, IORING_OP_SENDMSG, owner, number, views, family, address);
+}
+
+PyObject *ring_accept(Ring *self, PyObject *arguments)
+{
+    PyObject *owner;
+    int number;
+    if (!PyArg_ParseTuple(arguments, "Oi", &owner, &number))
+        return NULL;
+    struct message *message = new_message(NULL, 0);
+    if (!message)
+        return NULL;
+    struct io_uring_sqe *entry;
+    struct request *request = ring_begin(self, IORING_OP_ACCEPT, number, &entry);
+    if (!request) {
+        free(message);
+        return NULL;
+    }
+    message->address_size = sizeof message->address;
+    entry->addr = (uint64_t)(uintptr_t)&message->address;
+    entry->addr2 = (uint64_t)(uintptr_t)&message->address_size;
+    entry->accept_flags = SOCK_CLOEXEC | SOCK_NONBLOCK;
+    return ring_commit(self, request, owner, NULL, message, entry->user_data);
+}
+
+PyObject *ring_connect(Ring *self, PyObject *arguments)
+{
+    PyObject *owner, *address;
+    int number, family;
+    if (!PyArg_ParseTuple(arguments, "OiiO", &owner, &number, &family, &address))
+        return NULL;
+    struct message *message = new_message(NULL, 0);
+    if (!message)
+        return NULL;
+    int size = address_from(family, address, &message->address);
+    struct io_uring_sqe *entry;
+    struct request *request = size < 0 ? NULL : ring_begin(self, IORING_OP_CONNECT, number, &entry);
+    if (!request) {
+        free(message);
+        return NULL;
+    }
+    entry->addr = (uint64_t)(uintptr_t)&message->address;
+    entry->addr2 = (uint64_t)size;
+    return ring_commit(self, request, owner, NULL, message, entry->user_data);
+}
+
+PyObject *ring_poll(Ring *self, PyObject *arguments)
+{
+    PyObject *owner;
+    int number, again;
+    unsigned events;
+    if (!PyArg_ParseTuple(arguments, "OiIp", &owner, &number, &events, &again))
+        return NULL;
+    struct io_uring_sqe *entry;
+    struct request *request = ring_begin(self, IORING_OP_POLL_ADD, number, &entry);
+    if (!request)
+        return NULL;
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    events = events << 16 | events >> 16; /* what was 16 bits wide once is still where these were */
+#endif
+    entry->poll32_events = events;
+    entry->len = again ? IORING_POLL_ADD_MULTI : 0;
+    return ring_commit(self, request, owner, NULL, NULL, entry->user_data);
+}
+
+PyObject *ring_sync(Ring *self, PyObject *arguments)
+{
+    PyObject *owner;
+    int number;
+    if (!PyArg_ParseTuple(arguments, "Oi", &owner, &number))
+        return NULL;
+    struct io_uring_sqe *entry;
+    struct request *request = ring_begin(self, IORING_OP_FSYNC, number, &entry);
+    return request ? ring_commit(self, request, owner, NULL, NULL, entry->user_data) : NULL;
+}

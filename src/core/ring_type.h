@@ -1,0 +1,75 @@
+/* What the files of unio._core.Ring share. */
+#ifndef UNIO_RING_TYPE_H
+#define UNIO_RING_TYPE_H
+
+#include "core.h"
+
+#include <stdbool.h>
+#include <sys/socket.h>
+
+#include "ring.h"
+
+#define TRANSFER_MAX 0x7ffff000 /* the bytes of one call, of any system call of Linux */
+#define GENERATION_SHIFT 48     /* the addresses of a process have fewer bits, unless it asks for more */
+
+struct message {
+    struct msghdr header;
+    struct sockaddr_storage address;
+    socklen_t address_size; /* of an accepted peer's */
+    struct iovec vector[];
+};
+
+struct request {
+    struct request *next; /* of those that are free, or have a result */
+    PyObject *owner, *views;
+    struct message *message;
+    struct attempt attempt; /* of the hot path, if it has an operation; such a request has no owner */
+    int32_t result;
+    uint32_t flags; /* of the result */
+    uint16_t generation;
+    uint8_t opcode;
+    bool in_kernel, is_noted;
+};
+
+typedef struct {
+    PyObject_HEAD
+    struct ring ring;
+    struct request *free; /* this and what follows is guarded by the ring's lock */
+    struct request *noted, **noted_end; /* those with a result, the oldest first */
+    Py_ssize_t in_flight;
+    unsigned entered; /* threads that are in the kernel */
+    bool open;
+    pid_t process;
+} Ring;
+
+static inline uint64_t name_of(const struct request *request)
+{
+    return (uint64_t)(uintptr_t)request | (uint64_t)request->generation << GENERATION_SHIFT;
+}
+
+/* Raise OSError; returns NULL. */
+PyObject *ring_error(int number, const char *what);
+
+/* Enter the kernel, without the interpreter's lock; nothing on a closed ring. */
+void ring_cross(Ring *ring, bool for_results, int64_t nanoseconds);
+
+/* A request and a free entry for it, with the lock held; NULL and an exception, without the lock, if there is none. */
+struct request *ring_begin(Ring *ring, int opcode, int number, struct io_uring_sqe **entry);
+
+/* Let the kernel have it, and the lock go. Returns what the request is cancelled by. */
+PyObject *ring_commit(Ring *ring, struct request *request, PyObject *owner, PyObject *views, struct message *message,
+                      uint64_t name);
+
+/* The methods that prepare requests, each with a tuple of arguments. */
+PyObject *ring_recv(Ring *ring, PyObject *arguments);
+PyObject *ring_send(Ring *ring, PyObject *arguments);
+PyObject *ring_read(Ring *ring, PyObject *arguments);
+PyObject *ring_write(Ring *ring, PyObject *arguments);
+PyObject *ring_recv_message(Ring *ring, PyObject *arguments);
+PyObject *ring_send_message(Ring *ring, PyObject *arguments);
+PyObject *ring_accept(Ring *ring, PyObject *arguments);
+PyObject *ring_connect(Ring *ring, PyObject *arguments);
+PyObject *ring_poll(Ring *ring, PyObject *arguments);
+PyObject *ring_sync(Ring *ring, PyObject *arguments);
+
+#endif
