@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import io
 import os
@@ -345,7 +346,35 @@ def is_inside_wait(frame: FrameType | None) -> bool:
 
 def inside_wait(thread: threading.Thread) -> None:
     """Return once the thread is within a call of Port.wait (or has ended), and about to block if it does not yet."""
-    until(lambda: is_inside_wait(sys._current_frames().get(thread.ident or 0)) or not thread.is_alive())
+    if SEES_FRAMES:
+        until(lambda: is_inside_wait(sys._current_frames().get(thread.ident or 0)) or not thread.is_alive())
+    else:
+        until(lambda: thread.ident in _waiting or not thread.is_alive())
+
+
+SEES_FRAMES: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
+"""Whether the frames of another thread may be looked at; without the GIL they may end under the look, and crash it."""
+
+_waiting: list[int] = []
+"""The threads that are within a wait, as far as their frames can't be seen."""
+
+
+def _note_who_waits(port_type: type[unio.Port]) -> None:
+    wait: Callable[..., list[unio.Completion]] = port_type.wait
+
+    @functools.wraps(wait)
+    def noted(*arguments: Any, **named: Any) -> list[unio.Completion]:
+        _waiting.append(threading.get_ident())
+        try:
+            return wait(*arguments, **named)
+        finally:
+            _waiting.remove(threading.get_ident())
+
+    port_type.wait = noted  # type: ignore[method-assign]
+
+
+if not SEES_FRAMES:
+    _note_who_waits(unio.backends.load(None))
 
 
 def asleep(thread: threading.Thread) -> None:

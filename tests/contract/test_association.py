@@ -211,6 +211,7 @@ REFUSED: dict[str, Callable[[contextlib.ExitStack], Any]] = {
 
 
 @posix_only
+@pytest.mark.process_wide
 @pytest.mark.clause("A2")
 @pytest.mark.parametrize("which", REFUSED)
 def test_what_can_do_no_overlapped_work_is_refused_and_nothing_has_changed(
@@ -233,6 +234,7 @@ def test_what_can_do_no_overlapped_work_is_refused_and_nothing_has_changed(
     assert_idle(port)
 
 
+@pytest.mark.process_wide
 @pytest.mark.clause("A2")
 @pytest.mark.parametrize(
     "given",
