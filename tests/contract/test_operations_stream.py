@@ -413,6 +413,7 @@ def test_data_that_came_before_a_reset_is_delivered_first(
 
 
 @pytest.mark.clause("O3", "C2")
+@wine_row("receive-after-reset")
 def test_a_reset_that_came_while_nothing_was_pending_is_told_to_the_next_receive(
     port: unio.Port, resources: contextlib.ExitStack
 ) -> None:
