@@ -38,8 +38,14 @@ CHANCE = 0.05
 """Of a line, that its thread lets others go on before it."""
 
 
+def let_others_go_on(choice: random.Random) -> None:
+    """For longer or shorter."""
+    for _ in range(choice.choice((1, 4, 40))):
+        time.sleep(0)
+
+
 class Yielding(Background[Result]):
-    """A thread that lets others go on, for longer or shorter, before lines of unio's own code that are drawn."""
+    """A thread that lets others go on before lines of unio's own code that are drawn."""
 
     def __init__(self, choice: random.Random, function: Callable[..., Result], *arguments: Any) -> None:
         self._choice = choice
@@ -56,8 +62,7 @@ class Yielding(Background[Result]):
         if not frame.f_code.co_filename.startswith(HOME):
             return None
         if event == "line" and self._choice.random() < CHANCE:
-            for _ in range(self._choice.choice((1, 4, 40))):
-                time.sleep(0)
+            let_others_go_on(self._choice)
         return self._trace
 
 
@@ -96,14 +101,15 @@ class Rounds:
             self.failures.append(error)
             self._end_of_round.abort()
 
-    def take(self) -> None:
+    def take(self, choice: random.Random) -> None:
         with self._or_nobody():
             for _ in range(ROUNDS):
                 batch = self.port.wait(PATIENCE, limit=1)
                 self._running.append(None)
-                assert len(self._running) <= self.cap
                 assert batch, "a packet was lost, or nobody was woken for it"
                 self.taken.append(batch[0].operation)
+                let_others_go_on(choice)
+                assert len(self._running) <= self.cap
                 self._running.pop()
                 with self.port.blocking():
                     self._end_round()
@@ -163,10 +169,11 @@ def test_each_packet_comes_once_wherever_threads_lose_the_processor(
     with unio.Port(backend=backend, concurrency=concurrency) as port, restless():
         # Where the kernel sees who blocks, one that waits for Python's lock does.
         rounds = Rounds(port, CREW if backend == "iocp" else concurrency)
-        threads = [Yielding(random.Random(choice.random()), rounds.take) for _ in range(CREW)]
+        threads: list[Yielding[None]] = []
         for _ in range(CREW):
-            own = random.Random(choice.random())
-            threads.append(Yielding(own, rounds.cause, own, ways))
+            taking, causing = random.Random(choice.random()), random.Random(choice.random())
+            threads.append(Yielding(taking, rounds.take, taking))
+            threads.append(Yielding(causing, rounds.cause, causing, ways))
         for thread in threads:
             thread.result()
         for failure in rounds.failures:

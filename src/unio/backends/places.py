@@ -126,14 +126,15 @@ class _Stay:
     The waiter itself can live on, in the frames of an error that the program keeps.
     """
 
-    __slots__ = ("_waiter",)
+    __slots__ = ("waiter",)
 
-    def __init__(self, waiter: Waiter) -> None:
-        self._waiter = waiter
+    def __init__(self) -> None:
+        self.waiter: Waiter | None = None
 
     def __del__(self, tell: Callable[[None], None] = thread_waits) -> None:  # as above, at the program's end
         tell(None)
-        self._waiter.end()
+        if self.waiter is not None:
+            self.waiter.end()
 
 
 class _Here(threading.local):
@@ -150,11 +151,13 @@ here = _Here()
 def join(queue: CompletionQueue) -> Waiter:
     """Let the thread that calls this belong to the port of *queue*, and to no other any more."""
     if here.waiter is not None:
-        here.waiter.leave()
+        thread_waits(None)
+        here.waiter.end()
     waiter = Waiter(queue)
-    stay = _Stay(waiter)
     queue.waiters[id(waiter)] = waiter
-    here.waiter, here.stay = waiter, stay  # which ends the one before
+    # The old stay isn't replaced by a new one: a signal that came while its __del__ ran would raise nothing.
+    stay = here.stay = here.stay or _Stay()
+    stay.waiter = here.waiter = waiter
     thread_waits(waiter)
     return waiter
 
