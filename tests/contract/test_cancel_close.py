@@ -309,6 +309,10 @@ def test_cancels_that_race_deadlines_leave_one_completion_each(
                 port.post("end")  # for the other one
                 return
 
+    def all_seen() -> bool:
+        with lock:
+            return seen.total() >= count
+
     resources.enter_context(restless())
     waiters = [Background(wait, number) for number in range(2)]
     operations: list[unio.Operation] = []
@@ -326,7 +330,7 @@ def test_cancels_that_race_deadlines_leave_one_completion_each(
     handle.cancel()
     for operation in operations:
         port.cancel(operation)
-    until(lambda: seen.total() >= count)
+    until(all_seen)
     port.post("end")
     for waiter in waiters:
         waiter.result()
