@@ -8,7 +8,7 @@ copyright = author  # noqa: A001 - Sphinx's name for it
 version = release = unio.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.doctest"]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "performance"]  # the latter is what a run of the benchmark wrote; a page includes it
 html_theme = "furo"
 html_title = f"unio {release}"
 
