@@ -263,6 +263,7 @@ def test_what_was_refused_once_is_not_taken_for_joined(make_port: Any, make_pair
 
 
 @posix_only
+@pytest.mark.process_wide
 @pytest.mark.clause("A3")
 def test_a_number_reused_after_a_close_gets_nothing_of_its_predecessor(
     port: unio.Port, make_pair: Any, resources: contextlib.ExitStack
@@ -357,6 +358,7 @@ def test_a_number_reused_behind_the_port_gets_nothing_of_its_predecessor(
 
 
 @posix_only
+@pytest.mark.process_wide
 @pytest.mark.clause("A3", "X3")
 def test_a_number_overwritten_behind_the_port_joins_anew_at_once(
     port: unio.Port, make_pair: Any, resources: contextlib.ExitStack
@@ -405,6 +407,7 @@ def test_what_is_in_flight_beside_a_duplicate_ends_with_the_last_plain_close(por
 
 
 @posix_only
+@pytest.mark.process_wide
 @pytest.mark.clause("A3")
 @pytest.mark.parametrize("close", ["through unio", "behind the port"])
 def test_a_duplicate_that_lives_on_does_not_disturb_the_successor_of_the_number(

@@ -428,6 +428,7 @@ def test_a_closed_handle_has_nothing_to_cancel(port: unio.Port, make_pair: Any) 
 # Clause X3: closing
 
 
+@pytest.mark.process_wide
 @pytest.mark.clause("X3")
 @pytest.mark.parametrize(
     "form",
@@ -558,6 +559,7 @@ def test_a_plain_close_is_noticed_among_many_handles_and_by_a_wait_that_has_othe
 
 
 @posix_only
+@pytest.mark.process_wide
 @pytest.mark.clause("X3", "A3")
 @pytest.mark.parametrize("form", ["object", "number"])
 @pytest.mark.parametrize("end", ["wait", "handle", "cancel", "port", "nothing"])
@@ -598,6 +600,7 @@ def test_what_follows_a_plain_close_never_touches_the_reused_number(
 
 
 @posix_only
+@pytest.mark.process_wide
 @pytest.mark.clause("X3", "A3")
 def test_a_listener_closed_plainly_accepts_nothing_of_its_successor(
     port: unio.Port, make_listener: Any, resources: contextlib.ExitStack
