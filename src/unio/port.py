@@ -214,20 +214,18 @@ class Port:
         return f"<unio.Port {self.backend} {'closed' if self.closed else 'open'}>"
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        # At the program's end Python stops the other threads wherever they are, also with a lock in hand that this
+        # would wait for, and takes the modules that this needs. Nothing is lost: the process ends.
+        if is_finalizing():
+            return
         if getattr(self, "_unusable", self) is not None:  # closed, or its making failed
             if getattr(self, "_forked", False):
                 self.close()
             return
-        try:
-            if count := self._in_flight():
-                message = f"{self!r} was dropped with {count} operations in flight: close it"
-                warnings.warn(message, ResourceWarning, source=self, stacklevel=2)
-            self.close()
-        except Exception:
-            # At the program's end the modules that this needs may be gone before the port is (the free-threaded build
-            # takes functions, and what these refer to, for the last collection). Nothing is lost: the process ends.
-            if not is_finalizing():
-                raise
+        if count := self._in_flight():
+            message = f"{self!r} was dropped with {count} operations in flight: close it"
+            warnings.warn(message, ResourceWarning, source=self, stacklevel=2)
+        self.close()
 
 
 def _left_to_the_backend() -> TypeError:

@@ -190,10 +190,16 @@ def test_another_thread_may_submit_again_what_it_sees_completed(port: unio.Port,
                 operation.left -= 1
                 if operation.left:
                     port.submit(operation)
-                elif not any(sent.left for sent in sends):
+                    continue
+                with lock:
+                    through.append(operation)
+                    is_last = len(through) == len(sends)
+                if is_last:
                     for _ in relays:
                         port.post("end")
 
+    lock = threading.Lock()
+    through: list[unio.Operation] = []
     sends = [Sent(handle, b"x") for _ in range(6)]
     relays: list[Background[None]] = []
     relays += [Background(relay) for _ in range(3)]
