@@ -43,13 +43,23 @@ BIG = 1 << 26
 # Completions
 
 
+def batch(port: unio.Port, limit: int = 64, patience: float = PATIENCE) -> list[unio.Completion]:
+    """What a wait returns that somebody has woken.
+
+    One that nobody wakes still looks once more when its time is over, and would hide that a wake-up was lost.
+    """
+    end = time.monotonic() + patience
+    found = port.wait(patience, limit)
+    assert found, "a packet was lost, or nobody was woken for it"
+    assert time.monotonic() < end, f"nobody was woken for {found}"
+    return found
+
+
 def completions(port: unio.Port, count: int, patience: float = PATIENCE) -> list[unio.Completion]:
     """Exactly *count* completions, in their order; for none of them more than *patience* seconds are waited."""
     found: list[unio.Completion] = []
     while len(found) < count:
-        batch = port.wait(patience, limit=count - len(found))
-        assert batch, f"{len(found)} of {count} completions came, the last of them {found[-3:]}"
-        found += batch
+        found += batch(port, count - len(found), patience)
     return found
 
 

@@ -353,6 +353,18 @@ static int start_gathered(struct hot_path *self) {
     return raise_kept(kept);
 }
 
+/* The same by a thread that does not go on to take what comes of it: where nobody is parked, the leader has to. */
+static int start_for_others(struct hot_path *self) {
+    PyObject *kept = NULL;
+    if (!self->gathered_count)
+        return 0;
+    if (start_gathered(self) < 0)
+        keep_first(&kept);
+    if (!PyList_GET_SIZE(self->parked) && PyObject_Size(self->packets) > 0 && call(self->queue, name.wake) < 0)
+        keep_first(&kept);
+    return raise_kept(kept);
+}
+
 /* Links an operation into its lane, if nothing stands before it; where that is not for this file, refuses. Says TRY
  * where this thread has become the lane's owner and is not to gather it. */
 enum linked { REFUSED, LINKED, TRY };
@@ -419,7 +431,7 @@ static int submit_hot(struct hot_path *self, PyObject *operation, int *skipped) 
         *skipped = try_at_once(self, handle, lane);
         return *skipped < 0 ? -1 : 1;
     }
-    if (linked && self->gathered_count == GATHERED_MAX && start_gathered(self) < 0)
+    if (linked && self->gathered_count == GATHERED_MAX && start_for_others(self) < 0)
         return -1;
     return linked;
 }
@@ -754,7 +766,7 @@ static PyObject *hot_path_harvest(struct hot_path *self, PyObject *timeout_ms) {
 
 static PyObject *hot_path_start_gathered(struct hot_path *self, PyObject *ignored) {
     (void)ignored;
-    if (self->generation == generation && start_gathered(self) < 0)
+    if (self->generation == generation && start_for_others(self) < 0)
         return NULL;
     Py_RETURN_NONE;
 }

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import PATIENCE, Background, asleep, completion, reset, tcp_pair, until
+from support import PATIENCE, Background, asleep, batch, completion, reset, tcp_pair, until
 from wine import wine_row
 
 import unio
@@ -58,7 +58,7 @@ class Running:
         self._thread = Background(self._run)
 
     def _run(self) -> None:
-        self.keys += [each.key for each in self.port.wait(PATIENCE, limit=1)]
+        self.keys += [each.key for each in batch(self.port, limit=1)]
         while not self._go and not self.port.closed:  # a test that fails closes the port
             pass
         self.keys += [each.key for each in self.port.wait(0, limit=1)]
@@ -115,7 +115,7 @@ def test_a_thread_that_runs_already_takes_the_next_and_not_one_that_waits(make_p
     running = Running(port)
     port.post("first")
     running.until_it_runs()
-    waiting = Background(port.wait, PATIENCE)
+    waiting = Background(batch, port)
     asleep(waiting)
     port.post("second")
     assert running.go() == ["first", "second"]
@@ -148,7 +148,7 @@ def test_who_came_last_is_released_first(make_port: MakePort) -> None:
     done = threading.Event()
 
     def take(number: int) -> None:
-        assert port.wait(PATIENCE, limit=1)
+        batch(port, limit=1)
         taken.append(number)
         done.wait(PATIENCE)  # and doesn't wait again: it would be the last then
 
@@ -197,7 +197,7 @@ def test_one_that_has_blocked_goes_on_though_another_runs(make_port: MakePort) -
         with port.blocking(), port.blocking():  # twice is once
             let_pass(leave)
         back.set()
-        return port.wait(PATIENCE)
+        return batch(port)
 
     blocked = Background(block)
     port.post(1)
@@ -278,7 +278,7 @@ def test_one_that_ends_makes_room(make_port: MakePort, start: Callable[[Callable
     port = make_port(1)
     taken: list[Any] = []
     for number in range(20):  # each of them by a thread of its own
-        start(lambda: taken.extend(each.key for each in port.wait(PATIENCE, limit=1)))
+        start(lambda: taken.extend(each.key for each in batch(port, limit=1)))
         port.post(number)
     until(lambda: len(taken) == 20)
     assert sorted(taken) == list(range(20))
@@ -329,7 +329,7 @@ def test_one_packet_wakes_one_thread(make_port: MakePort) -> None:
     taken: list[Any] = []
 
     def take() -> None:
-        while port.wait(PATIENCE, limit=1)[0].key != "exit":
+        while batch(port, limit=1)[0].key != "exit":
             taken.append(threading.current_thread())
             ending.wait(PATIENCE)
 
@@ -365,7 +365,7 @@ def test_no_more_threads_wake_than_there_are_packets_and_places(
     block = bytes(1 << 20)
 
     def take() -> None:
-        while port.wait(PATIENCE, limit=1)[0].key != "exit":
+        while batch(port, limit=1)[0].key != "exit":
             taken.append(threading.current_thread())
             while not ended.is_set():  # it runs, and keeps its place, but not Python's lock
                 zlib.crc32(block)
@@ -397,7 +397,7 @@ def test_no_wake_up_is_lost_whatever_the_cap(make_port: MakePort, cap: int) -> N
     def take(number: int) -> int:
         taken = 0
         while True:
-            for each in port.wait(PATIENCE, limit=1 + number % 3):
+            for each in batch(port, limit=1 + number % 3):
                 if each.key == "exit":
                     return taken
                 taken += 1

@@ -13,8 +13,10 @@ import pytest
 from support import (
     PATIENCE,
     Background,
+    asleep,
     assert_cancelled,
     assert_idle,
+    batch,
     completion,
     completions,
     inside_wait,
@@ -177,3 +179,41 @@ def test_a_thread_that_submits_while_another_sleeps_in_the_kernel_does_not_need_
     assert recv_exactly(far, 4) == b"data"
     assert [each.error for each in sleeping.result()] == [None]
     assert_idle(port)
+
+
+def asleep_on(port: unio.Port, count: int) -> list[Background[list[unio.Completion]]]:
+    """Threads that have gone to sleep in a wait for one completion each; one of them leads, the others are parked."""
+    threads = []
+    for _ in range(count):
+        threads.append(Background(batch, port, 1))
+        asleep(threads[-1])
+    return threads
+
+
+@pytest.mark.clause("S9", "P2")
+@pytest.mark.parametrize("sleepers", [1, 3])
+def test_what_a_flush_completes_goes_to_those_that_sleep(
+    backend: str, resources: contextlib.ExitStack, make_pair: Any, sleepers: int
+) -> None:
+    port = resources.enter_context(unio.Port(backend=backend, concurrency=sleepers + 1))
+    handles = [port.associate(make_pair()[0]) for _ in range(sleepers)]
+    this_thread_waits(port)
+    sleeping = asleep_on(port, sleepers)
+    for handle in handles:
+        port.submit(unio.Send(handle, b"data"))
+    port.flush()  # and this thread runs on
+    assert [[each.error for each in thread.result()] for thread in sleeping] == [[None]] * sleepers
+
+
+@pytest.mark.clause("S9", "P2")
+def test_what_a_wait_completes_and_leaves_goes_to_one_that_sleeps(
+    backend: str, resources: contextlib.ExitStack, make_pair: Any
+) -> None:
+    port = resources.enter_context(unio.Port(backend=backend, concurrency=2))
+    sends = [unio.Send(port.associate(make_pair()[0]), b"data") for _ in range(2)]
+    this_thread_waits(port)
+    (sleeping,) = asleep_on(port, 1)
+    for send in sends:
+        port.submit(send)
+    found = [completion(port), *sleeping.result()]  # and this thread runs on in between
+    assert {each.operation for each in found} == set(sends)

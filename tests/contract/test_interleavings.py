@@ -10,12 +10,24 @@ from __future__ import annotations
 
 import itertools
 import socket
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
-from support import PATIENCE, Background, Stepped, assert_idle, completion, completions, inside_wait
+from support import (
+    Background,
+    Stepped,
+    asleep,
+    assert_idle,
+    batch,
+    completion,
+    completions,
+    inside_wait,
+    local_pair,
+    until,
+)
 from wine import wine_row
 
 import unio
@@ -88,7 +100,7 @@ class Scene:
         self.seen += self.port.wait(0)
 
     def wait(self) -> None:
-        self.seen += self.port.wait(PATIENCE)
+        self.seen += batch(self.port)
 
     # What must have come of it
 
@@ -222,6 +234,79 @@ def test_a_thread_that_gives_up_between_any_two_lines_of_another_leaves_it_the_w
             assert scene.bytes_received() == 1
         if not reached:
             break
+
+
+@pytest.mark.clause("P2", "P8")
+@pytest.mark.parametrize("before", [0, 1], ids=["nobody else waits", "behind another"])
+def test_one_that_falls_asleep_between_any_two_lines_of_a_post_is_woken(backend: str, before: int) -> None:
+    reached = True
+    for line in itertools.count(1):
+        with unio.Port(backend=backend, concurrency=2) as port:
+            waiting = [Background(batch, port, 1) for _ in range(before)]
+            for thread in waiting:
+                asleep(thread)
+            first = Stepped(line, port.post, "post")
+            reached = first.reached()
+            waiting.append(Background(batch, port, 1))
+            asleep(waiting[-1])
+            first.go()
+            first.result()
+            until(lambda waiting=waiting: not all(thread.is_alive() for thread in waiting))
+            for _ in range(before):
+                port.post("post")
+            assert [[each.key for each in thread.result()] for thread in waiting] == [["post"]] * len(waiting)
+        if not reached:
+            break
+
+
+@pytest.mark.clause("P2", "S1")
+def test_data_that_come_between_any_two_lines_of_a_submitting_thread_are_received(backend: str) -> None:
+    reached = True
+    for line in itertools.count(1):
+        with unio.Port(backend=backend) as port, ExitStack() as stack:
+            pairs = [tuple(map(stack.enter_context, local_pair())) for _ in range(3)]
+            broken, *handles = [port.associate(near) for near, _ in pairs]
+            pairs[0][0].shutdown(socket.SHUT_WR)
+            receive, other = [unio.Recv(handle, bytearray(1)) for handle in handles]
+            port.submit(other)
+            leading = Collecting(port, other)
+            first = Stepped(line, submit_together, port, unio.Send(broken, b"fails"), receive)
+            reached = first.reached()
+            for _, far in pairs[1:]:
+                far.send(b"x")
+            # When it has the second event, it has seen the first; a lock that the first thread holds may keep it.
+            leading.has_it.wait(0.1)
+            first.go()
+            first.result()
+            assert receive in leading.result()
+            assert receive.error is None
+        if not reached:
+            break
+
+
+def submit_together(port: unio.Port, *operations: unio.Operation) -> None:
+    """Submit as a thread that waits, whose submissions may be gathered: those behind one that fails, with it."""
+    assert port.wait(0) == []
+    for operation in operations:
+        port.submit(operation)
+    port.flush()
+
+
+class Collecting(Background[list[unio.Operation]]):
+    """A thread that takes three completions, and tells when it has that of *operation*."""
+
+    def __init__(self, port: unio.Port, operation: unio.Operation) -> None:
+        self.has_it = threading.Event()
+        super().__init__(self._collect, port, operation)
+        inside_wait(self)
+
+    def _collect(self, port: unio.Port, operation: unio.Operation) -> list[unio.Operation]:
+        found: list[unio.Operation] = []
+        while len(found) < 3:
+            found.append(completion(port).operation)
+            if found[-1] is operation:
+                self.has_it.set()
+        return found
 
 
 @pytest.mark.clause("S8", "X4")

@@ -19,6 +19,7 @@ import pytest
 from support import (
     PATIENCE,
     Background,
+    batch,
     in_threads,
     inside_wait,
     is_inside_wait,
@@ -50,9 +51,7 @@ def joined(lists: Iterable[list[Any]]) -> list[Any]:
 
 
 def wait_one(port: unio.Port) -> unio.Completion:
-    batch = port.wait(PATIENCE, limit=1)
-    assert batch, "a packet was lost, or nobody was woken for it"
-    return batch[0]
+    return batch(port, limit=1)[0]
 
 
 # Posts
@@ -126,10 +125,9 @@ def test_each_packet_comes_once_and_those_of_one_thread_in_order(port: unio.Port
     def take_all() -> list[tuple[int, int]]:
         taken: list[tuple[int, int]] = []
         while True:
-            batch = port.wait(PATIENCE, limit=7)
-            assert batch, "a packet was lost, or nobody was woken for it"
-            taken += [(packet.key, packet.transferred) for packet in batch if packet.key is not STOP]
-            stops = sum(packet.key is STOP for packet in batch)
+            found = batch(port, limit=7)
+            taken += [(packet.key, packet.transferred) for packet in found if packet.key is not STOP]
+            stops = sum(packet.key is STOP for packet in found)
             for _ in range(stops - 1):
                 port.post(STOP)  # those of other threads
             if stops:
@@ -515,7 +513,7 @@ def test_a_waiter_that_an_exception_ends_takes_nobodys_wake_up_along(
         other = wait_in_background() if leads == "the other thread" else None
         interrupting = Background(interrupt, other, interrupted)
         try:
-            found = port.wait(PATIENCE)
+            found = batch(port)
         except Interrupted:
             found = None
         interrupted.set()

@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from support import HOME, PATIENCE, Background, Result, restless
+from support import HOME, PATIENCE, Background, Result, batch, restless
 from wine import wine_row
 
 import unio
@@ -104,10 +104,9 @@ class Rounds:
     def take(self, choice: random.Random) -> None:
         with self._or_nobody():
             for _ in range(ROUNDS):
-                batch = self.port.wait(PATIENCE, limit=1)
+                found = batch(self.port, limit=1)
                 self._running.append(None)
-                assert batch, "a packet was lost, or nobody was woken for it"
-                self.taken.append(batch[0].operation)
+                self.taken.append(found[0].operation)
                 let_others_go_on(choice)
                 assert len(self._running) <= self.cap
                 self._running.pop()
