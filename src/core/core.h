@@ -10,13 +10,31 @@
 
 struct lock {
     PyObject_HEAD
-    pthread_mutex_t mutex;
-    int held;
+#ifdef Py_GIL_DISABLED
+    PyMutex mutex;
+#else
+    int held, sleepers;
+#endif
 };
 
 /* A thread that has to wait gives Python's lock up meanwhile. */
-int lock_acquire(PyObject *lock);
+void lock_acquire(PyObject *lock);
 void lock_release(PyObject *lock);
+void lock_forked(void);
+
+/* A queue: the packets are from head on, round the end of the ring. */
+struct packets {
+    PyObject_HEAD
+    PyObject **ring; /* NULL while it is empty, perhaps */
+    size_t mask, head, count;
+};
+
+static inline Py_ssize_t packets_count(const PyObject *packets) {
+    return (Py_ssize_t)((const struct packets *)packets)->count;
+}
+
+int packets_append(PyObject *packets, PyObject *packet);
+PyObject *packets_popleft(PyObject *packets); /* NULL, without an exception, if there is none */
 
 /* A try of the first operation of a lane. */
 struct attempt {
@@ -41,7 +59,7 @@ PyObject *ring_attempt(PyObject *ring, const struct attempt *attempt, int poll_f
 int ring_take_attempts(PyObject *ring, struct attempt *attempts, int most);
 int ring_has_results(PyObject *ring);
 
-extern PyType_Spec lock_spec, hot_path_spec, ring_spec;
-extern PyMethodDef hot_path_functions[];
+extern PyType_Spec lock_spec, packets_spec, hot_path_spec, ring_spec;
+extern PyMethodDef class_functions[], buffer_functions[];
 
 #endif

@@ -1,38 +1,59 @@
 /* A lock whose taking and giving back cost C a few instructions, and Python no more than threading.Lock's.
  *
- * The lock of a handle is taken twice for each operation by the hot path; a call of Python's own lock would cost more
- * there than all the rest. A thread that has to wait gives Python's lock up meanwhile.
+ * The lock of a handle is taken twice for each operation by the hot path. With Python's own lock held, as it is wherever
+ * this one is taken or given back, a flag is enough; only who finds it set has to sleep, which it does without Python's
+ * lock. That is so rare that all locks share what it takes to wake somebody.
  */
 #include "core.h"
 
-int lock_acquire(PyObject *object) {
+#ifndef Py_GIL_DISABLED
+
+static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t given_back = PTHREAD_COND_INITIALIZER;
+
+static void sleep_until_free(struct lock *lock) {
+    lock->sleepers++;
+    Py_BEGIN_ALLOW_THREADS
+    pthread_mutex_lock(&mutex);
+    while (__atomic_load_n(&lock->held, __ATOMIC_RELAXED))
+        pthread_cond_wait(&given_back, &mutex);
+    pthread_mutex_unlock(&mutex);
+    Py_END_ALLOW_THREADS
+    lock->sleepers--;
+}
+
+void lock_acquire(PyObject *object) {
     struct lock *lock = (struct lock *)object;
-    if (pthread_mutex_trylock(&lock->mutex) != 0) {
-        Py_BEGIN_ALLOW_THREADS
-        pthread_mutex_lock(&lock->mutex);
-        Py_END_ALLOW_THREADS
-    }
+    while (lock->held)
+        sleep_until_free(lock);
     lock->held = 1;
-    return 0;
 }
 
 void lock_release(PyObject *object) {
     struct lock *lock = (struct lock *)object;
-    lock->held = 0;
-    pthread_mutex_unlock(&lock->mutex);
+    __atomic_store_n(&lock->held, 0, __ATOMIC_RELAXED);
+    if (lock->sleepers) {
+        pthread_mutex_lock(&mutex); /* a sleeper has either seen that it is free or waits for the signal */
+        pthread_cond_broadcast(&given_back);
+        pthread_mutex_unlock(&mutex);
+    }
 }
 
-static PyObject *lock_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
-    (void)args, (void)keywords;
-    struct lock *lock = (struct lock *)type->tp_alloc(type, 0);
-    if (lock)
-        pthread_mutex_init(&lock->mutex, NULL);
-    return (PyObject *)lock;
+void lock_forked(void) { /* a thread that only the parent has may have had it */
+    mutex = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
+    given_back = (pthread_cond_t)PTHREAD_COND_INITIALIZER;
 }
+
+#else
+
+void lock_acquire(PyObject *object) { PyMutex_Lock(&((struct lock *)object)->mutex); }
+
+void lock_release(PyObject *object) { PyMutex_Unlock(&((struct lock *)object)->mutex); }
+
+#endif
 
 static void lock_dealloc(PyObject *self) {
     PyTypeObject *type = Py_TYPE(self);
-    pthread_mutex_destroy(&((struct lock *)self)->mutex);
     type->tp_free(self);
     Py_DECREF(type);
 }
@@ -49,20 +70,14 @@ static PyObject *lock_exit(PyObject *self, PyObject *const *args, Py_ssize_t cou
     Py_RETURN_NONE;
 }
 
-static PyObject *lock_locked(PyObject *self, PyObject *ignored) {
-    (void)ignored;
-    return PyBool_FromLong(((struct lock *)self)->held);
-}
-
 static PyMethodDef lock_methods[] = {
     {"__enter__", lock_enter, METH_NOARGS, NULL},
     {"__exit__", (PyCFunction)(void (*)(void))lock_exit, METH_FASTCALL, NULL},
-    {"locked", lock_locked, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 
 static PyType_Slot lock_slots[] = {
-    {Py_tp_new, lock_new},
+    {Py_tp_new, PyType_GenericNew},
     {Py_tp_dealloc, lock_dealloc},
     {Py_tp_methods, lock_methods},
     {0, NULL},

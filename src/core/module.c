@@ -10,6 +10,7 @@ static int fill(PyObject *module) {
         {"Ring", &ring_spec},
 #ifndef Py_GIL_DISABLED
         {"HotPath", &hot_path_spec},
+        {"Packets", &packets_spec},
 #endif
     };
     for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
@@ -20,7 +21,7 @@ static int fill(PyObject *module) {
             return -1;
     }
 #ifndef Py_GIL_DISABLED
-    if (PyModule_AddFunctions(module, hot_path_functions) < 0)
+    if (PyModule_AddFunctions(module, class_functions) < 0 || PyModule_AddFunctions(module, buffer_functions) < 0)
         return -1;
 #endif
     return 0;

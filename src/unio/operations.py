@@ -16,7 +16,7 @@ import socket
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from unio.arguments import Address, checked_address, require, seconds, view, whole_number
-from unio.backends.native import faster_setter
+from unio.backends.native import faster_data, faster_setter
 from unio.errors import InFlight
 from unio.handle import Handle, HasFileno, Kind
 
@@ -232,6 +232,7 @@ class Recv(_Buffered):
         self._grows = buffer is None and stream
 
     @property
+    @faster_data
     def data(self) -> memoryview:
         """What the last completion delivered: a view of the buffer, so that nothing is copied.
 

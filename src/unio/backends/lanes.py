@@ -108,7 +108,6 @@ class EmulatedHandle(Handle):
         "queue",
         "readiness",
         "running",
-        "sequence",
         "serial",
         "shows_drained",
         "shut_down",
@@ -137,8 +136,7 @@ class EmulatedHandle(Handle):
         # The other two are seldom needed, and a server may have many handles.
         self.readiness: Lane | None = None
         self.files = Lane() if self.kind is Kind.FILE else None
-        self.sequence = 0
-        self.running = 0  # owners of lanes, and file operations on the pool: who may be in a system call
+        self.running = 0  # operations that are being done without the lane: of files, and polls
         self.life = Life.OPEN
         self.serial = 0  # a number that no other handle of the port has, where the backend needs one
         self.failure = 0  # the errno of the last connect, where an event told it
@@ -231,7 +229,7 @@ class EmulatedHandle(Handle):
         It is called by who ended the handle's life and by whoever leaves the last system call on it.
         """
         with self.lock:
-            if self.running or self.life in (Life.OPEN, Life.CLOSED):
+            if self.life in (Life.OPEN, Life.CLOSED) or self._is_busy():
                 return
             closing = self.life is Life.CLOSING
             if closing:
@@ -248,6 +246,11 @@ class EmulatedHandle(Handle):
         if isinstance(self.socket, _BorrowedSocket):
             self.socket.detach()
         self.queue.wake()
+
+    def _is_busy(self) -> bool:
+        """Whether somebody may be in a system call on it, or the kernel at a request; the caller holds the lock."""
+        polled = self.readiness is not None and self.readiness.active
+        return bool(self.running or self.incoming.active or self.outgoing.active or polled)
 
     def _give_back(self) -> None:
         """Leave the port's table and close the object, if the program has not done so itself."""
@@ -276,13 +279,11 @@ class EmulatedHandle(Handle):
         if lane.first is None or not lane.ready or lane.active or lane.resting or self.life is not Life.OPEN:
             return False
         lane.active = True
-        self.running += 1
         return True
 
     def disown(self, lane: Lane) -> None:
         """Give a lane up; the caller holds the lock."""
         lane.active = False
-        self.running -= 1
 
     def lane(self, operation: Operation) -> Lane:
         route = operation.route

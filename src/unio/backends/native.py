@@ -7,8 +7,10 @@ module without the hot path, which relies on Python's lock.
 
 from __future__ import annotations
 
+import itertools
 import socket
 import threading
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
     core = _core
     from unio._core import HotPath as HotPath  # noqa: PLC0414 - so that it counts as this module's
+    from unio._core import Packets
 else:
     try:
         from unio import _core as core
@@ -45,9 +48,23 @@ def make_lock() -> AbstractContextManager[Any]:
     return threading.Lock() if core is None else core.Lock()
 
 
+def make_packets() -> Packets | deque[Any]:
+    """Make the queue of a port's packets."""
+    return core.Packets() if has_hot_path else deque()
+
+
+next_sequence: Callable[[], int] = core.next_sequence if has_hot_path else itertools.count(1).__next__
+"""A number above all before it, by which operations are ordered."""
+
+
 def faster_setter(function: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
     """Let C set the buffer of an operation where it is plain, and this function where it is not."""
     return core.faster_setter(function) if has_hot_path else function
+
+
+def faster_data(function: Callable[[Any], memoryview]) -> Callable[[Any], memoryview]:
+    """Let C say what a receive has delivered, and this function where it has several buffers."""
+    return core.faster_data(function) if has_hot_path else function
 
 
 def thread_waits(waiter: object) -> None:

@@ -24,9 +24,9 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from unio.backends.native import make_packets
 from unio.backends.places import BLOCKED_SECONDS
 from unio.backends.timers import Timers
 from unio.operations import Status
@@ -56,7 +56,7 @@ class CompletionQueue:
     """Packets, first in, first out: operations that have completed, and completions that the caller posted."""
 
     def __init__(self, interrupt: Callable[[], None], concurrency: int) -> None:
-        self.packets: deque[Operation | Completion] = deque()
+        self.packets = make_packets()
         self.timers = Timers()
         self.closed = False
         self.seat: list[None] = [None]

@@ -27,7 +27,7 @@ from unio.arguments import seconds
 from unio.backends import joined
 from unio.backends.attempts import Outcome
 from unio.backends.lanes import EmulatedHandle, Lane, Life, number_of
-from unio.backends.native import core, has_hot_path
+from unio.backends.native import core, has_hot_path, next_sequence
 from unio.backends.places import WATCH_SECONDS, Waiter, here, join
 from unio.backends.queue import CompletionQueue, nothing_gathered
 from unio.errors import NotAssociated, cancelled, timed_out
@@ -231,7 +231,7 @@ class QueuedPort(Port, ABC):
             if handle.life is not Life.OPEN:
                 operation._status = IDLE
                 raise self._unusable or NotAssociated(f"{handle!r} is closed")
-            handle.sequence = operation._sequence = handle.sequence + 1
+            operation._sequence = next_sequence()
             lane.append(operation)
             if timeout is not None:
                 operation._expiry = self._queue.timers.add(timeout, (operation, True))

@@ -1,0 +1,187 @@
+/* The classes of the rest of unio: where their instances keep what the hot path reads and writes, and what it calls. */
+#include "hot_path.h"
+
+#ifndef Py_GIL_DISABLED
+
+#include <structmember.h> /* PyMemberDef, until Python 3.12 */
+
+PyTypeObject *recv_type, *send_type, *handle_type, *completion_type;
+PyObject *idle, *pending, *queued, *open_life;
+struct offsets at;
+struct names name;
+_Thread_local PyObject *here __attribute__((tls_model("initial-exec")));
+unsigned generation;
+
+static void forked(void) {
+    generation++;
+    here = NULL;
+    lock_forked();
+}
+
+Py_ssize_t next_sequence(void) {
+    static Py_ssize_t latest;
+    return ++latest;
+}
+
+/* The port, or NULL with an exception where it is gone. */
+PyObject *port_of(struct hot_path *self) {
+#if PY_VERSION_HEX >= 0x030D0000
+    PyObject *port;
+    PyWeakref_GetRef(self->port, &port);
+#else
+    PyObject *port = PyWeakref_GetObject(self->port);
+    port = port == Py_None ? NULL : Py_NewRef(port);
+#endif
+    if (!port && !PyErr_Occurred())
+        PyErr_SetString(PyExc_ReferenceError, "the port is gone");
+    return port;
+}
+
+/* Calls a method of the port and drops the result. */
+int call_port(struct hot_path *self, PyObject *method, PyObject *a, PyObject *b, PyObject *c) {
+    PyObject *port = port_of(self);
+    PyObject *result = port ? PyObject_CallMethodObjArgs(port, method, a, b, c, NULL) : NULL;
+    Py_XDECREF(port);
+    Py_XDECREF(result);
+    return result ? 0 : -1;
+}
+
+int call(PyObject *object, PyObject *method) {
+    PyObject *result = PyObject_CallMethodNoArgs(object, method);
+    Py_XDECREF(result);
+    return result ? 0 : -1;
+}
+
+/* Learning where the classes keep things */
+
+static int find(PyObject *class, const char *name, Py_ssize_t *offset) {
+    PyObject *found = PyObject_GetAttrString(class, name);
+    if (!found)
+        return -1;
+    int fits = Py_TYPE(found) == &PyMemberDescr_Type;
+    if (fits)
+        *offset = ((PyMemberDescrObject *)found)->d_member->offset;
+    else
+        PyErr_Format(PyExc_TypeError, "%R has no slot %s", class, name);
+    Py_DECREF(found);
+    return fits ? 0 : -1;
+}
+
+static int intern_names(void) {
+    const struct {
+        PyObject **at;
+        const char *spelled;
+    } wanted[] = {
+        {&name.act_on_results, "_act_on_results"},
+        {&name.run, "_run"},           {&name.run_on, "_run_on"},   {&name.resume, "_resume"},
+        {&name.event, "_event"},       {&name.lead, "_lead"},       {&name.close_kernel_once, "_close_kernel_once"},
+        {&name.wake, "wake"},          {&name.pass_on, "pass_on"},  {&name.release, "release"},
+        {&name.complete, "complete"},  {&name.sleeping, "sleeping"}, {&name.heap, "_heap"},
+        {&name.coming, "_coming"},     {&name.timeout, "timeout"},  {&name.limit, "limit"},
+        {&name.leave, "leave"},
+    };
+    for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++) {
+        if (!*wanted[i].at && !(*wanted[i].at = PyUnicode_InternFromString(wanted[i].spelled)))
+            return -1;
+    }
+    return 0;
+}
+
+/* learn(Recv, Send, EmulatedHandle, Lane, Waiter, Completion, Status, Life): tells this file the classes of the rest. */
+static PyObject *learn(PyObject *module, PyObject *args) {
+    (void)module;
+    PyObject *recv_class, *send_class, *handle_class, *lane_class, *waiter_class, *completion_class, *status, *life;
+    if (!PyArg_ParseTuple(args, "OOOOOOOO", &recv_class, &send_class, &handle_class, &lane_class, &waiter_class,
+                          &completion_class, &status, &life))
+        return NULL;
+    const struct {
+        PyObject *class;
+        const char *name;
+        Py_ssize_t *offset;
+    } wanted[] = {
+        {recv_class, "handle", &at.handle},
+        {recv_class, "key", &at.key},
+        {recv_class, "transferred", &at.transferred},
+        {recv_class, "error", &at.error},
+        {recv_class, "_status", &at.status},
+        {recv_class, "_next", &at.next},
+        {recv_class, "_previous", &at.previous},
+        {recv_class, "_sequence", &at.sequence},
+        {recv_class, "_expiry", &at.expiry},
+        {recv_class, "_verdict", &at.verdict},
+        {recv_class, "_native", &at.native},
+        {recv_class, "_views", &at.views},
+        {recv_class, "_size", &at.size},
+        {recv_class, "_buffer", &at.buffer},
+        {recv_class, "_grows", &at.grows},
+        {handle_class, "skip_on_success", &at.skips},
+        {handle_class, "lock", &at.lock},
+        {handle_class, "life", &at.life},
+        {handle_class, "incoming", &at.incoming},
+        {handle_class, "outgoing", &at.outgoing},
+        {handle_class, "readiness", &at.readiness},
+        {handle_class, "shows_drained", &at.shows_drained},
+        {handle_class, "ended", &at.ended},
+        {handle_class, "socket", &at.socket},
+        {handle_class, "hot_path", &at.hot_path},
+        {lane_class, "active", &at.active},
+        {lane_class, "first", &at.first},
+        {lane_class, "last", &at.last},
+        {lane_class, "ready", &at.ready},
+        {lane_class, "resting", &at.resting},
+        {lane_class, "request", &at.request},
+        {lane_class, "drained", &at.drained},
+        {waiter_class, "place", &at.place},
+        {waiter_class, "places", &at.places},
+    };
+    for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++) {
+        if (find(wanted[i].class, wanted[i].name, wanted[i].offset) < 0)
+            return NULL;
+    }
+    recv_type = (PyTypeObject *)Py_NewRef(recv_class);
+    send_type = (PyTypeObject *)Py_NewRef(send_class);
+    handle_type = (PyTypeObject *)Py_NewRef(handle_class);
+    completion_type = (PyTypeObject *)Py_NewRef(completion_class);
+    keep_completions();
+    idle = PyObject_GetAttrString(status, "IDLE");
+    pending = PyObject_GetAttrString(status, "PENDING");
+    queued = PyObject_GetAttrString(status, "QUEUED");
+    open_life = PyObject_GetAttrString(life, "OPEN");
+    if (!idle || !pending || !queued || !open_life || intern_names() < 0)
+        return NULL;
+    pthread_atfork(NULL, NULL, forked);
+    Py_RETURN_NONE;
+}
+
+/* keeps_number(socket, number): whether the descriptor of a socket object is where this file looks for it. */
+static PyObject *keeps_number(PyObject *module, PyObject *args) {
+    (void)module;
+    PyObject *socket;
+    int number;
+    if (!PyArg_ParseTuple(args, "Oi", &socket, &number))
+        return NULL;
+    return PyBool_FromLong(*(const int *)((char *)socket + sizeof(PyObject)) == number);
+}
+
+/* thread_waits(waiter): notes the calling thread's waiter, which its caller keeps alive until it notes another. */
+static PyObject *thread_waits(PyObject *module, PyObject *waiter) {
+    (void)module;
+    here = waiter == Py_None ? NULL : waiter;
+    Py_RETURN_NONE;
+}
+
+/* next_sequence(): a number above all before it, by which operations are ordered. */
+static PyObject *next_sequence_number(PyObject *module, PyObject *ignored) {
+    (void)module, (void)ignored;
+    return PyLong_FromSsize_t(next_sequence());
+}
+
+PyMethodDef class_functions[] = {
+    {"learn", learn, METH_VARARGS, NULL},
+    {"keeps_number", keeps_number, METH_VARARGS, NULL},
+    {"next_sequence", next_sequence_number, METH_NOARGS, NULL},
+    {"thread_waits", thread_waits, METH_O, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+#endif

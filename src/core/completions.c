@@ -1,0 +1,90 @@
+/* The completions that a wait returns.
+ *
+ * A port makes one for each operation, and programs drop them at once. So their memory is kept for the next: the class
+ * gets a deallocator that puts the plain ones aside. Plain is one that is dropped without anything else going with it,
+ * so that no code of anybody's runs meanwhile.
+ */
+#include "hot_path.h"
+
+#ifndef Py_GIL_DISABLED
+
+#define KEPT_MAX 256 /* no wait of a usual server returns more at a time */
+#define FIELDS 4
+
+static PyObject *kept[KEPT_MAX];
+static int kept_count;
+
+static int outlives(PyObject *item) { return Py_REFCNT(item) > 1 || PyLong_CheckExact(item); }
+
+static int drops_only_itself(PyObject *completion) {
+    for (int i = 0; i < FIELDS; i++)
+        if (!PyTuple_GET_ITEM(completion, i) || !outlives(PyTuple_GET_ITEM(completion, i)))
+            return 0;
+    return Py_TYPE(completion) == completion_type;
+}
+
+/* What tp_dealloc of a subclass of tuple does; the class may be a subclass of this one in turn. */
+static void dealloc(PyObject *completion) {
+    PyTypeObject *type = Py_TYPE(completion);
+    int keeps = kept_count < KEPT_MAX && drops_only_itself(completion);
+    PyObject_GC_UnTrack(completion);
+    Py_TRASHCAN_BEGIN(completion, dealloc) /* the key may be a completion, and its key one, and so on */
+    for (Py_ssize_t i = 0; i < Py_SIZE(completion); i++) {
+        PyObject *item = PyTuple_GET_ITEM(completion, i);
+        PyTuple_SET_ITEM(completion, i, NULL);
+        Py_XDECREF(item);
+    }
+    if (keeps)
+        kept[kept_count++] = completion;
+    else
+        type->tp_free(completion);
+    Py_DECREF(type);
+    Py_TRASHCAN_END
+}
+
+void keep_completions(void) { completion_type->tp_dealloc = dealloc; }
+
+static PyObject *new_completion(void) {
+    if (!kept_count)
+        return completion_type->tp_alloc(completion_type, FIELDS);
+    PyObject *completion = kept[--kept_count];
+    PyObject_InitVar((PyVarObject *)completion, completion_type, FIELDS);
+#if PY_VERSION_HEX >= 0x030E0000
+    ((PyTupleObject *)completion)->ob_hash = -1; /* of the former one's items */
+#endif
+    PyObject_GC_Track(completion);
+    return completion;
+}
+
+/* Takes over the reference to the operation. */
+static PyObject *completion_of(PyObject *operation) {
+    PyObject *completion = new_completion();
+    if (!completion) {
+        Py_DECREF(operation);
+        return NULL;
+    }
+    PyObject *key = SLOT(operation, key); /* a program may have deleted it */
+    PyTuple_SET_ITEM(completion, 0, Py_NewRef(key ? key : Py_None));
+    PyTuple_SET_ITEM(completion, 1, operation);
+    PyTuple_SET_ITEM(completion, 2, Py_NewRef(SLOT(operation, transferred)));
+    PyTuple_SET_ITEM(completion, 3, Py_NewRef(SLOT(operation, error)));
+    put_ref(&SLOT(operation, status), idle); /* last: from here on another thread may submit it again */
+    return completion;
+}
+
+PyObject *take(struct hot_path *self, Py_ssize_t limit) {
+    Py_ssize_t count = packets_count(self->packets), taken = 0;
+    PyObject *batch = PyList_New(count < limit ? count : limit), *packet;
+    while (batch && taken < PyList_GET_SIZE(batch) && (packet = packets_popleft(self->packets))) {
+        PyObject *completion = Py_TYPE(packet) == completion_type ? packet : completion_of(packet);
+        if (!completion)
+            Py_CLEAR(batch);
+        else
+            PyList_SET_ITEM(batch, taken++, completion);
+    }
+    if (batch)
+        Py_SET_SIZE(batch, taken); /* in the middle of this, a finalizer may have taken some */
+    return batch;
+}
+
+#endif

@@ -1,0 +1,119 @@
+/* What the files of the hot path share: see hot_path.c. */
+#ifndef UNIO_HOT_PATH_H
+#define UNIO_HOT_PATH_H
+
+#include "core.h"
+
+#define GATHERED_MAX 256 /* so many are started at once: the first should not wait for a long time */
+
+struct gathered {
+    PyObject *handle, *lane;
+};
+
+struct hot_path {
+    PyObject_HEAD
+    PyObject *port; /* a weak reference */
+    PyObject *queue, *packets, *places, *seat, *parked, *table, *backlog, *timers;
+    PyObject *slow_submit, *slow_wait;
+    PyObject *ring; /* an io_uring in the place of an epoll instance, or NULL */
+    double slow_turn; /* when Python led last, which looks after what is seldom */
+    struct gathered *gathered; /* lanes that this path owns, and has still to try */
+    size_t gathered_count;
+    unsigned generation, takes;
+    int epoll; /* its descriptor, which Python sets, also when it makes another */
+    char closed;
+};
+
+/* The classes, and where their instances keep what is used here (classes.c). */
+
+extern PyTypeObject *recv_type, *send_type, *handle_type, *completion_type;
+extern PyObject *idle, *pending, *queued, *open_life;
+
+extern struct offsets {
+    Py_ssize_t handle, key, transferred, error, status, next, previous, sequence, expiry, verdict, native;
+    Py_ssize_t views, size, buffer, grows;
+    Py_ssize_t skips, lock, life, incoming, outgoing, readiness, shows_drained, ended, socket, hot_path;
+    Py_ssize_t active, first, last, ready, resting, request, drained;
+    Py_ssize_t place, places;
+} at;
+
+/* The names of what is called, made once: a string that is made for each call costs more than some of the calls. */
+extern struct names {
+    PyObject *run, *run_on, *resume, *event, *lead, *close_kernel_once, *wake, *pass_on, *release, *complete, *sleeping, *leave,
+        *act_on_results;
+    PyObject *heap, *coming, *timeout, *limit;
+} name;
+
+/* The thread that runs, as one that has waited on a port; its module (places.py) owns it, and tells of each change. */
+extern _Thread_local PyObject *here __attribute__((tls_model("initial-exec")));
+
+/* After a fork the child may use nothing of this: each hot path remembers in which process it was made. */
+extern unsigned generation;
+
+#define SLOT(object, name) (*(PyObject **)((char *)(object) + at.name))
+
+static inline void put(PyObject **slot, PyObject *value) { /* takes over the reference to the value */
+    PyObject *old = *slot;
+    *slot = value;
+    Py_XDECREF(old);
+}
+
+static inline void put_ref(PyObject **slot, PyObject *value) {
+    Py_INCREF(value);
+    put(slot, value);
+}
+
+static inline int usable(struct hot_path *self) { return !self->closed && self->generation == generation; }
+
+static inline int is_recv(PyObject *operation) {
+    PyTypeObject *type = Py_TYPE(operation);
+    return type == recv_type || (type != send_type && PyType_IsSubtype(type, recv_type));
+}
+
+static inline int is_send(PyObject *operation) {
+    PyTypeObject *type = Py_TYPE(operation);
+    return type == send_type || (type != recv_type && PyType_IsSubtype(type, send_type));
+}
+
+/* A number above all before it, by which operations are ordered. */
+Py_ssize_t next_sequence(void);
+
+/* The port, or NULL with an exception where it is gone. */
+PyObject *port_of(struct hot_path *self);
+
+/* Calls a method of the port, or of another object, and drops the result. Returns -1 with an exception if it fails. */
+int call_port(struct hot_path *self, PyObject *method, PyObject *a, PyObject *b, PyObject *c);
+int call(PyObject *object, PyObject *method);
+
+/* The int of a count. Most are the same as the one before. (buffers.c) */
+PyObject *count_number(Py_ssize_t count);
+
+/* Takes packets out of the queue, as CompletionQueue.take does. (completions.c) */
+PyObject *take(struct hot_path *self, Py_ssize_t limit);
+void keep_completions(void);
+
+/* Tries (tries.c) */
+
+/* Whether an operation is plain: it receives, or sends, with one buffer that is neither empty nor too large. */
+int is_plain(PyObject *operation, int sends);
+
+/* Makes an attempt of the first operation of a lane that this thread owns. Returns 0 where that is not for C. */
+int prepare(struct hot_path *self, struct attempt *attempt, PyObject *handle, PyObject *lane);
+
+/* Makes the attempts, or requests of them, and acts on what comes of them. */
+void make_attempts(struct hot_path *self, struct attempt *attempts, int count, PyObject **kept);
+
+/* Acts on the results of attempts; then lets parked threads have what came of it, as far as they may run. */
+void settle_all(struct hot_path *self, struct attempt *attempts, int count, PyObject **kept);
+
+/* Tries an operation that was just linked, and nothing else. Returns whether it has succeeded and queues nothing. */
+int try_at_once(struct hot_path *self, PyObject *handle, PyObject *lane);
+
+/* Tries what was gathered. Any thread may do it. */
+int start_gathered(struct hot_path *self);
+
+/* An exception that one step raised, a signal handler's say, must not keep the others from being done. */
+void keep_first(PyObject **kept);
+int raise_kept(PyObject *kept);
+
+#endif

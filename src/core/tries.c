@@ -1,0 +1,235 @@
+/* Tries of the hot path: preparing them, making the system calls, acting on what came of them. See hot_path.c. */
+#include "hot_path.h"
+
+#ifndef Py_GIL_DISABLED
+
+#include <errno.h>
+#include <sys/socket.h>
+
+#define SEND_MAX (256 * 1024) /* bytes; what is larger goes in parts, as attempts.py says */
+
+int is_plain(PyObject *operation, int sends) {
+    PyObject *views = SLOT(operation, views); /* absent where a subclass has not called its base's __init__ */
+    if (!views || !SLOT(operation, key) || PyTuple_GET_SIZE(views) != 1)
+        return 0;
+    Py_ssize_t size = PyMemoryView_GET_BUFFER(PyTuple_GET_ITEM(views, 0))->len;
+    return size > 0 && (size <= SEND_MAX || !sends);
+}
+
+int prepare(struct hot_path *self, struct attempt *attempt, PyObject *handle, PyObject *lane) {
+    PyObject *operation = SLOT(lane, first);
+    if (SLOT(handle, life) != open_life || operation == Py_None)
+        return 0;
+    int sends = is_send(operation);
+    if ((!sends && !is_recv(operation)) || !is_plain(operation, sends))
+        return 0;
+    Py_buffer *buffer = PyMemoryView_GET_BUFFER(PyTuple_GET_ITEM(SLOT(operation, views), 0));
+    if (!self->ring)
+        put_ref(&SLOT(lane, ready), Py_False);
+    attempt->views = self->ring ? Py_NewRef(SLOT(operation, views)) : NULL;
+    attempt->handle = Py_NewRef(handle);
+    attempt->lane = Py_NewRef(lane);
+    attempt->operation = Py_NewRef(operation);
+    attempt->number = (const int *)((char *)SLOT(handle, socket) + sizeof(PyObject));
+    attempt->sends = (char)sends;
+    attempt->skips = attempt->skipped = 0;
+    attempt->done = attempt->sends ? (size_t)PyLong_AsSsize_t(SLOT(operation, transferred)) : 0;
+    attempt->data = (char *)buffer->buf + attempt->done;
+    attempt->size = (size_t)buffer->len - attempt->done;
+    return 1;
+}
+
+/* Makes the system calls. The descriptor is looked up right before each, as Python's own sockets do. */
+static void perform(struct attempt *attempts, int count) {
+    for (struct attempt *a = attempts; a < attempts + count; a++) {
+        do {
+            int number = __atomic_load_n(a->number, __ATOMIC_RELAXED);
+            a->result = a->sends ? send(number, a->data, a->size, MSG_DONTWAIT | MSG_NOSIGNAL)
+                                 : recv(number, a->data, a->size, MSG_DONTWAIT);
+        } while (a->result < 0 && errno == EINTR);
+        if (a->result < 0)
+            a->result = -errno;
+    }
+}
+
+/* Queues an operation that has succeeded, as CompletionQueue.complete does. */
+static int complete(struct hot_path *self, PyObject *operation) {
+    if (SLOT(operation, expiry) != Py_None || self->closed) {
+        PyObject *result = PyObject_CallMethodObjArgs(self->queue, name.complete, operation, Py_None, NULL);
+        Py_XDECREF(result);
+        return result ? 0 : -1;
+    }
+    put_ref(&SLOT(operation, error), Py_None);
+    put_ref(&SLOT(operation, native), Py_None);
+    put_ref(&SLOT(operation, status), queued);
+    return packets_append(self->packets, operation);
+}
+
+enum next { OVER, RUN_ON, JUDGE };
+
+/* Acts on the result of an attempt, under the handle's lock. Says what is left to do without it. */
+static enum next settle_locked(struct hot_path *self, struct attempt *a, int *failed) {
+    PyObject *operation = a->operation, *lane = a->lane, *handle = a->handle;
+    int drained = 0, done = a->result >= 0 && (!a->sends || (size_t)a->result == a->size);
+    if (self->ring) {
+        put(&SLOT(lane, request), PyLong_FromLong(0));
+        put_ref(&SLOT(lane, drained), a->more || a->result == 0 ? Py_False : Py_True);
+    }
+    if (done) {
+        PyObject *transferred = count_number((Py_ssize_t)a->done + a->result);
+        if (!transferred)
+            return JUDGE;
+        put(&SLOT(operation, transferred), transferred);
+        /* attempts.py says why a receive that came up short shows that the socket is empty */
+        drained = !a->sends && a->result > 0 && (size_t)a->result < a->size && SLOT(handle, shows_drained) == Py_True &&
+                  SLOT(handle, ended) != Py_True;
+        if (!drained)
+            put_ref(&SLOT(lane, ready), Py_True);
+        PyObject *following = SLOT(operation, next);
+        if (following == Py_None)
+            put_ref(&SLOT(lane, last), Py_None);
+        else
+            put_ref(&SLOT(following, previous), Py_None);
+        put_ref(&SLOT(lane, first), following);
+        put_ref(&SLOT(operation, next), Py_None);
+        if (a->skips && SLOT(operation, expiry) == Py_None) {
+            put_ref(&SLOT(operation, native), Py_None);
+            put_ref(&SLOT(operation, status), idle);
+            a->skipped = 1;
+        } else {
+            *failed |= complete(self, operation) < 0;
+        }
+        if (SLOT(lane, first) != Py_None && SLOT(lane, ready) == Py_True && SLOT(handle, life) == open_life)
+            return RUN_ON;
+    } else if (a->result != -EAGAIN || SLOT(operation, verdict) != Py_None || SLOT(lane, ready) == Py_True) {
+        return JUDGE;
+    }
+    put_ref(&SLOT(lane, active), Py_False);
+    return OVER;
+}
+
+static void drop(struct attempt *a) {
+    Py_DECREF(a->handle);
+    Py_DECREF(a->lane);
+    Py_DECREF(a->operation);
+    Py_XDECREF(a->views);
+}
+
+static int settle(struct hot_path *self, struct attempt *a) {
+    int failed = 0;
+    lock_acquire(SLOT(a->handle, lock));
+    enum next next = settle_locked(self, a, &failed);
+    lock_release(SLOT(a->handle, lock));
+    if (next == RUN_ON) {
+        failed |= call_port(self, name.run, a->handle, a->lane, NULL) < 0;
+    } else if (next == JUDGE) {
+        PyObject *result = PyLong_FromSsize_t(a->result);
+        failed |= !result || call_port(self, name.run_on, a->handle, a->lane, result) < 0;
+        Py_XDECREF(result);
+    } else if (SLOT(a->handle, life) != open_life) {
+        failed |= call(a->handle, name.release) < 0;
+    }
+    drop(a);
+    return failed ? -1 : 0;
+}
+
+void keep_first(PyObject **kept) {
+    if (!*kept) {
+        PyObject *type, *traceback;
+        PyErr_Fetch(&type, kept, &traceback);
+        PyErr_NormalizeException(&type, kept, &traceback);
+        if (traceback)
+            PyException_SetTraceback(*kept, traceback);
+        Py_XDECREF(type);
+        Py_XDECREF(traceback);
+    } else {
+        PyErr_WriteUnraisable(NULL);
+    }
+}
+
+int raise_kept(PyObject *kept) {
+    if (!kept)
+        return 0;
+    PyErr_SetObject((PyObject *)Py_TYPE(kept), kept);
+    Py_DECREF(kept);
+    return -1;
+}
+
+void settle_all(struct hot_path *self, struct attempt *attempts, int count, PyObject **kept) {
+    for (int i = 0; i < count; i++) {
+        if (settle(self, &attempts[i]) < 0)
+            keep_first(kept);
+    }
+    for (int i = 0; i < count && PyList_GET_SIZE(self->parked) && packets_count(self->packets) > 0; i++) {
+        if (call(self->queue, name.wake) < 0)
+            keep_first(kept);
+    }
+}
+
+void make_attempts(struct hot_path *self, struct attempt *attempts, int count, PyObject **kept) {
+    Py_BEGIN_ALLOW_THREADS
+    perform(attempts, count);
+    Py_END_ALLOW_THREADS
+    settle_all(self, attempts, count, kept);
+}
+
+/* Prepares a request for each of a row of attempts; the next time that somebody enters the ring, the kernel has them.
+ * Once there is room, this keeps Python's lock, so that nobody ends such an operation in the middle. */
+static void request_attempts(struct hot_path *self, struct attempt *attempts, int count, PyObject **kept) {
+    ring_make_room(self->ring, (unsigned)count);
+    for (struct attempt *a = attempts; a < attempts + count; a++) {
+        PyObject *request = NULL;
+        if (SLOT(a->operation, verdict) == Py_None && SLOT(a->handle, life) == open_life)
+            request = ring_attempt(self->ring, a, SLOT(a->lane, drained) == Py_True);
+        if (request) {
+            put(&SLOT(a->lane, request), request);
+        } else {
+            if (PyErr_Occurred())
+                keep_first(kept);
+            if (call_port(self, name.run, a->handle, a->lane, NULL) < 0)
+                keep_first(kept);
+            drop(a);
+        }
+    }
+}
+
+int start_gathered(struct hot_path *self) {
+    PyObject *kept = NULL;
+    while (self->gathered_count) {
+        struct attempt attempts[GATHERED_MAX];
+        struct gathered taken[GATHERED_MAX];
+        size_t count = self->gathered_count;
+        int prepared = 0;
+        memcpy(taken, self->gathered, count * sizeof *taken);
+        self->gathered_count = 0;
+        for (size_t i = 0; i < count; i++) {
+            if (prepare(self, &attempts[prepared], taken[i].handle, taken[i].lane))
+                prepared++;
+            else if (call_port(self, name.run, taken[i].handle, taken[i].lane, NULL) < 0)
+                keep_first(&kept);
+            Py_DECREF(taken[i].handle);
+            Py_DECREF(taken[i].lane);
+        }
+        if (!self->ring)
+            make_attempts(self, attempts, prepared, &kept);
+        else
+            request_attempts(self, attempts, prepared, &kept);
+    }
+    return raise_kept(kept);
+}
+
+int try_at_once(struct hot_path *self, PyObject *handle, PyObject *lane) {
+    struct attempt attempt;
+    if (!prepare(self, &attempt, handle, lane)) /* the handle was closed in the meantime */
+        return call_port(self, name.run, handle, lane, NULL);
+    attempt.skips = 1;
+    Py_BEGIN_ALLOW_THREADS
+    perform(&attempt, 1);
+    Py_END_ALLOW_THREADS
+    if (settle(self, &attempt) < 0)
+        return -1;
+    return attempt.skipped;
+}
+
+
+#endif
