@@ -87,12 +87,12 @@ static int intern_names(void) {
     return 0;
 }
 
-/* learn(Recv, Send, EmulatedHandle, Lane, Waiter, Completion, Status, Life): tells this file the classes of the rest. */
+/* learn(Recv, Send, EmulatedHandle, Waiter, Completion, Status, Life): tells this file the classes of the rest. */
 static PyObject *learn(PyObject *module, PyObject *args) {
     (void)module;
-    PyObject *recv_class, *send_class, *handle_class, *lane_class, *waiter_class, *completion_class, *status, *life;
-    if (!PyArg_ParseTuple(args, "OOOOOOOO", &recv_class, &send_class, &handle_class, &lane_class, &waiter_class,
-                          &completion_class, &status, &life))
+    PyObject *recv_class, *send_class, *handle_class, *waiter_class, *completion_class, *status, *life;
+    if (!PyArg_ParseTuple(args, "OOOOOOO", &recv_class, &send_class, &handle_class, &waiter_class, &completion_class,
+                          &status, &life))
         return NULL;
     const struct {
         PyObject *class;
@@ -124,13 +124,6 @@ static PyObject *learn(PyObject *module, PyObject *args) {
         {handle_class, "ended", &at.ended},
         {handle_class, "socket", &at.socket},
         {handle_class, "hot_path", &at.hot_path},
-        {lane_class, "active", &at.active},
-        {lane_class, "first", &at.first},
-        {lane_class, "last", &at.last},
-        {lane_class, "ready", &at.ready},
-        {lane_class, "resting", &at.resting},
-        {lane_class, "request", &at.request},
-        {lane_class, "drained", &at.drained},
         {waiter_class, "place", &at.place},
         {waiter_class, "places", &at.places},
     };

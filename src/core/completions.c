@@ -72,6 +72,17 @@ static PyObject *completion_of(PyObject *operation) {
     return completion;
 }
 
+PyObject *posted_completion(PyObject *key, PyObject *operation, PyObject *transferred) {
+    PyObject *completion = new_completion();
+    if (!completion)
+        return NULL;
+    PyTuple_SET_ITEM(completion, 0, Py_NewRef(key));
+    PyTuple_SET_ITEM(completion, 1, Py_NewRef(operation));
+    PyTuple_SET_ITEM(completion, 2, Py_NewRef(transferred));
+    PyTuple_SET_ITEM(completion, 3, Py_NewRef(Py_None));
+    return completion;
+}
+
 PyObject *take(struct hot_path *self, Py_ssize_t limit) {
     Py_ssize_t count = packets_count(self->packets), taken = 0;
     PyObject *batch = PyList_New(count < limit ? count : limit), *packet;

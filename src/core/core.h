@@ -36,9 +36,18 @@ static inline Py_ssize_t packets_count(const PyObject *packets) {
 int packets_append(PyObject *packets, PyObject *packet);
 PyObject *packets_popleft(PyObject *packets); /* NULL, without an exception, if there is none */
 
+/* A lane, as lanes.py says; first and last are NULL, or None, if it has no operation. */
+struct lane {
+    PyObject_HEAD
+    PyObject *first, *last;
+    unsigned long long request;
+    char ready, active, resting, drained;
+};
+
 /* A try of the first operation of a lane. */
 struct attempt {
-    PyObject *handle, *lane, *operation, *views; /* the views are held where the kernel has the buffer */
+    PyObject *handle, *operation, *views; /* the views are held where the kernel has the buffer */
+    struct lane *lane;
     const int *number; /* where the socket object keeps its descriptor: -1 once it is closed */
     char *data;
     size_t size, done;
@@ -54,12 +63,12 @@ struct attempt {
 void ring_make_room(PyObject *ring, unsigned attempts);
 void ring_submit_gathered(PyObject *ring);
 unsigned ring_wait_ms(PyObject *ring, int timeout_ms);
-/* Prepares a request, which takes over the references of the attempt; returns what it is cancelled by. */
-PyObject *ring_attempt(PyObject *ring, const struct attempt *attempt, int poll_first);
+/* Prepares a request, which takes over the references of the attempt. Returns what it is cancelled by; 0 if it fails. */
+unsigned long long ring_attempt(PyObject *ring, const struct attempt *attempt, int poll_first);
 int ring_take_attempts(PyObject *ring, struct attempt *attempts, int most);
 int ring_has_results(PyObject *ring);
 
-extern PyType_Spec lock_spec, packets_spec, hot_path_spec, ring_spec;
+extern PyType_Spec lock_spec, packets_spec, lane_spec, hot_path_spec, ring_spec;
 extern PyMethodDef class_functions[], buffer_functions[];
 
 #endif

@@ -43,9 +43,9 @@ static int start_for_others(struct hot_path *self) {
  * where this thread has become the lane's owner and is not to gather it. */
 enum linked { FAILED = -1, REFUSED, LINKED, TRY };
 
-static enum linked link_locked(struct hot_path *self, PyObject *operation, PyObject *handle, PyObject *lane) {
-    if (SLOT(operation, status) != idle || SLOT(handle, life) != open_life || SLOT(lane, first) != Py_None ||
-        SLOT(lane, active) != Py_False || SLOT(lane, resting) != Py_False)
+static enum linked link_locked(struct hot_path *self, PyObject *operation, PyObject *handle, struct lane *lane) {
+    if (SLOT(operation, status) != idle || SLOT(handle, life) != open_life || has_first(lane) ||
+        lane->active || lane->resting)
         return REFUSED;
     PyObject *zero = PyLong_FromLong(0); /* a small number: it is there */
     PyObject *sequence = PyLong_FromSsize_t(next_sequence());
@@ -58,15 +58,15 @@ static enum linked link_locked(struct hot_path *self, PyObject *operation, PyObj
     put(&SLOT(operation, sequence), sequence);
     put_ref(&SLOT(operation, next), Py_None);
     put_ref(&SLOT(operation, previous), Py_None);
-    put_ref(&SLOT(lane, first), operation);
-    put_ref(&SLOT(lane, last), operation);
-    if (SLOT(lane, ready) == Py_True) {
-        put_ref(&SLOT(lane, active), Py_True);
+    put_ref(&lane->first, operation);
+    put_ref(&lane->last, operation);
+    if (lane->ready) {
+        lane->active = 1;
         if (SLOT(handle, skips) == Py_True)
             return TRY;
         struct gathered *gathered = &self->gathered[self->gathered_count++];
         gathered->handle = Py_NewRef(handle);
-        gathered->lane = Py_NewRef(lane);
+        gathered->lane = (struct lane *)Py_NewRef(lane);
     }
     return LINKED;
 }
@@ -85,7 +85,7 @@ static int submit_hot(struct hot_path *self, PyObject *operation, int *skipped) 
     if (fills && SLOT(operation, grows) == Py_True &&
         PyLong_AsSsize_t(SLOT(operation, transferred)) == PyLong_AsSsize_t(SLOT(operation, size)))
         return 0; /* its buffer was filled: Python gets it a larger one */
-    PyObject *lane = fills ? SLOT(handle, incoming) : SLOT(handle, outgoing);
+    struct lane *lane = (struct lane *)(fills ? SLOT(handle, incoming) : SLOT(handle, outgoing));
     lock_acquire(SLOT(handle, lock));
     enum linked linked = link_locked(self, operation, handle, lane);
     lock_release(SLOT(handle, lock));
@@ -123,6 +123,32 @@ static PyObject *hot_path_submit(struct hot_path *self, PyObject *const *args, P
             return PyBool_FromLong(skipped);
     }
     return call_slow(self, self->slow_submit, args, count, names);
+}
+
+/* Posting */
+
+/* Whether CompletionQueue.wake has something to do: threads are parked, or the leader sleeps. */
+static int somebody_sleeps(struct hot_path *self) {
+    PyObject *sleeping = PyObject_GetAttr(self->queue, name.sleeping);
+    int somebody = PyList_GET_SIZE(self->parked) || sleeping != Py_False;
+    Py_XDECREF(sleeping);
+    PyErr_Clear();
+    return somebody;
+}
+
+/* Post, as QueuedPort.post does. Like everything that it does until it wakes somebody, it is one step of Python's, so that
+ * it may be called from a signal handler. */
+static PyObject *hot_path_post(struct hot_path *self, PyObject *const *args, Py_ssize_t count, PyObject *names) {
+    if (!usable(self) || names || count < 1 || count > 3)
+        return call_slow(self, self->slow_post, args, count, names);
+    PyObject *zero = PyLong_FromLong(0); /* a small number: it is there */
+    PyObject *completion = posted_completion(args[0], count > 1 ? args[1] : Py_None, count > 2 ? args[2] : zero);
+    int failed = !completion || packets_append(self->packets, completion) < 0;
+    Py_DECREF(zero);
+    Py_XDECREF(completion);
+    if (failed || (somebody_sleeps(self) && call(self->queue, name.wake) < 0))
+        return NULL;
+    Py_RETURN_NONE;
 }
 
 /* Waiting */
@@ -292,15 +318,15 @@ static PyObject *hot_path_wait(struct hot_path *self, PyObject *const *args, Py_
 }
 
 /* Makes this thread the owner of a lane that an event was for, as EmulatedHandle.own does. Returns whether it is. */
-static int own(PyObject *handle, PyObject *lane) {
-    put_ref(&SLOT(lane, ready), Py_True);
-    if (SLOT(lane, first) == Py_None)
+static int own(PyObject *handle, struct lane *lane) {
+    lane->ready = 1;
+    if (!has_first(lane))
         return 0;
     lock_acquire(SLOT(handle, lock));
-    int owned = SLOT(lane, first) != Py_None && SLOT(lane, ready) == Py_True && SLOT(lane, active) == Py_False &&
-                SLOT(lane, resting) == Py_False && SLOT(handle, life) == open_life;
+    int owned = has_first(lane) && lane->ready && !lane->active &&
+                !lane->resting && SLOT(handle, life) == open_life;
     if (owned)
-        put_ref(&SLOT(lane, active), Py_True);
+        lane->active = 1;
     lock_release(SLOT(handle, lock));
     return owned;
 }
@@ -324,13 +350,13 @@ static int notice(struct hot_path *self, struct epoll_event *event, struct attem
         put_ref(&SLOT(handle, ended), Py_True);
     int ways[2] = {(event->events & (EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0,
                    (event->events & (EPOLLOUT | EPOLLHUP | EPOLLERR)) != 0};
-    PyObject *lanes[2] = {SLOT(handle, incoming), SLOT(handle, outgoing)};
+    struct lane *lanes[2] = {(struct lane *)SLOT(handle, incoming), (struct lane *)SLOT(handle, outgoing)};
     for (int i = 0; i < 2; i++) {
         if (!ways[i] || !own(handle, lanes[i]))
             continue;
         if (prepare(self, &attempts[prepared], handle, lanes[i]))
             prepared++;
-        else if (call_port(self, name.run, handle, lanes[i], NULL) < 0)
+        else if (call_port(self, name.run, handle, (PyObject *)lanes[i], NULL) < 0)
             keep_first(kept);
     }
     PyObject *readiness = SLOT(handle, readiness);
@@ -408,12 +434,12 @@ static PyObject *hot_path_close(struct hot_path *self, PyObject *ignored) {
 
 /* The type */
 
-/* HotPath(port, queue, table, backlog, slow_submit, slow_wait[, ring]) */
+/* HotPath(port, queue, table, backlog, slow_submit, slow_wait, slow_post[, ring]) */
 static PyObject *hot_path_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
     (void)keywords;
-    PyObject *port, *queue, *table, *backlog, *slow_submit, *slow_wait, *ring = NULL;
-    if (!PyArg_ParseTuple(args, "OOO!OOO|O", &port, &queue, &PyDict_Type, &table, &backlog, &slow_submit, &slow_wait,
-                          &ring))
+    PyObject *port, *queue, *table, *backlog, *slow_submit, *slow_wait, *slow_post, *ring = NULL;
+    if (!PyArg_ParseTuple(args, "OOO!OOOO|O", &port, &queue, &PyDict_Type, &table, &backlog, &slow_submit, &slow_wait,
+                          &slow_post, &ring))
         return NULL;
     struct hot_path *self = (struct hot_path *)type->tp_alloc(type, 0);
     if (!self)
@@ -426,6 +452,7 @@ static PyObject *hot_path_new(PyTypeObject *type, PyObject *args, PyObject *keyw
     self->backlog = Py_NewRef(backlog);
     self->slow_submit = Py_NewRef(slow_submit);
     self->slow_wait = Py_NewRef(slow_wait);
+    self->slow_post = Py_NewRef(slow_post);
     self->ring = Py_XNewRef(ring);
     self->packets = PyObject_GetAttrString(queue, "packets");
     self->timers = PyObject_GetAttrString(queue, "timers");
@@ -469,6 +496,7 @@ static int hot_path_clear(struct hot_path *self) {
     Py_CLEAR(self->parked);
     Py_CLEAR(self->slow_submit);
     Py_CLEAR(self->slow_wait);
+    Py_CLEAR(self->slow_post);
     Py_CLEAR(self->ring);
     while (self->gathered_count) {
         self->gathered_count--;
@@ -492,6 +520,7 @@ static void hot_path_dealloc(struct hot_path *self) {
 static PyMethodDef hot_path_methods[] = {
     {"submit", FAST(hot_path_submit), METH_FASTCALL | METH_KEYWORDS, NULL},
     {"wait", FAST(hot_path_wait), METH_FASTCALL | METH_KEYWORDS, NULL},
+    {"post", FAST(hot_path_post), METH_FASTCALL | METH_KEYWORDS, NULL},
     {"harvest", FAST(hot_path_harvest), METH_O, NULL},
     {"start_gathered", FAST(hot_path_start_gathered), METH_NOARGS, NULL},
     {"close", FAST(hot_path_close), METH_NOARGS, NULL},

@@ -7,14 +7,15 @@
 #define GATHERED_MAX 256 /* so many are started at once: the first should not wait for a long time */
 
 struct gathered {
-    PyObject *handle, *lane;
+    PyObject *handle;
+    struct lane *lane;
 };
 
 struct hot_path {
     PyObject_HEAD
     PyObject *port; /* a weak reference */
     PyObject *queue, *packets, *places, *seat, *parked, *table, *backlog, *timers;
-    PyObject *slow_submit, *slow_wait;
+    PyObject *slow_submit, *slow_wait, *slow_post;
     PyObject *ring; /* an io_uring in the place of an epoll instance, or NULL */
     double slow_turn; /* when Python led last, which looks after what is seldom */
     struct gathered *gathered; /* lanes that this path owns, and has still to try */
@@ -33,7 +34,6 @@ extern struct offsets {
     Py_ssize_t handle, key, transferred, error, status, next, previous, sequence, expiry, verdict, native;
     Py_ssize_t views, size, buffer, grows;
     Py_ssize_t skips, lock, life, incoming, outgoing, readiness, shows_drained, ended, socket, hot_path;
-    Py_ssize_t active, first, last, ready, resting, request, drained;
     Py_ssize_t place, places;
 } at;
 
@@ -63,6 +63,8 @@ static inline void put_ref(PyObject **slot, PyObject *value) {
     put(slot, value);
 }
 
+static inline int has_first(const struct lane *lane) { return lane->first && lane->first != Py_None; }
+
 static inline int usable(struct hot_path *self) { return !self->closed && self->generation == generation; }
 
 static inline int is_recv(PyObject *operation) {
@@ -88,8 +90,14 @@ int call(PyObject *object, PyObject *method);
 /* The int of a count. Most are the same as the one before. (buffers.c) */
 PyObject *count_number(Py_ssize_t count);
 
-/* Takes packets out of the queue, as CompletionQueue.take does. (completions.c) */
+/* Completions (completions.c) */
+
+/* Takes packets out of the queue, as CompletionQueue.take does. */
 PyObject *take(struct hot_path *self, Py_ssize_t limit);
+
+/* The completion of a packet of the caller's own. */
+PyObject *posted_completion(PyObject *key, PyObject *operation, PyObject *transferred);
+
 void keep_completions(void);
 
 /* Tries (tries.c) */
@@ -98,7 +106,7 @@ void keep_completions(void);
 int is_plain(PyObject *operation, int sends);
 
 /* Makes an attempt of the first operation of a lane that this thread owns. Returns 0 where that is not for C. */
-int prepare(struct hot_path *self, struct attempt *attempt, PyObject *handle, PyObject *lane);
+int prepare(struct hot_path *self, struct attempt *attempt, PyObject *handle, struct lane *lane);
 
 /* Makes the attempts, or requests of them, and acts on what comes of them. */
 void make_attempts(struct hot_path *self, struct attempt *attempts, int count, PyObject **kept);
@@ -107,7 +115,7 @@ void make_attempts(struct hot_path *self, struct attempt *attempts, int count, P
 void settle_all(struct hot_path *self, struct attempt *attempts, int count, PyObject **kept);
 
 /* Tries an operation that was just linked, and nothing else. Returns whether it has succeeded and queues nothing. */
-int try_at_once(struct hot_path *self, PyObject *handle, PyObject *lane);
+int try_at_once(struct hot_path *self, PyObject *handle, struct lane *lane);
 
 /* Tries what was gathered. Any thread may do it. */
 int start_gathered(struct hot_path *self);

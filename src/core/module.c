@@ -10,6 +10,7 @@ static int fill(PyObject *module) {
         {"Ring", &ring_spec},
 #ifndef Py_GIL_DISABLED
         {"HotPath", &hot_path_spec},
+        {"LaneState", &lane_spec},
         {"Packets", &packets_spec},
 #endif
     };

@@ -9,6 +9,22 @@
 
 #define VECTOR_MAX 1024 /* IOV_MAX: the buffers of one call */
 
+static bool add_block(Ring *self)
+{
+    struct block *block = calloc(1, sizeof *block);
+    if (!block)
+        return false;
+    pthread_mutex_lock(&self->ring.lock);
+    block->next = self->blocks;
+    self->blocks = block;
+    for (int i = 0; i < BLOCK; i++) {
+        block->requests[i].next = self->free;
+        self->free = &block->requests[i];
+    }
+    pthread_mutex_unlock(&self->ring.lock);
+    return true;
+}
+
 struct request *ring_begin(Ring *self, int opcode, int number, struct io_uring_sqe **entry)
 {
     for (;;) {
@@ -33,26 +49,22 @@ struct request *ring_begin(Ring *self, int opcode, int number, struct io_uring_s
         pthread_mutex_unlock(&self->ring.lock);
         if (!*entry) {
             ring_cross(self, false, 0);
-        } else if (!(request = calloc(1, sizeof *request))) {
+        } else if (!add_block(self)) {
             return (void *)PyErr_NoMemory();
-        } else {
-            pthread_mutex_lock(&self->ring.lock);
-            request->next = self->free;
-            self->free = request;
-            pthread_mutex_unlock(&self->ring.lock);
         }
     }
 }
 
-PyObject *ring_commit(Ring *self, struct request *request, PyObject *owner, PyObject *views, struct message *message,
+uint64_t ring_commit(Ring *self, struct request *request, PyObject *owner, PyObject *views, struct message *message,
                         uint64_t name)
 {
+    request->is_attempt = false;
     request->owner = Py_XNewRef(owner);
     request->views = Py_XNewRef(views);
     request->message = message;
     ring_publish(&self->ring);
     pthread_mutex_unlock(&self->ring.lock);
-    return PyLong_FromUnsignedLongLong(name);
+    return name;
 }
 
 /* Where the bytes of a tuple of memoryviews are, up to *most* after the first *done*. Returns how many parts that makes. */
@@ -127,7 +139,7 @@ static PyObject *transfer(Ring *self, PyObject *owner, int number, PyObject *vie
         entry->addr = (uint64_t)(uintptr_t)message->vector;
         entry->len = (uint32_t)count;
     }
-    return ring_commit(self, request, owner, views, message, entry->user_data);
+    return PyLong_FromUnsignedLongLong(ring_commit(self, request, owner, views, message, entry->user_data));
 }
 
 PyObject *ring_recv(Ring *self, PyObject *arguments)
@@ -206,7 +218,7 @@ static PyObject *exchange(Ring *self, int opcode, PyObject *owner, int number, P
     entry->len = 1;
     /* Where a datagram has no room, the kernel would try it again with what the first try has left of it: nothing. */
     entry->msg_flags = opcode == IORING_OP_SENDMSG ? MSG_NOSIGNAL | MSG_DONTWAIT : 0;
-    return ring_commit(self, request, owner, views, message, entry->user_data);
+    return PyLong_FromUnsignedLongLong(ring_commit(self, request, owner, views, message, entry->user_data));
 }
 
 PyObject *ring_recv_message(Ring *self, PyObject *arguments)
@@ -246,7 +258,7 @@ PyObject *ring_accept(Ring *self, PyObject *arguments)
     entry->addr = (uint64_t)(uintptr_t)&message->address;
     entry->addr2 = (uint64_t)(uintptr_t)&message->address_size;
     entry->accept_flags = SOCK_CLOEXEC | SOCK_NONBLOCK;
-    return ring_commit(self, request, owner, NULL, message, entry->user_data);
+    return PyLong_FromUnsignedLongLong(ring_commit(self, request, owner, NULL, message, entry->user_data));
 }
 
 PyObject *ring_connect(Ring *self, PyObject *arguments)
@@ -267,7 +279,7 @@ PyObject *ring_connect(Ring *self, PyObject *arguments)
     }
     entry->addr = (uint64_t)(uintptr_t)&message->address;
     entry->addr2 = (uint64_t)size;
-    return ring_commit(self, request, owner, NULL, message, entry->user_data);
+    return PyLong_FromUnsignedLongLong(ring_commit(self, request, owner, NULL, message, entry->user_data));
 }
 
 PyObject *ring_poll(Ring *self, PyObject *arguments)
@@ -286,7 +298,7 @@ PyObject *ring_poll(Ring *self, PyObject *arguments)
 #endif
     entry->poll32_events = events;
     entry->len = again ? IORING_POLL_ADD_MULTI : 0;
-    return ring_commit(self, request, owner, NULL, NULL, entry->user_data);
+    return PyLong_FromUnsignedLongLong(ring_commit(self, request, owner, NULL, NULL, entry->user_data));
 }
 
 PyObject *ring_sync(Ring *self, PyObject *arguments)
@@ -297,5 +309,7 @@ PyObject *ring_sync(Ring *self, PyObject *arguments)
         return NULL;
     struct io_uring_sqe *entry;
     struct request *request = ring_begin(self, IORING_OP_FSYNC, number, &entry);
-    return request ? ring_commit(self, request, owner, NULL, NULL, entry->user_data) : NULL;
+    if (!request)
+        return NULL;
+    return PyLong_FromUnsignedLongLong(ring_commit(self, request, owner, NULL, NULL, entry->user_data));
 }

@@ -67,14 +67,16 @@ void ring_cross(Ring *self, bool for_results, int64_t nanoseconds)
 
 static void release(struct request *request)
 {
-    Py_CLEAR(request->owner);
     Py_CLEAR(request->views);
-    Py_CLEAR(request->attempt.handle);
-    Py_CLEAR(request->attempt.lane);
-    Py_CLEAR(request->attempt.operation);
-    Py_CLEAR(request->attempt.views);
-    free(request->message);
-    request->message = NULL;
+    if (request->is_attempt) {
+        Py_CLEAR(request->handle);
+        Py_CLEAR(request->lane);
+        Py_CLEAR(request->operation);
+    } else {
+        Py_CLEAR(request->owner);
+        free(request->message);
+        request->message = NULL;
+    }
 }
 
 /* Entries that are no requests */
@@ -202,9 +204,9 @@ static unsigned take(Ring *self, uint64_t until)
 
 static PyObject *detail(const struct request *request, int32_t result, uint32_t flags)
 {
+    if (request->is_attempt)
+        return PyTuple_Pack(2, request->handle, request->lane);
     struct message *message = request->message;
-    if (request->attempt.operation)
-        return PyTuple_Pack(2, request->attempt.handle, request->attempt.lane);
     if (result < 0)
         Py_RETURN_NONE;
     switch (request->opcode) {
@@ -253,7 +255,7 @@ static PyObject *ring_next_result(Ring *self)
     if (!request)
         return NULL;
     PyObject *more = detail(request, number, flags), *result = NULL;
-    PyObject *owner = request->owner ? request->owner : Py_None;
+    PyObject *owner = request->is_attempt || !request->owner ? Py_None : request->owner;
     if (more)
         result = Py_BuildValue("(OKiN)", owner, (unsigned long long)name_of(request), number, more);
     if (ended) {
@@ -314,19 +316,28 @@ void ring_submit_gathered(PyObject *object)
         ring_cross(self, false, 0);
 }
 
-PyObject *ring_attempt(PyObject *object, const struct attempt *attempt, int poll_first)
+unsigned long long ring_attempt(PyObject *object, const struct attempt *attempt, int poll_first)
 {
     Ring *self = (Ring *)object;
     struct io_uring_sqe *entry;
     struct request *request = ring_begin(self, attempt->sends ? IORING_OP_SEND : IORING_OP_RECV, *attempt->number, &entry);
     if (!request)
-        return NULL;
+        return 0;
     entry->addr = (uint64_t)(uintptr_t)attempt->data;
     entry->len = (uint32_t)(attempt->size < TRANSFER_MAX ? attempt->size : TRANSFER_MAX);
     entry->msg_flags = attempt->sends ? MSG_NOSIGNAL | MSG_DONTWAIT : 0;
     entry->ioprio = !attempt->sends && poll_first ? IORING_RECVSEND_POLL_FIRST : 0;
-    request->attempt = *attempt;
-    return ring_commit(self, request, NULL, NULL, NULL, entry->user_data);
+    uint64_t name = entry->user_data;
+    request->is_attempt = true;
+    request->handle = attempt->handle;
+    request->operation = attempt->operation;
+    request->lane = attempt->lane;
+    request->views = attempt->views;
+    request->done = (uint32_t)attempt->done; /* of a send, which has no more than SEND_MAX */
+    request->size = entry->len;
+    ring_publish(&self->ring);
+    pthread_mutex_unlock(&self->ring.lock);
+    return name;
 }
 
 unsigned ring_wait_ms(PyObject *object, int timeout_ms)
@@ -343,17 +354,24 @@ int ring_take_attempts(PyObject *object, struct attempt *attempts, int most)
     pthread_mutex_lock(&self->ring.lock);
     struct request **place = &self->noted, *request;
     while (count < most && (request = *place)) {
-        if (!request->attempt.operation) {
+        if (!request->is_attempt) {
             place = &request->next;
             continue;
         }
         if (!(*place = request->next))
             self->noted_end = place;
-        attempts[count] = request->attempt;
-        attempts[count].result = request->result;
-        attempts[count].more = (request->flags & IORING_CQE_F_SOCK_NONEMPTY) != 0;
-        count++;
-        memset(&request->attempt, 0, sizeof request->attempt);
+        attempts[count++] = (struct attempt){
+            .handle = request->handle,
+            .operation = request->operation,
+            .lane = request->lane,
+            .views = request->views,
+            .done = request->done,
+            .size = request->size,
+            .sends = request->opcode == IORING_OP_SEND,
+            .result = request->result,
+            .more = (request->flags & IORING_CQE_F_SOCK_NONEMPTY) != 0,
+        };
+        request->views = NULL;
         request->is_noted = false;
         give_back(self, request);
     }
@@ -419,10 +437,10 @@ static void ring_dealloc(Ring *self)
     PyTypeObject *type = Py_TYPE(self);
     if (self->open)
         Py_DECREF(ring_shut(self, NULL));
-    while (self->free) { /* one that is in flight is leaked instead: the kernel may still write to what it names */
-        struct request *request = self->free;
-        self->free = request->next;
-        free(request);
+    while (self->blocks && !self->in_flight) { /* or else they are leaked: the kernel may still write to what they name */
+        struct block *block = self->blocks;
+        self->blocks = block->next;
+        free(block);
     }
     type->tp_free(self);
     Py_DECREF(type);

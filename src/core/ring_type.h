@@ -19,22 +19,40 @@ struct message {
     struct iovec vector[];
 };
 
+/* A server may have as many of these as connections, so they are small, and are allocated many at a time. */
 struct request {
     struct request *next; /* of those that are free, or have a result */
-    PyObject *owner, *views;
-    struct message *message;
-    struct attempt attempt; /* of the hot path, if it has an operation; such a request has no owner */
+    union {
+        struct {
+            PyObject *owner;
+            struct message *message;
+        };
+        struct { /* of an attempt of the hot path */
+            PyObject *handle, *operation;
+            struct lane *lane;
+        };
+    };
+    PyObject *views;
+    uint32_t done, size; /* of an attempt */
     int32_t result;
     uint32_t flags; /* of the result */
     uint16_t generation;
     uint8_t opcode;
-    bool in_kernel, is_noted;
+    bool in_kernel, is_noted, is_attempt;
+};
+
+#define BLOCK 64 /* requests */
+
+struct block {
+    struct block *next;
+    struct request requests[BLOCK];
 };
 
 typedef struct {
     PyObject_HEAD
     struct ring ring;
-    struct request *free; /* this and what follows is guarded by the ring's lock */
+    struct block *blocks; /* this and what follows is guarded by the ring's lock */
+    struct request *free;
     struct request *noted, **noted_end; /* those with a result, the oldest first */
     Py_ssize_t in_flight;
     unsigned entered; /* threads that are in the kernel */
@@ -57,7 +75,7 @@ void ring_cross(Ring *ring, bool for_results, int64_t nanoseconds);
 struct request *ring_begin(Ring *ring, int opcode, int number, struct io_uring_sqe **entry);
 
 /* Let the kernel have it, and the lock go. Returns what the request is cancelled by. */
-PyObject *ring_commit(Ring *ring, struct request *request, PyObject *owner, PyObject *views, struct message *message,
+uint64_t ring_commit(Ring *ring, struct request *request, PyObject *owner, PyObject *views, struct message *message,
                       uint64_t name);
 
 /* The methods that prepare requests, each with a tuple of arguments. */

@@ -16,19 +16,19 @@ int is_plain(PyObject *operation, int sends) {
     return size > 0 && (size <= SEND_MAX || !sends);
 }
 
-int prepare(struct hot_path *self, struct attempt *attempt, PyObject *handle, PyObject *lane) {
-    PyObject *operation = SLOT(lane, first);
-    if (SLOT(handle, life) != open_life || operation == Py_None)
+int prepare(struct hot_path *self, struct attempt *attempt, PyObject *handle, struct lane *lane) {
+    PyObject *operation = lane->first;
+    if (SLOT(handle, life) != open_life || !has_first(lane))
         return 0;
     int sends = is_send(operation);
     if ((!sends && !is_recv(operation)) || !is_plain(operation, sends))
         return 0;
     Py_buffer *buffer = PyMemoryView_GET_BUFFER(PyTuple_GET_ITEM(SLOT(operation, views), 0));
     if (!self->ring)
-        put_ref(&SLOT(lane, ready), Py_False);
+        lane->ready = 0;
     attempt->views = self->ring ? Py_NewRef(SLOT(operation, views)) : NULL;
     attempt->handle = Py_NewRef(handle);
-    attempt->lane = Py_NewRef(lane);
+    attempt->lane = (struct lane *)Py_NewRef(lane);
     attempt->operation = Py_NewRef(operation);
     attempt->number = (const int *)((char *)SLOT(handle, socket) + sizeof(PyObject));
     attempt->sends = (char)sends;
@@ -69,11 +69,12 @@ enum next { OVER, RUN_ON, JUDGE };
 
 /* Acts on the result of an attempt, under the handle's lock. Says what is left to do without it. */
 static enum next settle_locked(struct hot_path *self, struct attempt *a, int *failed) {
-    PyObject *operation = a->operation, *lane = a->lane, *handle = a->handle;
+    PyObject *operation = a->operation, *handle = a->handle;
+    struct lane *lane = a->lane;
     int drained = 0, done = a->result >= 0 && (!a->sends || (size_t)a->result == a->size);
     if (self->ring) {
-        put(&SLOT(lane, request), PyLong_FromLong(0));
-        put_ref(&SLOT(lane, drained), a->more || a->result == 0 ? Py_False : Py_True);
+        lane->request = 0;
+        lane->drained = !a->more && a->result != 0;
     }
     if (done) {
         PyObject *transferred = count_number((Py_ssize_t)a->done + a->result);
@@ -84,13 +85,13 @@ static enum next settle_locked(struct hot_path *self, struct attempt *a, int *fa
         drained = !a->sends && a->result > 0 && (size_t)a->result < a->size && SLOT(handle, shows_drained) == Py_True &&
                   SLOT(handle, ended) != Py_True;
         if (!drained)
-            put_ref(&SLOT(lane, ready), Py_True);
+            lane->ready = 1;
         PyObject *following = SLOT(operation, next);
         if (following == Py_None)
-            put_ref(&SLOT(lane, last), Py_None);
+            put_ref(&lane->last, Py_None);
         else
             put_ref(&SLOT(following, previous), Py_None);
-        put_ref(&SLOT(lane, first), following);
+        put_ref(&lane->first, following);
         put_ref(&SLOT(operation, next), Py_None);
         if (a->skips && SLOT(operation, expiry) == Py_None) {
             put_ref(&SLOT(operation, native), Py_None);
@@ -99,12 +100,12 @@ static enum next settle_locked(struct hot_path *self, struct attempt *a, int *fa
         } else {
             *failed |= complete(self, operation) < 0;
         }
-        if (SLOT(lane, first) != Py_None && SLOT(lane, ready) == Py_True && SLOT(handle, life) == open_life)
+        if (has_first(lane) && lane->ready && SLOT(handle, life) == open_life)
             return RUN_ON;
-    } else if (a->result != -EAGAIN || SLOT(operation, verdict) != Py_None || SLOT(lane, ready) == Py_True) {
+    } else if (a->result != -EAGAIN || SLOT(operation, verdict) != Py_None || lane->ready) {
         return JUDGE;
     }
-    put_ref(&SLOT(lane, active), Py_False);
+    lane->active = 0;
     return OVER;
 }
 
@@ -121,10 +122,10 @@ static int settle(struct hot_path *self, struct attempt *a) {
     enum next next = settle_locked(self, a, &failed);
     lock_release(SLOT(a->handle, lock));
     if (next == RUN_ON) {
-        failed |= call_port(self, name.run, a->handle, a->lane, NULL) < 0;
+        failed |= call_port(self, name.run, a->handle, (PyObject *)a->lane, NULL) < 0;
     } else if (next == JUDGE) {
         PyObject *result = PyLong_FromSsize_t(a->result);
-        failed |= !result || call_port(self, name.run_on, a->handle, a->lane, result) < 0;
+        failed |= !result || call_port(self, name.run_on, a->handle, (PyObject *)a->lane, result) < 0;
         Py_XDECREF(result);
     } else if (SLOT(a->handle, life) != open_life) {
         failed |= call(a->handle, name.release) < 0;
@@ -178,15 +179,15 @@ void make_attempts(struct hot_path *self, struct attempt *attempts, int count, P
 static void request_attempts(struct hot_path *self, struct attempt *attempts, int count, PyObject **kept) {
     ring_make_room(self->ring, (unsigned)count);
     for (struct attempt *a = attempts; a < attempts + count; a++) {
-        PyObject *request = NULL;
+        unsigned long long request = 0;
         if (SLOT(a->operation, verdict) == Py_None && SLOT(a->handle, life) == open_life)
-            request = ring_attempt(self->ring, a, SLOT(a->lane, drained) == Py_True);
+            request = ring_attempt(self->ring, a, a->lane->drained);
         if (request) {
-            put(&SLOT(a->lane, request), request);
+            a->lane->request = request;
         } else {
             if (PyErr_Occurred())
                 keep_first(kept);
-            if (call_port(self, name.run, a->handle, a->lane, NULL) < 0)
+            if (call_port(self, name.run, a->handle, (PyObject *)a->lane, NULL) < 0)
                 keep_first(kept);
             drop(a);
         }
@@ -205,7 +206,7 @@ int start_gathered(struct hot_path *self) {
         for (size_t i = 0; i < count; i++) {
             if (prepare(self, &attempts[prepared], taken[i].handle, taken[i].lane))
                 prepared++;
-            else if (call_port(self, name.run, taken[i].handle, taken[i].lane, NULL) < 0)
+            else if (call_port(self, name.run, taken[i].handle, (PyObject *)taken[i].lane, NULL) < 0)
                 keep_first(&kept);
             Py_DECREF(taken[i].handle);
             Py_DECREF(taken[i].lane);
@@ -218,10 +219,10 @@ int start_gathered(struct hot_path *self) {
     return raise_kept(kept);
 }
 
-int try_at_once(struct hot_path *self, PyObject *handle, PyObject *lane) {
+int try_at_once(struct hot_path *self, PyObject *handle, struct lane *lane) {
     struct attempt attempt;
     if (!prepare(self, &attempt, handle, lane)) /* the handle was closed in the meantime */
-        return call_port(self, name.run, handle, lane, NULL);
+        return call_port(self, name.run, handle, (PyObject *)lane, NULL);
     attempt.skips = 1;
     Py_BEGIN_ALLOW_THREADS
     perform(&attempt, 1);

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class Kind(enum.Enum):
     FILE = "file"
 
 
-class Handle(ABC):
+class Handle:
     """A socket, pipe or file that has joined a port; :meth:`unio.Port.associate` makes it and operations name it.
 
     It identifies the association itself, not the descriptor's number: when the number is closed and reused, this
@@ -49,6 +49,12 @@ class Handle(ABC):
 
     socket: socket.socket | None
     """The socket on which operations work (the associated one, or one that borrows its descriptor); None for others."""
+
+    # What a backend adds. It is no abstract base class: to ask of something whether it is a handle would take ten times
+    # as long.
+
+    def __init__(self) -> None:
+        raise TypeError("a handle is made by Port.associate")
 
     @abstractmethod
     def fileno(self) -> int:

@@ -271,11 +271,16 @@ def _peer_gone(handle: EmulatedHandle, error: BrokenPipeError) -> OSError:
     return failed(errno.ECONNRESET)
 
 
+def _misses_writable(handle: EmulatedHandle) -> bool:
+    """Whether no event tells of room: a local datagram socket waits for its receiver's queue, and not for its own."""
+    return not handle.stream and family_of(_socket(handle)) not in (socket.AF_INET, socket.AF_INET6)
+
+
 def sending_failed(handle: EmulatedHandle, error: OSError) -> Exception:
     """What to raise for the error of a call that sends."""
     if isinstance(error, BrokenPipeError):
         return error if handle.socket is None else _peer_gone(handle, error)
-    if error.errno == errno.ENOBUFS or (error.errno == errno.EAGAIN and handle.misses_writable):
+    if error.errno == errno.ENOBUFS or (error.errno == errno.EAGAIN and _misses_writable(handle)):
         return RetryLater(RETRY_SECONDS)
     if error.errno == errno.EPROTOTYPE and handle.stream:  # macOS, while a connection is taken down: EPIPE is next
         return RetryLater(RETRY_SECONDS)

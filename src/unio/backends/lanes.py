@@ -11,7 +11,7 @@ import weakref
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
-from unio.backends.native import make_lock
+from unio.backends.native import LaneState, make_lock
 from unio.errors import AssociationError, cancelled
 from unio.handle import Handle, HasFileno, Kind
 from unio.operations import Route
@@ -39,14 +39,14 @@ class Life(IntEnum):
     ORPHANED = 3  # the port was closed; the object is still the caller's to close
 
 
-class Lane:
+class Lane(LaneState):
     """The operations of one direction of a handle, oldest first: a linked list, so that any can be taken out."""
 
-    __slots__ = ("active", "drained", "first", "last", "ready", "request", "resting")
+    __slots__ = ()
 
     def __init__(self) -> None:
-        self.first: Operation | None = None
-        self.last: Operation | None = None
+        self.first = None
+        self.last = None
         self.ready = True
         """Whether a try may succeed: nothing was tried yet, or an event came since the last one that blocked."""
         self.active = False
@@ -100,7 +100,6 @@ class EmulatedHandle(Handle):
         "incoming",
         "life",
         "lock",
-        "misses_writable",
         "number",
         "outgoing",
         "port",
@@ -146,7 +145,6 @@ class EmulatedHandle(Handle):
         self.private = -1
         self.stream = True
         self.shows_drained = False
-        self.misses_writable = False
         self.hot_path: HotPath | None = None  # what does the plain operations of this handle, if anything does
         if self.kind is Kind.SOCKET:
             sock = given if isinstance(given, socket.socket) else _BorrowedSocket(fileno=number)
@@ -155,8 +153,6 @@ class EmulatedHandle(Handle):
             self.stream = type_of(sock) == socket.SOCK_STREAM
             # Only TCP's receive ends early for no other reason; AF_UNIX stops where credentials or descriptors change.
             self.shows_drained = inet and self.stream and port.tells_urgent
-            # A local datagram socket blocks on its receiver's queue, and events tell of its own.
-            self.misses_writable = not inet and not self.stream
             if self.stream and isinstance(given, socket.socket):
                 self.hot_path = port._hot_path
 

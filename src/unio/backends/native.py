@@ -48,6 +48,18 @@ def make_lock() -> AbstractContextManager[Any]:
     return threading.Lock() if core is None else core.Lock()
 
 
+if TYPE_CHECKING:
+    from unio._core import LaneState as LaneState  # noqa: PLC0414
+elif has_hot_path:
+    LaneState = core.LaneState
+else:
+
+    class LaneState:
+        """What a lane keeps."""
+
+        __slots__ = ("active", "drained", "first", "last", "ready", "request", "resting")
+
+
 def make_packets() -> Packets | deque[Any]:
     """Make the queue of a port's packets."""
     return core.Packets() if has_hot_path else deque()
