@@ -190,6 +190,8 @@ static int move_item(PyObject *from, PyObject *to) {
 
 /* Takes a place for the thread, or has Python lead on: to those that came to wait meanwhile goes what they may take. */
 static int come_back(struct hot_path *self, PyObject *place, const struct wait *wait) {
+    if (PyList_GET_SIZE(place))
+        return 0;
     PyObject *coming = PyObject_GetAttr(self->queue, name.coming);
     int others = PyList_GET_SIZE(self->parked) || !coming || PyList_GET_SIZE(coming);
     Py_XDECREF(coming);
@@ -203,16 +205,18 @@ static int come_back(struct hot_path *self, PyObject *place, const struct wait *
     return PyErr_Occurred() ? -1 : 0;
 }
 
-/* One turn of a thread that waits alone, as QueuedPort._lead makes it where may_lead holds. */
+/* One turn of a thread that waits alone, as QueuedPort._lead makes it where may_lead holds. It keeps its place if there are
+ * packets, and only asks the kernel for more. */
 static int lead(struct hot_path *self, PyObject *place, const struct wait *wait) {
     if (!PyList_GET_SIZE(self->seat) || PyList_SetSlice(self->seat, 0, 1, NULL) < 0)
         return 0;
-    move_item(place, self->places);
     PyObject *found = NULL;
     int most_ms = wait->timeout < 0 || wait->timeout >= SWEEP_MS * 1e-3 ? SWEEP_MS : (int)(wait->timeout * 1e3);
     /* From here on whoever queues a packet interrupts; so look at the queue after this. */
     if (PyObject_SetAttr(self->queue, name.sleeping, Py_True) == 0) {
         int quiet = packets_count(self->packets) == 0 && usable(self);
+        if (quiet)
+            move_item(place, self->places);
         found = harvest(self, quiet ? most_ms : 0);
     }
     PyObject *kept = NULL;
@@ -303,7 +307,8 @@ static PyObject *hot_path_wait(struct hot_path *self, PyObject *const *args, Py_
         wait.until = monotonic() + wait.timeout;
     if (self->gathered_count && start_gathered(self) < 0)
         return give_up(self);
-    if (packets_count(self->packets) == 0 && may_lead(self) && lead(self, place, &wait) < 0)
+    int wants_more = packets_count(self->packets) == 0 || self->takes >= TAKES_MAX;
+    if (wants_more && may_lead(self) && lead(self, place, &wait) < 0)
         return give_up(self);
     if (self->ring)
         ring_submit_gathered(self->ring);

@@ -1,0 +1,141 @@
+"""What is used again and again: operations with parts of one buffer, and the completions that a program drops."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from typing import Any
+
+import channels
+import pytest
+import support
+
+import unio
+
+
+class Tally(unio.Completion):
+    """A completion with something of the program's own."""
+
+    @property
+    def doubled(self) -> int:
+        return 2 * self.transferred
+
+
+@pytest.mark.clause("S5", "S6")
+@channels.every_stream
+def test_one_send_sends_one_part_of_a_buffer_after_the_other(
+    port: unio.Port, resources: contextlib.ExitStack, transport: str
+) -> None:
+    near, far = channels.outgoing(resources, transport)
+    whole = bytearray(range(256))
+    send = unio.Send(port.associate(near), b"")
+    for start, end in itertools.pairwise((0, 1, 100, 101, 255, 256)):
+        send.buffer = memoryview(whole)[start:end]
+        assert support.succeed(port, send).transferred == end - start
+        assert send.buffer.tobytes() == whole[start:end]
+    send.buffer = memoryview(whole)[40:20]
+    assert support.succeed(port, send).transferred == 0
+    near.close()
+    assert far.recv_to_end() == whole
+
+
+@pytest.mark.clause("S5")
+def test_the_operation_keeps_the_memory_whatever_becomes_of_the_callers_views(
+    port: unio.Port, resources: contextlib.ExitStack
+) -> None:
+    near, far = channels.outgoing(resources, "tcp")
+    whole = bytearray(b"first second")
+    send = unio.Send(port.associate(near), b"")
+    for part in (slice(0, 6), slice(6, None)):
+        with memoryview(whole) as view, view[part] as given:
+            send.buffer = given
+        support.succeed(port, send)
+        with pytest.raises(BufferError):
+            whole.clear()
+    with memoryview(whole) as view:
+        gone = view[:3]
+    gone.release()
+    with pytest.raises(ValueError, match="released"):
+        send.buffer = gone
+    assert support.succeed(port, send).transferred == 6, "it has kept what it had"
+    near.close()
+    assert far.recv_to_end() == b"first secondsecond"
+    send.buffer = b""
+    whole.clear()
+
+
+@pytest.mark.clause("S3", "S5")
+def test_a_part_of_the_same_buffer_is_checked_like_any_other(port: unio.Port, resources: contextlib.ExitStack) -> None:
+    near, far = channels.incoming(resources, "tcp")
+    whole = bytearray(8)
+    recv = unio.Recv(port.associate(near), memoryview(whole)[:4])
+    with pytest.raises(TypeError, match="read-only"):
+        recv.buffer = memoryview(whole).toreadonly()[2:]
+    with pytest.raises(ValueError, match="contiguous"):
+        recv.buffer = memoryview(whole)[::2]
+    recv.buffer = memoryview(whole)[6:]
+    port.submit(recv)
+    with pytest.raises(unio.InFlight):
+        recv.buffer = memoryview(whole)[:2]
+    far.send(b"data")
+    assert support.completion(port).transferred == 2
+    assert (whole, recv.data.tobytes()) == (b"\0\0\0\0\0\0da", b"da")
+    recv.buffer = memoryview(whole).cast("H")[:1]
+    assert support.succeed(port, recv).transferred == 2
+    assert (whole, recv.data.tobytes()) == (b"ta\0\0\0\0da", b"ta")
+
+
+@pytest.mark.clause("C1")
+def test_a_completion_that_the_program_keeps_never_changes(port: unio.Port, resources: contextlib.ExitStack) -> None:
+    near, far = channels.incoming(resources, "tcp")
+    recv = unio.Recv(port.associate(near, "key"), bytearray(100))
+    kept = []
+    for count in range(1, 20):
+        far.send(bytes(count))
+        kept.append(support.succeed(port, recv))
+        port.post(count)
+        assert hash(support.completion(port)) == hash((count, None, 0, None))
+    assert [found.transferred for found in kept] == list(range(1, 20))
+    assert {found[:2] + found[3:] for found in kept} == {("key", recv, None)}
+
+
+@pytest.mark.clause("P8", "P9")
+def test_completions_within_completions_are_dropped_however_deep(port: unio.Port) -> None:
+    inner: Any = None
+    for _ in range(100_000):
+        port.post(inner)
+        inner = support.completion(port)
+    depth = 0
+    look = inner
+    while look is not None:
+        look, depth = look.key, depth + 1
+    assert depth == 100_000
+    del inner, look
+
+
+@pytest.mark.clause("P8")
+def test_a_posted_object_goes_with_its_completion(port: unio.Port) -> None:
+    dropped = []
+
+    class Key:
+        def __del__(self) -> None:
+            port.post("from its finalizer")
+            dropped.append(self)
+
+    port.post(Key(), Key(), 7)
+    found = support.completion(port)
+    assert found.transferred == 7
+    assert not dropped
+    del found
+    assert len(dropped) == 2
+    assert [support.completion(port).key for _ in range(2)] == ["from its finalizer"] * 2
+
+
+@pytest.mark.clause("C1")
+def test_a_completion_can_have_subclasses(port: unio.Port) -> None:
+    made = [Tally(["nobody else's"], None, number, None) for number in range(1000)]
+    assert made[21].doubled == 42
+    del made
+    port.post("key", transferred=4)
+    found = support.completion(port)
+    assert (type(found), found.transferred) == (unio.Completion, 4)
