@@ -34,7 +34,7 @@ static int start_for_others(struct hot_path *self) {
         return 0;
     if (start_gathered(self) < 0)
         keep_first(&kept);
-    if (!PyList_GET_SIZE(self->parked) && PyObject_Size(self->packets) > 0 && call(self->queue, name.wake) < 0)
+    if (!PyList_GET_SIZE(self->parked) && packets_count(self->packets) > 0 && call(self->queue, name.wake) < 0)
         keep_first(&kept);
     return raise_kept(kept);
 }
@@ -93,7 +93,7 @@ static int submit_hot(struct hot_path *self, PyObject *operation, int *skipped) 
         *skipped = try_at_once(self, handle, lane);
         return *skipped < 0 ? -1 : 1;
     }
-    if (linked == LINKED && self->gathered_count == GATHERED_MAX && start_gathered(self) < 0)
+    if (linked == LINKED && self->gathered_count == GATHERED_MAX && start_for_others(self) < 0)
         return -1;
     return linked;
 }
