@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import hashlib
+import operator
 import os
 import queue
-import select
 import socket
 import statistics
 import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,63 +30,91 @@ import unio
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-BLOCK = bytes(12 * 1024)  # sha256 of it takes about 20 µs, without the GIL as it is above 2047 bytes
-CONNECTIONS = 16
-SECONDS = 1.0
+MESSAGES = 16
+"""How many are under way at once."""
+
+SECONDS = 0.5
 WAKES = 5000
 
 
-def clients(servers: tuple[socket.socket, ...], sockets: tuple[socket.socket, ...]) -> None:
-    """Send 64 bytes on each connection and wait for them, again and again, until the server ends."""
-    for sock in servers:
-        sock.close()
-    poll = select.epoll()
-    by_number = {sock.fileno(): sock for sock in sockets}
-    for number, sock in by_number.items():
-        poll.register(number, select.EPOLLIN)
-        sock.send(bytes(64))
-    while True:
-        for number, _ in poll.poll():
-            if not by_number[number].recv(64):
-                os._exit(0)
-            by_number[number].send(bytes(64))
+def compute(turns: int) -> None:
+    for _ in range(turns):
+        pass
 
 
-def serve(threads: int, work: Callable[[], object]) -> float:
-    """Messages per second of an echo server that does some work for each."""
+WORK: dict[str, Callable[[], object]] = {
+    "no work": lambda: None,
+    # Above 2047 bytes it releases the GIL.
+    "20 µs of hashing": partial(hashlib.sha256, bytes(40 * 1024)),
+    "200 µs of hashing": partial(hashlib.sha256, bytes(400 * 1024)),
+    "20 µs of Python": partial(compute, 2_000),
+    "200 µs of Python": partial(compute, 20_000),
+}
+"""What a handler does for each message, and about how long it takes."""
+
+
+def rate(port: unio.Port, threads: int, handle: Callable[[unio.Completion], bool]) -> float:
+    """How many messages a second some threads handle, as *handle* says what was one."""
     counts = [0] * threads
-    pairs = [socket.socketpair() for _ in range(CONNECTIONS)]
-    if os.fork() == 0:
-        clients(*zip(*pairs, strict=True))
     ended = False
 
-    def run(number: int, port: unio.Port) -> None:
+    def run(number: int) -> None:
         while not ended:
-            for _, operation, _, _ in port.wait(0.1, 4):
-                if isinstance(operation, unio.Recv):
-                    work()
-                    port.submit(unio.Send(operation.handle, operation.buffer))
-                    counts[number] += 1
-                    port.submit(operation)
+            for completion in port.wait(0.1, 1):
+                counts[number] += handle(completion)
 
+    crowd = [threading.Thread(target=run, args=(number,)) for number in range(threads)]
+    for thread in crowd:
+        thread.start()
+    time.sleep(SECONDS / 4)
+    before, began = sum(counts), time.monotonic()
+    time.sleep(SECONDS)
+    found = (sum(counts) - before) / (time.monotonic() - began)
+    ended = True
+    for thread in crowd:
+        thread.join()
+    return found
+
+
+def echo(work: Callable[[], object], threads: int) -> float:
+    """Messages that go to and fro for ever: both ends of each connection echo, so that no client takes a processor."""
+    with contextlib.ExitStack() as stack:
+        port = stack.enter_context(unio.Port(concurrency=threads))
+        for _ in range(MESSAGES):
+            near, far = [port.associate(stack.enter_context(sock)) for sock in socket.socketpair()]
+            for handle in near, far:
+                port.submit(unio.Recv(handle, bytearray(64)))
+            port.submit(unio.Send(near, bytes(64)))
+
+        def answer(completion: unio.Completion) -> bool:
+            operation = completion.operation
+            if not isinstance(operation, unio.Recv):
+                return False
+            work()
+            port.submit(unio.Send(operation.handle, operation.buffer))
+            port.submit(operation)
+            return True
+
+        return rate(port, threads, answer)
+
+
+def posts(work: Callable[[], object], threads: int) -> float:
+    """Packets that are posted anew by who has taken them: nothing is measured but the queue, and the work."""
     with unio.Port(concurrency=threads) as port:
-        for near, far in pairs:
-            far.close()
-            port.submit(unio.Recv(port.associate(near), bytearray(64)))
-        crowd = [threading.Thread(target=run, args=(number, port)) for number in range(threads)]
-        for thread in crowd:
-            thread.start()
-        time.sleep(SECONDS / 4)
-        before, began = sum(counts), time.monotonic()
-        time.sleep(SECONDS)
-        rate = (sum(counts) - before) / (time.monotonic() - began)
-        ended = True
-        for thread in crowd:
-            thread.join()
-    for near, _ in pairs:
-        near.close()
-    os.wait()
-    return rate
+
+        def answer(completion: unio.Completion) -> bool:
+            work()
+            port.post(completion.key)
+            return True
+
+        for number in range(MESSAGES):
+            port.post(number)
+        return rate(port, threads, answer)
+
+
+def stay_on_one_processor() -> None:
+    """Keep out what the system takes to wake an idle processor, or doesn't, as it places the threads."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
 
 def wake_port() -> float:
@@ -100,6 +130,8 @@ def wake_queue() -> float:
 
 
 def _to_and_fro(call: Callable[[], object], hear: Callable[[], object], *answer: Callable[[], object]) -> float:
+    stay_on_one_processor()
+
     def other() -> None:
         for _ in range(WAKES):
             for step in answer:
@@ -117,6 +149,7 @@ def _to_and_fro(call: Callable[[], object], hear: Callable[[], object], *answer:
 
 
 def wake_asyncio() -> float:
+    stay_on_one_processor()
     loops: list[asyncio.AbstractEventLoop] = []
 
     def run() -> None:
@@ -151,7 +184,7 @@ def wake_asyncio() -> float:
 
 
 def threads_woken() -> float:
-    """How many threads of eight go to sleep anew, which each woken one does, for each packet that comes alone."""
+    """How many threads of eight have gone to sleep anew, as each woken one does, for each packet that comes alone."""
     with unio.Port(concurrency=8) as port:
         told: queue.SimpleQueue[None] = queue.SimpleQueue()
 
@@ -163,34 +196,42 @@ def threads_woken() -> float:
         for thread in crowd:
             thread.start()
         time.sleep(0.3)
-        before = _slept(crowd)
+        woken = 0
         for _ in range(500):
+            before = _slept(crowd)
             port.post("packet")
             told.get()
             time.sleep(0.001)
-        slept = _slept(crowd) - before
+            woken += sum(map(operator.ne, before, _slept(crowd)))
         for _ in crowd:
             port.post(None)
         for thread in crowd:
             thread.join()
-    return slept / 500
+    return woken / 500
 
 
-def _slept(threads: list[threading.Thread]) -> int:
+def _slept(threads: list[threading.Thread]) -> list[list[str]]:
+    """What the system says of how often each thread slept; once or twice for a packet, as it may wait for the GIL."""
     lines = [Path(f"/proc/self/task/{thread.native_id}/status").read_text().splitlines() for thread in threads]
-    return sum(int(line.split()[1]) for each in lines for line in each if line.startswith("voluntary"))
+    return [[line for line in each if line.startswith("voluntary")] for each in lines]
 
 
 MEASURES: dict[str, Callable[[], float]] = {
-    "echo 1": lambda: serve(1, lambda: None),
-    "echo 2": lambda: serve(2, lambda: None),
-    "hash 1": lambda: serve(1, lambda: hashlib.sha256(BLOCK)),
-    "hash 2": lambda: serve(2, lambda: hashlib.sha256(BLOCK)),
+    f"{kind.__name__}, {name}, {threads}": partial(kind, work, threads)
+    for kind in (echo, posts)
+    for name, work in WORK.items()
+    for threads in (1, 2)
+} | {
     "wake port": wake_port,
     "wake SimpleQueue": wake_queue,
     "wake asyncio": wake_asyncio,
     "woken": threads_woken,
 }
+
+COMPARED = {name: [f"{name[:-1]}1"] for name in MEASURES if name.endswith(", 2")} | {
+    "wake port": ["wake SimpleQueue", "wake asyncio"]
+}
+"""The measures that a measure is divided by."""
 
 
 def measured(python: str, name: str) -> float:
@@ -202,13 +243,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--python", action="append", default=[], help="an interpreter that has unio; may be repeated")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--only", default="", help="what the names of the measures to take begin with")
     parser.add_argument("--measure", choices=MEASURES, help="print this one, of this interpreter")
     options = parser.parse_args()
     if options.measure:
         print(MEASURES[options.measure]())
         return
     pythons = options.python or [sys.executable]
-    rounds = [{(python, name): measured(python, name) for name in MEASURES for python in pythons}
+    names = [name for name in MEASURES if name.startswith(options.only)]
+    rounds = [{(python, name): measured(python, name) for name in names for python in pythons}
               for _ in range(options.rounds)]  # fmt: skip
 
     def ratio(one: tuple[str, str], other: tuple[str, str]) -> str:
@@ -217,12 +260,13 @@ def main() -> None:
 
     for python in pythons:
         print(python)
-        for what in ("echo", "hash"):
-            print(f"  {what}, 2 threads to 1: {ratio((python, f'{what} 2'), (python, f'{what} 1'))}")
-            print(f"  {what}, 2 threads, to the first: {ratio((python, f'{what} 2'), (pythons[0], f'{what} 2'))}")
-        for other in ("SimpleQueue", "asyncio"):
-            print(f"  time to wake, port to {other}: {ratio((python, 'wake port'), (python, f'wake {other}'))}")
-        print(f"  woken for each packet: {statistics.median(each[python, 'woken'] for each in rounds):.2f}")
+        for name in names:
+            for other in COMPARED.get(name, ()):
+                print(f"  {name}, to {other}: {ratio((python, name), (python, other))}")
+            if name == "woken":
+                print(f"  woken for each packet: {statistics.median(each[python, name] for each in rounds):.2f}")
+            elif python != pythons[0]:
+                print(f"  {name}, to {pythons[0]}: {ratio((python, name), (pythons[0], name))}")
 
 
 if __name__ == "__main__":
