@@ -1,4 +1,4 @@
-/* The buffers of operations: setting one, and looking at what was received.
+/* The buffers of operations: Recv.buffer, Send.buffer and Recv.data, which are properties in Python.
  *
  * An operation has its buffer as a memoryview of its own, which nobody else ever sees. So where the next buffer is a
  * part of the same bytes or bytearray, as it is in a server that sends what it has just received, that view is moved
@@ -8,7 +8,7 @@
 
 #ifndef Py_GIL_DISABLED
 
-static PyObject *slow_set_buffer, *slow_data;
+static PyObject *slow_buffer, *slow_data; /* the properties that these are a short form of */
 
 PyObject *count_number(Py_ssize_t count) {
     static PyObject *latest;
@@ -81,70 +81,68 @@ static int make_view(PyObject *operation, PyObject *buffer, int fills) {
     return views != NULL;
 }
 
-/* set_buffer(operation, buffer): what the setter of an operation's buffer does, for those that are set again and again.
- */
-static PyObject *set_buffer(PyObject *module, PyObject *const *args, Py_ssize_t count) {
-    (void)module;
-    if (count != 2)
-        return PyErr_Format(PyExc_TypeError, "set_buffer takes 2 arguments");
-    PyObject *operation = args[0], *buffer = args[1];
-    int fills = recv_type && is_recv(operation), sends = send_type && is_send(operation);
-    if ((!fills && !sends) || SLOT(operation, status) != idle || SLOT(operation, native) != Py_None ||
+static PyObject *get_buffer(PyObject *operation, void *ignored) {
+    (void)ignored;
+    PyObject *buffer = SLOT(operation, buffer);
+    return buffer ? Py_NewRef(buffer) : slow_buffer->ob_type->tp_descr_get(slow_buffer, operation, NULL);
+}
+
+static int set_buffer(PyObject *operation, PyObject *buffer, void *ignored) {
+    (void)ignored;
+    int fills = is_recv(operation);
+    if (!buffer || SLOT(operation, status) != idle || SLOT(operation, native) != Py_None ||
         !(reuse_view(operation, buffer, fills) || make_view(operation, buffer, fills)))
-        return PyObject_Vectorcall(slow_set_buffer, args, 2, NULL);
+        return slow_buffer->ob_type->tp_descr_set(slow_buffer, operation, buffer);
     PyObject *view = PyTuple_GET_ITEM(SLOT(operation, views), 0);
     PyObject *size = count_number(PyMemoryView_GET_BUFFER(view)->len);
     if (!size)
-        return NULL;
+        return -1;
     put(&SLOT(operation, size), size);
     put_ref(&SLOT(operation, buffer), buffer);
     if (fills)
         put_ref(&SLOT(operation, grows), Py_False); /* it is the caller's now */
-    Py_RETURN_NONE;
+    return 0;
 }
 
-/* data(operation): what Recv.data is. */
-static PyObject *data(PyObject *module, PyObject *operation) {
-    (void)module;
-    PyObject *views = recv_type && is_recv(operation) ? SLOT(operation, views) : NULL;
-    if (!views || !SLOT(operation, transferred) || PyTuple_GET_SIZE(views) != 1)
-        return PyObject_CallOneArg(slow_data, operation);
-    PyObject *view = PyTuple_GET_ITEM(views, 0);
-    Py_buffer *raw = PyMemoryView_GET_BUFFER(view);
-    Py_ssize_t transferred = PyLong_AsSsize_t(SLOT(operation, transferred));
-    if (transferred < 0 || transferred > raw->len) {
-        PyErr_Clear();
-        return PyObject_CallOneArg(slow_data, operation);
+static PyObject *get_data(PyObject *operation, void *ignored) {
+    (void)ignored;
+    PyObject *views = SLOT(operation, views), *count = SLOT(operation, transferred);
+    Py_ssize_t transferred = count && PyLong_CheckExact(count) ? PyLong_AsSsize_t(count) : -1;
+    PyErr_Clear(); /* a program may have set what it likes */
+    if (views && PyTuple_GET_SIZE(views) == 1) {
+        PyObject *view = PyTuple_GET_ITEM(views, 0);
+        Py_buffer *raw = PyMemoryView_GET_BUFFER(view);
+        if (transferred >= 0 && transferred <= raw->len) {
+            PyObject *part = PyMemoryView_FromObject(view);
+            if (part)
+                move_view(part, raw->buf, transferred);
+            return part;
+        }
     }
-    PyObject *part = PyMemoryView_FromObject(view);
-    if (part)
-        move_view(part, raw->buf, transferred);
-    return part;
+    return slow_data->ob_type->tp_descr_get(slow_data, operation, NULL);
 }
 
-/* faster_setter(function): returns set_buffer, which calls this function where a buffer is not plain. */
-static PyObject *faster_setter(PyObject *module, PyObject *function) {
-    put_ref(&slow_set_buffer, function);
-    return PyObject_GetAttrString(module, "set_buffer");
-}
-
-static PyObject *faster_data(PyObject *module, PyObject *function);
-
-PyMethodDef buffer_functions[] = {
-    {"data", data, METH_O, NULL},
-    {"faster_data", faster_data, METH_O, NULL},
-    {"faster_setter", faster_setter, METH_O, NULL},
-    {"set_buffer", (PyCFunction)(void (*)(void))set_buffer, METH_FASTCALL, NULL},
-    {NULL, NULL, 0, NULL},
-};
-
-/* faster_data(function): the same for data, with the documentation of this function. */
-static PyObject *faster_data(PyObject *module, PyObject *function) {
-    put_ref(&slow_data, function);
-    PyObject *text = PyObject_GetAttrString(function, "__doc__"); /* which the function keeps */
-    buffer_functions[0].ml_doc = text && PyUnicode_Check(text) ? PyUnicode_AsUTF8(text) : NULL;
+/* Puts an accessor into a class, with the documentation of the property that it is a short form of. */
+static int put_accessor(PyTypeObject *type, PyGetSetDef *accessor, PyObject *property) {
+    PyObject *text = PyObject_GetAttrString(property, "__doc__"); /* which the property keeps */
+    accessor->doc = text && PyUnicode_Check(text) ? PyUnicode_AsUTF8(text) : NULL;
     Py_XDECREF(text);
-    return PyErr_Occurred() ? NULL : PyObject_GetAttrString(module, "data");
+    PyObject *descriptor = text ? PyDescr_NewGetSet(type, accessor) : NULL;
+    int failed = !descriptor || PyObject_SetAttrString((PyObject *)type, accessor->name, descriptor) < 0;
+    Py_XDECREF(descriptor);
+    return failed ? -1 : 0;
+}
+
+int put_accessors(void) {
+    static PyGetSetDef of_recv = {"buffer", get_buffer, set_buffer, NULL, NULL};
+    static PyGetSetDef of_send = {"buffer", get_buffer, set_buffer, NULL, NULL};
+    static PyGetSetDef data = {"data", get_data, NULL, NULL, NULL};
+    PyObject *recv = (PyObject *)recv_type;
+    if (!(slow_buffer = PyObject_GetAttrString(recv, "buffer")) || !(slow_data = PyObject_GetAttrString(recv, "data")))
+        return -1;
+    if (put_accessor(recv_type, &of_recv, slow_buffer) < 0 || put_accessor(send_type, &of_send, slow_buffer) < 0)
+        return -1;
+    return put_accessor(recv_type, &data, slow_data);
 }
 
 #endif

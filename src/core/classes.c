@@ -140,7 +140,7 @@ static PyObject *learn(PyObject *module, PyObject *args) {
     pending = PyObject_GetAttrString(status, "PENDING");
     queued = PyObject_GetAttrString(status, "QUEUED");
     open_life = PyObject_GetAttrString(life, "OPEN");
-    if (!idle || !pending || !queued || !open_life || intern_names() < 0)
+    if (!idle || !pending || !queued || !open_life || intern_names() < 0 || put_accessors() < 0)
         return NULL;
     pthread_atfork(NULL, NULL, forked);
     Py_RETURN_NONE;

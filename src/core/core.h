@@ -69,6 +69,6 @@ int ring_take_attempts(PyObject *ring, struct attempt *attempts, int most);
 int ring_has_results(PyObject *ring);
 
 extern PyType_Spec lock_spec, packets_spec, lane_spec, hot_path_spec, ring_spec;
-extern PyMethodDef class_functions[], buffer_functions[];
+extern PyMethodDef class_functions[];
 
 #endif

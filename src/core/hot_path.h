@@ -87,8 +87,13 @@ PyObject *port_of(struct hot_path *self);
 int call_port(struct hot_path *self, PyObject *method, PyObject *a, PyObject *b, PyObject *c);
 int call(PyObject *object, PyObject *method);
 
-/* The int of a count. Most are the same as the one before. (buffers.c) */
+/* Buffers (buffers.c) */
+
+/* The int of a count. Most are the same as the one before. */
 PyObject *count_number(Py_ssize_t count);
+
+/* Has C set and show the buffers of the classes that it has learned. */
+int put_accessors(void);
 
 /* Completions (completions.c) */
 

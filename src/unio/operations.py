@@ -16,7 +16,6 @@ import socket
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from unio.arguments import Address, checked_address, require, seconds, view, whole_number
-from unio.backends.native import faster_data, faster_setter
 from unio.errors import InFlight
 from unio.handle import Handle, HasFileno, Kind
 
@@ -184,7 +183,6 @@ class _Buffered(Operation):
         return self._buffer
 
     @buffer.setter
-    @faster_setter
     def buffer(self, buffer: Buffers) -> None:
         self._must_be_idle()
         if self._native is not None:
@@ -232,7 +230,6 @@ class Recv(_Buffered):
         self._grows = buffer is None and stream
 
     @property
-    @faster_data
     def data(self) -> memoryview:
         """What the last completion delivered: a view of the buffer, so that nothing is copied.
 

@@ -69,16 +69,6 @@ next_sequence: Callable[[], int] = core.next_sequence if has_hot_path else itert
 """A number above all before it, by which operations are ordered."""
 
 
-def faster_setter(function: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
-    """Let C set the buffer of an operation where it is plain, and this function where it is not."""
-    return core.faster_setter(function) if has_hot_path else function
-
-
-def faster_data(function: Callable[[Any], memoryview]) -> Callable[[Any], memoryview]:
-    """Let C say what a receive has delivered, and this function where it has several buffers."""
-    return core.faster_data(function) if has_hot_path else function
-
-
 def thread_waits(waiter: object) -> None:
     """Let the C part know what the calling thread is as one that waits; the caller keeps it alive."""
     if has_hot_path:
