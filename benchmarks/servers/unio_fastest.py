@@ -32,18 +32,19 @@ def serve(listening: socket.socket) -> None:
         submit(unio.Accept(port.associate(listening)))
         while True:
             for client, operation, transferred, error in wait(None, LIMIT):
-                if client is None:
+                if transferred and error is None:
+                    if operation is client.recv:
+                        send = client.send
+                        send.buffer = operation.data
+                        submit(send)
+                    else:
+                        submit(client.recv)
+                elif client is None:
                     if error is None:
                         submit(Client(port, operation.socket).recv)
                     submit(operation)
-                elif error is not None or not transferred:
-                    client.handle.close()
-                elif operation is client.recv:
-                    send = client.send
-                    send.buffer = operation.data
-                    submit(send)
                 else:
-                    submit(client.recv)
+                    client.handle.close()
 
 
 if __name__ == "__main__":

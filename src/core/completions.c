@@ -1,8 +1,7 @@
 /* The completions that a wait returns.
  *
  * A port makes one for each operation, and programs drop them at once. So their memory is kept for the next: the class
- * gets a deallocator that puts the plain ones aside. Plain is one that is dropped without anything else going with it,
- * so that no code of anybody's runs meanwhile.
+ * gets a deallocator that puts those aside with which nothing else goes, so that no code of anybody's runs meanwhile.
  */
 #include "hot_path.h"
 
@@ -14,30 +13,37 @@
 static PyObject *kept[KEPT_MAX];
 static int kept_count;
 
-static int outlives(PyObject *item) { return Py_REFCNT(item) > 1 || PyLong_CheckExact(item); }
+/* Whether an item lives on without the completion, or is but a number. */
+static int is_kept_by_others(PyObject *item) { return item && (Py_REFCNT(item) > 1 || PyLong_CheckExact(item)); }
 
-static int drops_only_itself(PyObject *completion) {
+static int drops_nothing(PyObject *completion) {
     for (int i = 0; i < FIELDS; i++)
-        if (!PyTuple_GET_ITEM(completion, i) || !outlives(PyTuple_GET_ITEM(completion, i)))
+        if (!is_kept_by_others(PyTuple_GET_ITEM(completion, i)))
             return 0;
     return Py_TYPE(completion) == completion_type;
 }
 
-/* What tp_dealloc of a subclass of tuple does; the class may be a subclass of this one in turn. */
-static void dealloc(PyObject *completion) {
-    PyTypeObject *type = Py_TYPE(completion);
-    int keeps = kept_count < KEPT_MAX && drops_only_itself(completion);
-    PyObject_GC_UnTrack(completion);
-    Py_TRASHCAN_BEGIN(completion, dealloc) /* the key may be a completion, and its key one, and so on */
+static void drop_items(PyObject *completion) {
     for (Py_ssize_t i = 0; i < Py_SIZE(completion); i++) {
         PyObject *item = PyTuple_GET_ITEM(completion, i);
         PyTuple_SET_ITEM(completion, i, NULL);
         Py_XDECREF(item);
     }
-    if (keeps)
+}
+
+/* What tp_dealloc of a subclass of tuple does; the class may be a subclass of this one in turn. */
+static void dealloc(PyObject *completion) {
+    PyTypeObject *type = Py_TYPE(completion);
+    PyObject_GC_UnTrack(completion);
+    if (kept_count < KEPT_MAX && drops_nothing(completion)) {
+        drop_items(completion);
         kept[kept_count++] = completion;
-    else
-        type->tp_free(completion);
+        Py_DECREF(type); /* whose instance it is no longer */
+        return;
+    }
+    Py_TRASHCAN_BEGIN(completion, dealloc) /* the key may be a completion, and its key one, and so on */
+    drop_items(completion);
+    type->tp_free(completion);
     Py_DECREF(type);
     Py_TRASHCAN_END
 }
