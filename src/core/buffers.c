@@ -32,28 +32,31 @@ static void move_view(PyObject *view, void *start, Py_ssize_t size) {
     Py_buffer *raw = PyMemoryView_GET_BUFFER(view);
     raw->buf = start;
     raw->len = raw->shape[0] = size;
+    raw->strides[0] = 1; /* one byte alone may have had others */
 }
 
-/* Has the view that the operation has show another part of what it is a view of, if the buffer is one. */
-static int reuse_view(PyObject *operation, PyObject *buffer, int fills) {
+/* Has the view that the operation has show another part of what it is a view of, if the buffer is one. Returns the size
+ * of that part, or -1. */
+static Py_ssize_t reuse_view(PyObject *operation, PyObject *buffer, int fills) {
     PyObject *views = SLOT(operation, views);
     if (!PyMemoryView_Check(buffer) || !views || Py_REFCNT(views) > 1 || PyTuple_GET_SIZE(views) != 1)
-        return 0;
+        return -1;
     PyObject *view = PyTuple_GET_ITEM(views, 0);
     Py_buffer given, *raw = PyMemoryView_GET_BUFFER(view);
     if (Py_REFCNT(view) > 1 || raw->ndim != 1 || raw->itemsize != 1 || !is_bytes(PyMemoryView_GET_BASE(view)))
-        return 0;
+        return -1;
     if (PyObject_GetBuffer(buffer, &given, PyBUF_SIMPLE) < 0) { /* it was released, or is not contiguous */
         PyErr_Clear();
-        return 0;
+        return -1;
     }
+    Py_ssize_t size = given.len;
     int same = PyMemoryView_GET_BASE(buffer) == PyMemoryView_GET_BASE(view) && !(fills && given.readonly);
     if (same) {
-        move_view(view, given.buf, given.len);
+        move_view(view, given.buf, size);
         raw->readonly = given.readonly;
     }
     PyBuffer_Release(&given);
-    return same;
+    return same ? size : -1;
 }
 
 /* Makes the view of a buffer that is plain: contiguous bytes, in an object whose class has nothing of its own. */
@@ -72,13 +75,15 @@ static PyObject *plain_view(PyObject *buffer, int writable) {
     return NULL;
 }
 
-static int make_view(PyObject *operation, PyObject *buffer, int fills) {
+/* Gives the operation a new view. Returns its size, or -1. With the former one may go what has a finalizer. */
+static Py_ssize_t make_view(PyObject *operation, PyObject *buffer, int fills) {
     PyObject *view = plain_view(buffer, fills), *views = view ? PyTuple_Pack(1, view) : NULL;
+    Py_ssize_t size = views ? PyMemoryView_GET_BUFFER(view)->len : -1;
     Py_XDECREF(view);
+    PyErr_Clear(); /* what is wrong is for the slow form to say */
     if (views)
         put(&SLOT(operation, views), views);
-    PyErr_Clear(); /* what is wrong is for the slow form to say */
-    return views != NULL;
+    return size;
 }
 
 static PyObject *get_buffer(PyObject *operation, void *ignored) {
@@ -90,11 +95,15 @@ static PyObject *get_buffer(PyObject *operation, void *ignored) {
 static int set_buffer(PyObject *operation, PyObject *buffer, void *ignored) {
     (void)ignored;
     int fills = is_recv(operation);
-    if (!buffer || SLOT(operation, status) != idle || SLOT(operation, native) != Py_None ||
-        !(reuse_view(operation, buffer, fills) || make_view(operation, buffer, fills)))
+    Py_ssize_t bytes = -1;
+    if (buffer && SLOT(operation, status) == idle && SLOT(operation, native) == Py_None) {
+        bytes = reuse_view(operation, buffer, fills);
+        if (bytes < 0)
+            bytes = make_view(operation, buffer, fills);
+    }
+    if (bytes < 0)
         return slow_buffer->ob_type->tp_descr_set(slow_buffer, operation, buffer);
-    PyObject *view = PyTuple_GET_ITEM(SLOT(operation, views), 0);
-    PyObject *size = count_number(PyMemoryView_GET_BUFFER(view)->len);
+    PyObject *size = count_number(bytes);
     if (!size)
         return -1;
     put(&SLOT(operation, size), size);
@@ -106,9 +115,8 @@ static int set_buffer(PyObject *operation, PyObject *buffer, void *ignored) {
 
 static PyObject *get_data(PyObject *operation, void *ignored) {
     (void)ignored;
-    PyObject *views = SLOT(operation, views), *count = SLOT(operation, transferred);
-    Py_ssize_t transferred = count && PyLong_CheckExact(count) ? PyLong_AsSsize_t(count) : -1;
-    PyErr_Clear(); /* a program may have set what it likes */
+    PyObject *views = SLOT(operation, views);
+    Py_ssize_t transferred = transferred_of(operation);
     if (views && PyTuple_GET_SIZE(views) == 1) {
         PyObject *view = PyTuple_GET_ITEM(views, 0);
         Py_buffer *raw = PyMemoryView_GET_BUFFER(view);

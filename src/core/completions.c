@@ -13,14 +13,24 @@
 static PyObject *kept[KEPT_MAX];
 static int kept_count;
 
-/* Whether an item lives on without the completion, or is but a number. */
-static int is_kept_by_others(PyObject *item) { return item && (Py_REFCNT(item) > 1 || PyLong_CheckExact(item)); }
+/* Whether an item lives on without the completion, which may have it more than once, or is but a number. */
+static int is_kept_by_others(PyObject *completion, PyObject *item) {
+    Py_ssize_t times = 0;
+    if (!item || PyLong_CheckExact(item))
+        return item != NULL;
+    for (int i = 0; i < FIELDS; i++)
+        times += PyTuple_GET_ITEM(completion, i) == item;
+    return Py_REFCNT(item) > times;
+}
 
 static int drops_nothing(PyObject *completion) {
+    /* Of another size, from a tuple of anything, is what Completion._make() refuses. */
+    if (Py_TYPE(completion) != completion_type || Py_SIZE(completion) != FIELDS)
+        return 0;
     for (int i = 0; i < FIELDS; i++)
-        if (!is_kept_by_others(PyTuple_GET_ITEM(completion, i)))
+        if (!is_kept_by_others(completion, PyTuple_GET_ITEM(completion, i)))
             return 0;
-    return Py_TYPE(completion) == completion_type;
+    return 1;
 }
 
 static void drop_items(PyObject *completion) {
@@ -51,16 +61,22 @@ static void dealloc(PyObject *completion) {
 void keep_completions(void) { completion_type->tp_dealloc = dealloc; }
 
 static PyObject *new_completion(void) {
-    if (!kept_count)
-        return completion_type->tp_alloc(completion_type, FIELDS);
-    PyObject *completion = kept[--kept_count];
-    PyObject_InitVar((PyVarObject *)completion, completion_type, FIELDS);
+    PyObject *completion;
+    if (kept_count) {
+        completion = kept[--kept_count];
+        PyObject_InitVar((PyVarObject *)completion, completion_type, FIELDS);
+        PyObject_GC_Track(completion);
+    } else if (!(completion = completion_type->tp_alloc(completion_type, FIELDS))) {
+        return NULL;
+    }
 #if PY_VERSION_HEX >= 0x030E0000
-    ((PyTupleObject *)completion)->ob_hash = -1; /* of the former one's items */
+    ((PyTupleObject *)completion)->ob_hash = -1; /* it is not known yet */
 #endif
-    PyObject_GC_Track(completion);
     return completion;
 }
+
+/* What is in a public attribute of an operation: a program may have deleted it. */
+static PyObject *or_none(PyObject *value) { return Py_NewRef(value ? value : Py_None); }
 
 /* Takes over the reference to the operation. */
 static PyObject *completion_of(PyObject *operation) {
@@ -69,11 +85,10 @@ static PyObject *completion_of(PyObject *operation) {
         Py_DECREF(operation);
         return NULL;
     }
-    PyObject *key = SLOT(operation, key); /* a program may have deleted it */
-    PyTuple_SET_ITEM(completion, 0, Py_NewRef(key ? key : Py_None));
+    PyTuple_SET_ITEM(completion, 0, or_none(SLOT(operation, key)));
     PyTuple_SET_ITEM(completion, 1, operation);
-    PyTuple_SET_ITEM(completion, 2, Py_NewRef(SLOT(operation, transferred)));
-    PyTuple_SET_ITEM(completion, 3, Py_NewRef(SLOT(operation, error)));
+    PyTuple_SET_ITEM(completion, 2, or_none(SLOT(operation, transferred)));
+    PyTuple_SET_ITEM(completion, 3, or_none(SLOT(operation, error)));
     put_ref(&SLOT(operation, status), idle); /* last: from here on another thread may submit it again */
     return completion;
 }

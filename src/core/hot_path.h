@@ -77,6 +77,15 @@ static inline int is_send(PyObject *operation) {
     return type == send_type || (type != recv_type && PyType_IsSubtype(type, send_type));
 }
 
+/* How much an operation has transferred; -1 where a program has set that to something else, or deleted it. */
+static inline Py_ssize_t transferred_of(PyObject *operation) {
+    PyObject *count = SLOT(operation, transferred);
+    Py_ssize_t number = count && PyLong_CheckExact(count) ? PyLong_AsSsize_t(count) : -1;
+    if (number < 0)
+        PyErr_Clear();
+    return number;
+}
+
 /* A number above all before it, by which operations are ordered. */
 Py_ssize_t next_sequence(void);
 

@@ -24,6 +24,9 @@ int prepare(struct hot_path *self, struct attempt *attempt, PyObject *handle, st
     if ((!sends && !is_recv(operation)) || !is_plain(operation, sends))
         return 0;
     Py_buffer *buffer = PyMemoryView_GET_BUFFER(PyTuple_GET_ITEM(SLOT(operation, views), 0));
+    Py_ssize_t done = sends ? transferred_of(operation) : 0;
+    if (done < 0 || done >= buffer->len) /* a program has written to it */
+        return 0;
     if (!self->ring)
         lane->ready = 0;
     attempt->views = self->ring ? Py_NewRef(SLOT(operation, views)) : NULL;
@@ -32,8 +35,8 @@ int prepare(struct hot_path *self, struct attempt *attempt, PyObject *handle, st
     attempt->operation = Py_NewRef(operation);
     attempt->number = (const int *)((char *)SLOT(handle, socket) + sizeof(PyObject));
     attempt->sends = (char)sends;
-    attempt->skips = attempt->skipped = 0;
-    attempt->done = attempt->sends ? (size_t)PyLong_AsSsize_t(SLOT(operation, transferred)) : 0;
+    attempt->skips = attempt->skipped = attempt->more = 0;
+    attempt->done = (size_t)done;
     attempt->data = (char *)buffer->buf + attempt->done;
     attempt->size = (size_t)buffer->len - attempt->done;
     return 1;

@@ -85,6 +85,77 @@ def test_a_part_of_the_same_buffer_is_checked_like_any_other(port: unio.Port, re
     assert (whole, recv.data.tobytes()) == (b"ta\0\0\0\0da", b"ta")
 
 
+@pytest.mark.clause("S5")
+def test_a_part_after_one_byte_of_a_buffer_with_steps_has_none(
+    port: unio.Port, resources: contextlib.ExitStack
+) -> None:
+    near, far = channels.incoming(resources, "tcp")
+    whole = bytearray(16)
+    recv = unio.Recv(port.associate(near), memoryview(whole)[0:2:2])
+    recv.buffer = memoryview(whole)[:8]
+    far.send(b"abcdefgh")
+    assert support.succeed(port, recv).transferred == 8
+    assert recv.data.tobytes() == b"abcdefgh"
+
+
+@pytest.mark.clause("S5")
+def test_what_goes_with_the_former_buffer_may_set_another(port: unio.Port, resources: contextlib.ExitStack) -> None:
+    class Owner(bytearray):
+        def __del__(self) -> None:
+            send.buffer = []
+
+    near, _ = channels.outgoing(resources, "tcp")
+    send = unio.Send(port.associate(near), b"")
+    with memoryview(Owner(b"former")) as view:
+        send.buffer = view
+    del view
+    send.buffer = b"latter"
+    assert send.buffer == b"latter"
+
+
+@pytest.mark.clause("S5")
+def test_what_is_written_into_an_operation_in_flight_sends_nothing_but_its_buffer(
+    port: unio.Port, resources: contextlib.ExitStack
+) -> None:
+    near, far = channels.outgoing(resources, "tcp")
+    send = unio.Send(port.associate(near), b"abc")
+    support.assert_idle(port)
+    near.setblocking(False)
+    left = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            left += near.send(bytes(1 << 16))
+    port.submit(send)
+    support.assert_idle(port)
+    send.transferred = 1 << 12
+    while left:
+        left -= len(far.recv(left) or b"")
+    found = port.wait(0)
+    if not found:
+        port.cancel(send)
+        found = support.completions(port, 1)
+    assert found[0].operation is send
+    near.close()
+    assert far.recv_to_end() in (b"", b"abc")
+
+
+@pytest.mark.clause("C1")
+def test_completions_of_any_length_and_with_anything_twice_come_and_go(port: unio.Port) -> None:
+    made = [tuple.__new__(unio.Completion, ["one"]) for _ in range(1000)]
+    del made[::2]
+    with pytest.raises(TypeError):
+        unio.Completion._make(["one"])
+    inner: Any = None
+    for _ in range(100_000):
+        port.post(inner, inner)
+        inner = support.completion(port)
+    del inner
+    for number in range(1000):
+        port.post(number)
+    kept = support.completions(port, 1000)
+    assert [hash(found) for found in kept] == [hash((number, None, 0, None)) for number in range(1000)]
+
+
 @pytest.mark.clause("C1")
 def test_a_completion_that_the_program_keeps_never_changes(port: unio.Port, resources: contextlib.ExitStack) -> None:
     near, far = channels.incoming(resources, "tcp")
