@@ -83,7 +83,7 @@ static int submit_hot(struct hot_path *self, PyObject *operation, int *skipped) 
         !is_plain(operation, !fills))
         return 0;
     if (fills && SLOT(operation, grows) == Py_True &&
-        PyLong_AsSsize_t(SLOT(operation, transferred)) == PyLong_AsSsize_t(SLOT(operation, size)))
+        transferred_of(operation) == PyLong_AsSsize_t(SLOT(operation, size)))
         return 0; /* its buffer was filled: Python gets it a larger one */
     struct lane *lane = (struct lane *)(fills ? SLOT(handle, incoming) : SLOT(handle, outgoing));
     lock_acquire(SLOT(handle, lock));
@@ -143,8 +143,12 @@ static PyObject *hot_path_post(struct hot_path *self, PyObject *const *args, Py_
         return call_slow(self, self->slow_post, args, count, names);
     PyObject *zero = PyLong_FromLong(0); /* a small number: it is there */
     PyObject *completion = posted_completion(args[0], count > 1 ? args[1] : Py_None, count > 2 ? args[2] : zero);
-    int failed = !completion || packets_append(self->packets, completion) < 0;
     Py_DECREF(zero);
+    if (completion && !usable(self)) { /* making it has run a finalizer that has closed the port */
+        Py_DECREF(completion);
+        return call_slow(self, self->slow_post, args, count, names);
+    }
+    int failed = !completion || packets_append(self->packets, completion) < 0;
     Py_XDECREF(completion);
     if (failed || (somebody_sleeps(self) && call(self->queue, name.wake) < 0))
         return NULL;
@@ -189,7 +193,8 @@ static int move_item(PyObject *from, PyObject *to) {
 }
 
 /* Takes a place for the thread, or has Python lead on: to those that came to wait meanwhile goes what they may take. */
-static int come_back(struct hot_path *self, PyObject *place, const struct wait *wait) {
+static int come_back(struct hot_path *self, PyObject *waiter, const struct wait *wait) {
+    PyObject *place = SLOT(waiter, place);
     if (PyList_GET_SIZE(place))
         return 0;
     PyObject *coming = PyObject_GetAttr(self->queue, name.coming);
@@ -197,7 +202,7 @@ static int come_back(struct hot_path *self, PyObject *place, const struct wait *
     Py_XDECREF(coming);
     if (others) {
         PyObject *left = time_left(wait);
-        int failed = !left || call_port(self, name.lead, here, left, NULL) < 0;
+        int failed = !left || call_port(self, name.lead, waiter, left, NULL) < 0;
         Py_XDECREF(left);
         return failed ? -1 : 0;
     }
@@ -207,7 +212,7 @@ static int come_back(struct hot_path *self, PyObject *place, const struct wait *
 
 /* One turn of a thread that waits alone, as QueuedPort._lead makes it where may_lead holds. It keeps its place if there are
  * packets, and only asks the kernel for more. */
-static int lead(struct hot_path *self, PyObject *place, const struct wait *wait) {
+static int lead(struct hot_path *self, PyObject *waiter, const struct wait *wait) {
     if (!PyList_GET_SIZE(self->seat) || PyList_SetSlice(self->seat, 0, 1, NULL) < 0)
         return 0;
     PyObject *found = NULL;
@@ -216,7 +221,7 @@ static int lead(struct hot_path *self, PyObject *place, const struct wait *wait)
     if (PyObject_SetAttr(self->queue, name.sleeping, Py_True) == 0) {
         int quiet = packets_count(self->packets) == 0 && usable(self);
         if (quiet)
-            move_item(place, self->places);
+            move_item(SLOT(waiter, place), self->places);
         found = harvest(self, quiet ? most_ms : 0);
     }
     PyObject *kept = NULL;
@@ -226,7 +231,7 @@ static int lead(struct hot_path *self, PyObject *place, const struct wait *wait)
     if (PyObject_SetAttr(self->queue, name.sleeping, Py_False) < 0 || PyList_Append(self->seat, Py_None) < 0 ||
         (self->closed && call_port(self, name.close_kernel_once, NULL, NULL, NULL) < 0))
         keep_first(&kept);
-    if (!kept && come_back(self, place, wait) < 0)
+    if (!kept && come_back(self, waiter, wait) < 0)
         keep_first(&kept);
     return raise_kept(kept);
 }
@@ -251,7 +256,7 @@ static int read_arguments(struct wait *wait, PyObject *const *args, Py_ssize_t c
     int plain = count + named <= 2;
     for (Py_ssize_t i = 0; plain && i < count + named; i++) {
         PyObject *called = i < count ? NULL : PyTuple_GET_ITEM(names, i - count); /* in code, they are interned */
-        if (called ? called == name.timeout : i == 0)
+        if (called ? called == name.timeout && !count : i == 0)
             plain = read_timeout(wait, args[i]);
         else
             plain = (!called || called == name.limit) && read_limit(wait, args[i]);
@@ -287,10 +292,10 @@ static PyObject *take_hot(struct hot_path *self, PyObject *place, Py_ssize_t lim
 }
 
 /* Ends a wait with the exception that is set: what this thread had or was to have goes to others. */
-static PyObject *give_up(struct hot_path *self) {
+static PyObject *give_up(struct hot_path *self, PyObject *waiter) {
     PyObject *kept = NULL;
     keep_first(&kept);
-    if (call(here, name.leave) < 0)
+    if (call(waiter, name.leave) < 0)
         keep_first(&kept);
     if (call(self->queue, name.pass_on) < 0)
         keep_first(&kept);
@@ -298,24 +303,33 @@ static PyObject *give_up(struct hot_path *self) {
     return NULL;
 }
 
-static PyObject *hot_path_wait(struct hot_path *self, PyObject *const *args, Py_ssize_t count, PyObject *names) {
-    struct wait wait = {-1, 0, LIMIT};
-    if (!usable(self) || !here || SLOT(here, places) != self->places || !read_arguments(&wait, args, count, names))
-        return call_slow(self, self->slow_wait, args, count, names);
-    PyObject *place = SLOT(here, place);
-    if (wait.timeout >= 0)
-        wait.until = monotonic() + wait.timeout;
+/* Takes what there is, after having asked the kernel where that is due; an empty list where that is nothing. */
+static PyObject *wait_once(struct hot_path *self, PyObject *waiter, const struct wait *wait) {
     if (self->gathered_count && start_gathered(self) < 0)
-        return give_up(self);
+        return give_up(self, waiter);
     int wants_more = packets_count(self->packets) == 0 || self->takes >= TAKES_MAX;
-    if (wants_more && may_lead(self) && lead(self, place, &wait) < 0)
-        return give_up(self);
+    if (wants_more && may_lead(self) && lead(self, waiter, wait) < 0)
+        return give_up(self, waiter);
     if (self->ring)
         ring_submit_gathered(self->ring);
     /* A signal handler that raises does so as soon as this returns, and what it would return were lost. */
     if (PyErr_CheckSignals() < 0)
-        return give_up(self);
-    PyObject *batch = take_hot(self, place, wait.limit);
+        return give_up(self, waiter);
+    PyObject *batch = take_hot(self, SLOT(waiter, place), wait->limit);
+    /* A finalizer that ran in the middle of this may have waited on another port, to which the thread belongs now. */
+    if (here != waiter && call(waiter, name.leave) < 0)
+        Py_CLEAR(batch);
+    return batch;
+}
+
+static PyObject *hot_path_wait(struct hot_path *self, PyObject *const *args, Py_ssize_t count, PyObject *names) {
+    struct wait wait = {-1, 0, LIMIT};
+    if (!usable(self) || !here || SLOT(here, places) != self->places || !read_arguments(&wait, args, count, names))
+        return call_slow(self, self->slow_wait, args, count, names);
+    if (wait.timeout >= 0)
+        wait.until = monotonic() + wait.timeout;
+    PyObject *waiter = Py_NewRef(here), *batch = wait_once(self, waiter, &wait);
+    Py_DECREF(waiter);
     if (!batch || PyList_GET_SIZE(batch))
         return batch;
     Py_DECREF(batch);

@@ -432,6 +432,41 @@ def test_signals_neither_end_nor_fail_a_wait(port: unio.Port) -> None:
 
 
 @pytest.mark.clause("P6")
+def test_a_time_out_is_given_once(port: unio.Port) -> None:
+    for _ in range(2):  # in a thread that has waited before as in one that has not
+        with pytest.raises(TypeError, match="timeout"):
+            port.wait(0, timeout=0)  # type: ignore[call-overload, misc]
+        assert_idle(port)
+
+
+@needs_interval_timer
+@pytest.mark.clause("P2")
+@pytest.mark.process_wide
+def test_a_thread_that_waits_on_another_port_in_the_middle_of_a_wait_keeps_no_place(
+    backend: str, resources: contextlib.ExitStack
+) -> None:
+    port = resources.enter_context(unio.Port(backend=backend, concurrency=1))
+    other = resources.enter_context(unio.Port(backend=backend))
+
+    class Loop:
+        """Something with a port of its own, which it drains when it is dropped."""
+
+        def __del__(self) -> None:
+            assert_idle(other)
+            port.post("dropped")
+
+    loops: list[Loop] = []
+    resources.callback(signal.signal, signal.SIGALRM, signal.signal(signal.SIGALRM, lambda *_: loops.clear()))
+    for number in range(3):
+        loops.append(Loop())
+        assert_idle(port)
+        signal.setitimer(signal.ITIMER_REAL, 0.005)
+        assert completion(port).key == "dropped"
+        port.post(number)
+        assert completion(port).key == number, "the place is there for the next wait"
+
+
+@pytest.mark.clause("P6")
 def test_the_limit_is_honoured(port: unio.Port) -> None:
     for number in range(10):
         port.post(number)
@@ -1132,6 +1167,19 @@ def test_a_port_dropped_while_a_file_is_read_frees_nothing_too_early(
                 port.submit(unio.Read(handle, bytearray(1 << 20), 0))
             del port, handle
             gc.collect()
+
+
+@pytest.mark.clause("P11")
+def test_a_port_that_the_key_of_its_handle_leads_to_is_dropped_with_it(backend: str, make_pair: Any) -> None:
+    class Server:
+        def __init__(self, sock: socket.socket) -> None:
+            self.port = unio.Port(backend=backend)
+            self.handle = self.port.associate(sock, self)
+
+    near, _ = make_pair()
+    dropped = weakref.ref(Server(near).port)
+    gc.collect()
+    assert dropped() is None
 
 
 @pytest.mark.clause("P11")

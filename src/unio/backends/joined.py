@@ -1,9 +1,10 @@
 """Which handles have joined a port, of all ports of the process.
 
 A handle joins one port, once. Windows' kernel keeps that book for its own handles; elsewhere this does, by number: the
-handle, and once its port is closed, as it is at the latest when it is dropped, the object that was associated, for as
-long as that lives. The lock of the book is held to write in it, and not to look at a handle, which is a system call and
-may be the program's own code.
+handle, and once its port is closed the object that was associated, each for as long as it lives. A handle leads to what
+is the program's, by its key and its operations, and so perhaps to the port: if the book kept it alive, a port that is
+dropped would never be closed. The lock of the book is held to write in it, and not to look at a handle, which is a
+system call and may be the program's own code.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 from unio.backends.lanes import EmulatedHandle, stands_for
 from unio.errors import AssociationError
 
-_joined: dict[int, EmulatedHandle | weakref.ref[Any]] = {}
+_joined: dict[int, weakref.ref[Any]] = {}
 _joined_lock = threading.Lock()
 
 
@@ -35,16 +36,17 @@ def book(made: EmulatedHandle) -> EmulatedHandle | None:
 
     Raises :class:`unio.AssociationError` if what it stands for has joined a port already.
     """
+    entry = weakref.ref(made)
     while True:
         found = _joined.get(made.number)
-        previous = found() if isinstance(found, weakref.ref) else found
+        previous = found() if found else None
         if _is_taken(made.number, previous):
             raise AssociationError(
                 f"{made.object!r} has joined a port already; a handle does so once, even if that port is closed"
             )
         with _joined_lock:
             if _joined.get(made.number) is found:  # nobody has been quicker since that was looked at
-                _joined[made.number] = made
+                _joined[made.number] = entry
                 return previous if isinstance(previous, EmulatedHandle) else None
 
 
@@ -57,15 +59,18 @@ def _is_taken(number: int, known: Any) -> bool:
 
 def keep_object(handle: EmulatedHandle) -> None:
     """Remember, for a handle whose port is closed, the object instead: it may live longer."""
-    with _joined_lock:
-        if _joined.get(handle.number) is handle:
-            del _joined[handle.number]
-            with contextlib.suppress(TypeError):  # of such an object no weak references can be made
-                _joined[handle.number] = weakref.ref(handle.object)
+    with _joined_lock, contextlib.suppress(TypeError):  # of such objects no weak references can be made
+        if _is_entry(handle):
+            _joined[handle.number] = weakref.ref(handle.object)
 
 
 def strike(handle: EmulatedHandle) -> None:
     """Let the number of a closed handle be associated again."""
     with _joined_lock:
-        if _joined.get(handle.number) is handle:
+        if _is_entry(handle):
             del _joined[handle.number]
+
+
+def _is_entry(handle: EmulatedHandle) -> bool:
+    found = _joined.get(handle.number)
+    return found is not None and found() is handle

@@ -443,7 +443,7 @@ class QueuedPort(Port, ABC):
             return batch
         finally:  # also for what a signal handler raises, such as KeyboardInterrupt
             self._queue.arrive(waiter)
-            if not batch:
+            if not batch or waiter is not here.waiter:  # a finalizer may have waited on another port meanwhile
                 waiter.leave()
             self._queue.pass_on()
 
