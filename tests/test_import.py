@@ -94,3 +94,44 @@ def test_nothing_of_it_brings_the_gil_back() -> None:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHON_GIL"}
     environment["PYTHONPATH"] = str(Path(unio.__file__).parent.parent)
     subprocess.run([sys.executable, "-c", program], env=environment, timeout=30, check=True)
+
+
+ANOTHER_COPY = """
+import socket, sys
+import unio
+def use(unio, port, handle, sock):
+    recv, send = unio.Recv(handle), unio.Send(handle, b"from here")
+    for _ in range(3):
+        port.submit(recv)
+        port.submit(send)
+        sock.sendall(b"from there")
+        port.post("posted")
+        found = []
+        while len(found) < 3:
+            found += port.wait(30)
+        assert {each.error for each in found} == {None} and "posted" in [each.key for each in found], found
+        assert recv.data == b"from there" and not recv.in_flight and not send.in_flight
+        assert sock.recv(100) == b"from here"
+near, far = socket.socketpair()
+with unio.Port() as port:
+    handle = port.associate(near)
+    use(unio, port, handle, far)
+    port.post(key="posted", operation=1)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "unio"]:
+        del sys.modules[name]
+    import unio as another
+    assert another.Port is not unio.Port
+    there, here = socket.socketpair()
+    with another.Port() as second:
+        use(another, second, second.associate(there), here)
+        assert port.wait(30)[0].operation == 1
+        use(unio, port, handle, far)
+print("done")
+"""
+
+
+def test_another_copy_of_the_package_changes_nothing_for_the_first(backend: str) -> None:
+    command = [sys.executable, "-c", ANOTHER_COPY]
+    environment = os.environ | {unio.backends.VARIABLE: backend}
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "done\n"

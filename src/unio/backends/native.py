@@ -40,7 +40,8 @@ def _finds_numbers() -> bool:
     return found and core.keeps_number(probe, -1)
 
 
-has_hot_path = hasattr(core, "HotPath") and _finds_numbers()
+# A copy of the package that is not the first of the process, another interpreter's say, does without.
+has_hot_path = hasattr(core, "HotPath") and _finds_numbers() and core.claim()
 
 
 def make_lock() -> AbstractContextManager[Any]:
