@@ -356,28 +356,41 @@ def run_round(world: World, threads: int, seed: str, goal: int) -> None:
     drivers = [Driver(world, crowd, random.Random(f"{seed} {number}"), number) for number in range(threads)]
     if threads == 1:
         drivers[0].run(goal)
+        end_round(world)
     else:
-        run_together(drivers, goal, crowd.failures)
+        run_together(world, drivers, goal, crowd.failures)
+
+
+def end_round(world: World) -> None:
     world.settle()
     world.close_all()
 
 
-def run_together(drivers: list[Driver], goal: int, failures: list[BaseException]) -> None:
-    """Run each driver in a thread of its own; the first failure ends all and is raised."""
+def run_together(world: World, drivers: list[Driver], goal: int, failures: list[BaseException]) -> None:
+    """Run each driver in a thread of its own, then end the round; the first failure ends all and is raised."""
+    finished, over = threading.Barrier(len(drivers) + 1), threading.Event()
 
     def run(driver: Driver) -> None:
         try:
             driver.run(goal)
         except BaseException as error:  # noqa: BLE001 - raised below
             failures.append(error)
+        finished.wait()
+        if has_row("thread-ends-amid-retry"):  # elsewhere its operations go on without it
+            over.wait()
 
     threads = [threading.Thread(target=run, args=(driver,)) for driver in drivers]
     for thread in threads:
         thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
+    finished.wait()
+    try:
+        if failures:
+            raise failures[0]
+        end_round(world)
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
 
 
 def soak(world: World, options: argparse.Namespace) -> tuple[Footprint, Footprint]:

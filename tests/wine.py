@@ -60,7 +60,7 @@ ROWS: dict[str, tuple[str, tuple[int, ...]]] = {
         EVERY,
     ),
     "send-at-end": (
-        "a send that pends as the peer closes or half-closes may end short, the rest coming behind the next, or never",
+        "a send that pends as the peer ends or resets may end short, the rest coming behind the next, or never",
         EVERY,
     ),
     "transmit-file-leaks": ("each TransmitFile leaves 4 KiB in the heap of the process", EVERY),
@@ -71,8 +71,13 @@ ROWS: dict[str, tuple[str, tuple[int, ...]]] = {
     "end-before-data": ("of several receives that pend as the peer ends, one may see the end before the data", EVERY),
     "reset-before-data": ("a reset discards what had arrived before it and was not received yet", EVERY),
     "cancelled-pipe-write": ("a cancelled write to a pipe that was taken in part leaves nothing for the reader", EVERY),
-    "close-amid-receives": (
-        "a receive that is cancelled while it is tried again may never end once its socket is closed",
+    "cancel-amid-retry": ("CancelIoEx does not find a send that is just being tried again, which then goes on", (10,)),
+    "close-amid-retry": (
+        "what is tried again as its socket is closed may move data of the next socket of that number, or never end",
+        EVERY,
+    ),
+    "thread-ends-amid-retry": (
+        "an operation that is just being tried again as the thread ends that has started it fails with ERROR_ALERTED",
         EVERY,
     ),
     "poll-amid-close": ("a poll that starts while its socket is being closed may end the wineserver", EVERY),

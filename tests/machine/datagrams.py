@@ -140,6 +140,9 @@ class Datagrams(Subject):
                 owed.append(self.receives[0])
             return owed
 
+    def goes_on(self) -> bool:
+        return bool(self.sends or (self.incoming and self.receives))
+
     def finish(self) -> None:
         self.peer_drains()
         check(not self.expected, "datagrams were lost:", len(self.expected))

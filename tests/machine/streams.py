@@ -71,6 +71,8 @@ class Stream(Subject):
 
     @property
     def can_send(self) -> bool:
+        if self.sends and self.peer is None and has_row("send-at-end"):
+            return False  # one that waits behind another may never end
         return self.kind != PIPE_IN and not self.connecting
 
     @property
@@ -152,12 +154,6 @@ class Stream(Subject):
                 operation.readiness = readiness
             self.submit(operation, timeout)
 
-    def close_plainly(self) -> None:
-        with self.lock:
-            if self.sends and has_row("close-with-send-pending"):
-                return
-            super().close_plainly()
-
     # What the peer does
 
     def peer_sends(self, size: int) -> None:
@@ -221,7 +217,7 @@ class Stream(Subject):
         with self.lock:
             if self.kind != TCP:
                 self.peer_closes()
-            elif self.connected:
+            elif self.connected and not self._must_not_end():
                 self.peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 self.reset = self.ended = True
                 self._drop_peer()
@@ -362,11 +358,10 @@ class Stream(Subject):
     def owes(self) -> list[Submission]:
         with self.lock:
             owed = super().owes()
-            readable = (self.sent > self.received or self.ended or self.is_disconnected) and not self.connecting
+            readable = self._readable()
             if self.receives and readable:
                 owed.append(self.receives[0])
-            if not (self.ended and has_row("send-at-end")):
-                owed += self.sends
+            owed += self.sends
             for each in self.pending:
                 match each.operation:
                     case unio.Connect():
@@ -378,6 +373,12 @@ class Stream(Subject):
                         if wanted & unio.Readiness.WRITABLE and self.can_send and not self.sends:
                             owed.append(each)
             return owed
+
+    def _readable(self) -> bool:
+        return (self.sent > self.received or self.ended or self.is_disconnected) and not self.connecting
+
+    def goes_on(self) -> bool:
+        return bool(self.sends or (self.receives and self._readable()))
 
     def finish(self) -> None:
         check(not self.receives and not self.sends, "closed, with something pending:", self)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from machine.pattern import Sizes
 from platforms import WINDOWS
+from wine import has_row
 
 import unio
 
@@ -145,6 +146,8 @@ class Subject(ABC):
     def close(self) -> None:
         """Close the handle through unio; also a second time, and after a plain close."""
         with self.lock:
+            if self._must_not_close():
+                return
             self.closed = True
             self.closed_plainly = False
             self.handle.close()
@@ -153,7 +156,7 @@ class Subject(ABC):
     def close_plainly(self) -> None:
         """Close the object behind the handle's back."""
         with self.lock:
-            if self.closed:
+            if self.closed or self._must_not_close():
                 return
             if WINDOWS:  # it would not end what is in flight before the last duplicate is closed
                 self._close_duplicate()
@@ -223,7 +226,15 @@ class Subject(ABC):
         idle = self.idle[kind]
         return idle.pop() if idle else None
 
+    def _must_not_close(self) -> bool:
+        """Whether something in flight may be under way with the number of this handle, and end up with another's."""
+        return not self.closed and has_row("close-amid-retry") and self.goes_on()
+
     # What each kind of subject defines
+
+    def goes_on(self) -> bool:
+        """Whether something in flight goes on with nothing more done by this end."""
+        return False
 
     def submitted(self, submission: Submission) -> None:  # noqa: B027 - not every kind has something to note
         """Note what has been submitted."""

@@ -231,7 +231,7 @@ def disturb(slot: Slot, operation: unio.Operation, choice: random.Random, *, clo
 
 @pytest.mark.timeout(300)
 @pytest.mark.clause("P2", "S1", "X1", "X2", "X3")
-@pytest.mark.parametrize("closes", [False, pytest.param(True, marks=wine_row("close-amid-receives", run=False))])
+@pytest.mark.parametrize("closes", [False, pytest.param(True, marks=wine_row("close-amid-retry", run=False))])
 def test_each_submit_completes_once_whatever_others_do_to_the_handle(
     port: unio.Port, switching: None, closes: bool
 ) -> None:

@@ -154,7 +154,7 @@ class Connection:
     "ways",
     [
         pytest.param(WAYS, id="open"),
-        pytest.param(WAYS + ENDINGS, id="closes", marks=wine_row("close-amid-receives", run=False)),
+        pytest.param(WAYS + ENDINGS, id="closes", marks=wine_row("close-amid-retry", run=False)),
     ],
 )
 @pytest.mark.parametrize("seed", [1, 2, 3], ids="seed {}".format)
