@@ -22,6 +22,7 @@ from types import FrameType
 from typing import Any, Generic, TypeVar
 
 import pytest
+from wine import has_row
 
 import unio
 
@@ -63,9 +64,14 @@ def completions(port: unio.Port, count: int, patience: float = PATIENCE) -> list
     return found
 
 
-def completion(port: unio.Port) -> unio.Completion:
+def completion(port: unio.Port, patience: float = PATIENCE) -> unio.Completion:
     """The next completion."""
-    return completions(port, 1)[0]
+    return completions(port, 1, patience)[0]
+
+
+def patience_with(row: str) -> float:
+    """How many seconds to wait for what never comes where that row of the table holds."""
+    return PATIENCE / 6 if has_row(row) else PATIENCE
 
 
 def run(port: unio.Port, operation: unio.Operation, timeout: float | None = None) -> unio.Completion:
@@ -147,6 +153,15 @@ def datagram_socket() -> socket.socket:
 def connect(listening: socket.socket) -> socket.socket:
     """A client of a listening socket."""
     return socket.create_connection(listening.getsockname(), PATIENCE)
+
+
+def send_all(sock: socket.socket, data: bytes) -> None:
+    """Send all of it."""
+    patience = sock.gettimeout()
+    if has_row("send-in-background"):
+        sock.settimeout(None)  # with a time-out Python makes it a non-blocking one
+    sock.sendall(data)
+    sock.settimeout(patience)
 
 
 def recv_exactly(sock: socket.socket, count: int) -> bytes:

@@ -15,7 +15,7 @@ from support import completion, connect, open_handles, pending, run, succeed, un
 import unio
 
 if sys.platform == "win32":
-    from unio.backends import flights
+    from unio.backends import flights, iocp
     from unio.backends.win32_api import ffi
 
 if TYPE_CHECKING:
@@ -101,6 +101,34 @@ def test_what_ends_short_goes_on_where_it_stopped(
     assert run(port, send) == (None, send, 10, None)
     near.close()
     assert far.recv(20) == b"0123456789"
+
+
+class Clock:
+    """A time that passes only where a thread sleeps in the kernel's queue."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.asked: list[int] = []
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def fetch(self, _: int, milliseconds: int) -> tuple[()]:
+        self.asked.append(milliseconds)
+        self.now += max(milliseconds, 0.1) / 1000
+        return ()
+
+
+@pytest.mark.parametrize(("seconds", "milliseconds"), [(0.0004, 1), (0.0105, 11), (0.02, 20)])
+def test_a_time_out_is_rounded_up(
+    port: unio.Port, monkeypatch: pytest.MonkeyPatch, seconds: float, milliseconds: int
+) -> None:
+    # Rounded down it would not end early, as the clock is looked at; but for the rest of a millisecond it would spin.
+    clock = Clock()
+    monkeypatch.setattr(iocp, "time", clock)
+    monkeypatch.setattr(iocp.KernelQueue, "fetch", lambda _, *arguments: clock.fetch(*arguments))
+    assert port.wait(seconds) == []
+    assert clock.asked == [milliseconds, 0]
 
 
 def test_operations_are_found_without_a_search_and_none_is_left(port: unio.Port, make_pair: Any) -> None:

@@ -62,7 +62,7 @@ class Far:
     def send(self, data: bytes) -> None:
         """Send all of it."""
         if isinstance(self.end, socket.socket):
-            self.end.sendall(data)
+            support.send_all(self.end, data)
             return
         rest = memoryview(data)
         while rest:

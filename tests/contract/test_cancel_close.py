@@ -27,6 +27,7 @@ from support import (
     in_threads,
     inside_wait,
     listener,
+    patience_with,
     pending,
     recv_exactly,
     recv_to_end,
@@ -434,7 +435,7 @@ def test_a_closed_handle_has_nothing_to_cancel(port: unio.Port, make_pair: Any) 
     "form",
     [
         "through unio",
-        pytest.param("socket", marks=wine_row("close-with-send-pending", run=False)),
+        pytest.param("socket", marks=wine_row("close-with-send-pending")),
         pytest.param("number", marks=posix_only),
     ],
 )
@@ -455,7 +456,7 @@ def test_closing_completes_everything_as_cancelled_in_order(port: unio.Port, mak
         near.close()
     else:
         os.close(number)
-    found = completions(port, len(operations))
+    found = completions(port, len(operations), patience_with("close-with-send-pending"))
     for each in found:
         assert_cancelled(each)
     assert [each.operation for each in found] == operations
@@ -477,7 +478,7 @@ WITH_A_HANDLE = [kind for kind in PENDING if kind not in ("timer", "process_exit
     [
         *[("through unio", kind) for kind in WITH_A_HANDLE],
         *[("plain", kind) for kind in WITH_A_HANDLE if kind != "send"],
-        pytest.param("plain", "send", marks=wine_row("close-with-send-pending", run=False)),
+        pytest.param("plain", "send", marks=wine_row("close-with-send-pending")),
     ],
 )
 def test_closing_completes_a_pending_operation_of_every_kind(
@@ -491,7 +492,7 @@ def test_closing_completes_a_pending_operation_of_every_kind(
         handle.close()
     else:
         handle.object.close()  # type: ignore[union-attr]
-    found = completion(port)
+    found = completion(port, patience_with("close-with-send-pending"))
     assert found.operation is operation
     assert_cancelled(found)
     assert handle.closed

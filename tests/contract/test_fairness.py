@@ -28,6 +28,7 @@ from support import (
     local_pair,
     recv_exactly,
     reset,
+    send_all,
     succeed,
     tcp_pair,
 )
@@ -67,7 +68,7 @@ def submit_again(port: unio.Port) -> Callable[[unio.Completion], None]:
 def test_a_handle_with_much_to_receive_does_not_starve_another(port: unio.Port, make_pair: Any, limit: int) -> None:
     busy, busy_far = make_pair()
     quiet, quiet_far = make_pair()
-    busy_far.sendall(bytes(500_000))
+    send_all(busy_far, bytes(500_000))
     handle = port.associate(busy, "busy")
     for _ in range(3):
         port.submit(unio.Recv(handle, bytearray(1)))
@@ -360,7 +361,7 @@ def test_a_flood_of_input_and_output_starves_neither_timers_nor_posts(
 ) -> None:
     near, far = make_pair()
     handle = port.associate(near, "busy")
-    far.sendall(bytes(1_000_000))
+    send_all(far, bytes(1_000_000))
     for operation in (unio.Recv(handle, bytearray(1)), unio.Recv(handle, bytearray(1)), unio.Send(handle, b"")):
         port.submit(operation)
     again = submit_again(port)

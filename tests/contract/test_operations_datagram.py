@@ -11,7 +11,7 @@ import channels
 import pytest
 import support
 from platforms import WINDOWS, needs_af_unix
-from wine import has_row, wine_row
+from wine import wine_row
 
 import unio
 
@@ -303,7 +303,7 @@ def test_a_refusal_is_an_error_of_a_connected_socket_which_then_works_on(
     support.succeed(port, unio.Connect(handle, far.getsockname()))
     assert near.getpeername() == far.getsockname()
     recv = unio.Recv(handle, bytearray(10))
-    patience = 1.0 if has_row("refused-once") else support.PATIENCE
+    patience = support.patience_with("refused-once")
     for _ in range(3):
         port.submit(recv)
         support.assert_idle(port)

@@ -71,8 +71,8 @@ class Stream(Subject):
 
     @property
     def can_send(self) -> bool:
-        if self.sends and self.peer is None and has_row("send-at-end"):
-            return False  # one that waits behind another may never end
+        if self.peer is None and has_row("send-at-end"):
+            return False
         return self.kind != PIPE_IN and not self.connecting
 
     @property
@@ -366,7 +366,7 @@ class Stream(Subject):
                 match each.operation:
                     case unio.Connect():
                         owed.append(each)
-                    case unio.Poll():
+                    case unio.Poll() if not (self.ended and self.shut_down and has_row("poll-at-end")):
                         wanted = each.operation.readiness
                         if wanted & unio.Readiness.READABLE and readable and not self.receives:
                             owed.append(each)

@@ -28,11 +28,8 @@ CREW = 3
 
 ROUNDS = 40
 
-WAYS = ("post", "timer", "receive", "receive", "cancel", "time-out")
+WAYS = ("post", "timer", "receive", "receive", "cancel", "time-out", "close")
 """How a packet may come to be."""
-
-ENDINGS = ("close", "all at once")
-"""The same, with the end of the handle."""
 
 CHANCE = 0.05
 """Of a line, that its thread lets others go on before it."""
@@ -153,8 +150,8 @@ class Connection:
 @pytest.mark.parametrize(
     "ways",
     [
-        pytest.param(WAYS, id="open"),
-        pytest.param(WAYS + ENDINGS, id="closes", marks=wine_row("close-amid-retry", run=False)),
+        pytest.param(WAYS, id="one by one"),
+        pytest.param((*WAYS, "all at once"), id="all at once", marks=wine_row("close-amid-retry", run=False)),
     ],
 )
 @pytest.mark.parametrize("seed", [1, 2, 3], ids="seed {}".format)
