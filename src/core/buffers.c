@@ -94,7 +94,7 @@ static PyObject *get_buffer(PyObject *operation, void *ignored) {
 
 static int set_buffer(PyObject *operation, PyObject *buffer, void *ignored) {
     (void)ignored;
-    int fills = is_recv(operation);
+    int fills = kind_of(operation) == RECV;
     Py_ssize_t bytes = -1;
     if (buffer && SLOT(operation, status) == idle && SLOT(operation, native) == Py_None) {
         bytes = reuse_view(operation, buffer, fills);

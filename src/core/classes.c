@@ -5,8 +5,8 @@
 
 #include <structmember.h> /* PyMemberDef, until Python 3.12 */
 
-PyTypeObject *recv_type, *send_type, *handle_type, *completion_type;
-PyObject *idle, *pending, *queued, *open_life;
+PyTypeObject *recv_type, *send_type, *accept_type, *handle_type, *completion_type;
+PyObject *idle, *pending, *queued, *open_life, *made_socket;
 struct offsets at;
 struct names name;
 _Thread_local PyObject *here __attribute__((tls_model("initial-exec")));
@@ -95,12 +95,13 @@ static PyObject *claim(PyObject *module, PyObject *ignored) {
     return PyBool_FromLong(!claimed++);
 }
 
-/* learn(Recv, Send, EmulatedHandle, Waiter, Completion, Status, Life): tells this file the classes of the rest. */
+/* learn(Recv, Send, Accept, EmulatedHandle, Waiter, Completion, Status, Life, made_socket): tells this file the classes of the
+ * rest, and what makes the socket of an accepted connection. */
 static PyObject *learn(PyObject *module, PyObject *args) {
     (void)module;
-    PyObject *recv_class, *send_class, *handle_class, *waiter_class, *completion_class, *status, *life;
-    if (!PyArg_ParseTuple(args, "OOOOOOO", &recv_class, &send_class, &handle_class, &waiter_class, &completion_class,
-                          &status, &life))
+    PyObject *recv_class, *send_class, *accept_class, *handle_class, *waiter_class, *completion_class, *status, *life;
+    if (!PyArg_ParseTuple(args, "OOOOOOOOO", &recv_class, &send_class, &accept_class, &handle_class, &waiter_class,
+                          &completion_class, &status, &life, &made_socket))
         return NULL;
     const struct {
         PyObject *class;
@@ -122,6 +123,8 @@ static PyObject *learn(PyObject *module, PyObject *args) {
         {recv_class, "_size", &at.size},
         {recv_class, "_buffer", &at.buffer},
         {recv_class, "_grows", &at.grows},
+        {accept_class, "socket", &at.accepted},
+        {accept_class, "address", &at.address},
         {handle_class, "skip_on_success", &at.skips},
         {handle_class, "lock", &at.lock},
         {handle_class, "life", &at.life},
@@ -141,6 +144,8 @@ static PyObject *learn(PyObject *module, PyObject *args) {
     }
     recv_type = (PyTypeObject *)Py_NewRef(recv_class);
     send_type = (PyTypeObject *)Py_NewRef(send_class);
+    accept_type = (PyTypeObject *)Py_NewRef(accept_class);
+    Py_INCREF(made_socket);
     handle_type = (PyTypeObject *)Py_NewRef(handle_class);
     completion_type = (PyTypeObject *)Py_NewRef(completion_class);
     keep_completions();

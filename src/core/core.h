@@ -44,6 +44,8 @@ struct lane {
     char ready, active, resting, drained;
 };
 
+enum kind { NEITHER = -1, RECV, SEND, ACCEPT };
+
 /* A try of the first operation of a lane. */
 struct attempt {
     PyObject *handle, *operation, *views; /* the views are held where the kernel has the buffer */
@@ -52,7 +54,9 @@ struct attempt {
     char *data;
     size_t size, done;
     Py_ssize_t result; /* a count, or -errno */
-    char sends;
+    struct peer *peer;  /* of an accept: who it is */
+    PyObject *accepted; /* its socket */
+    char kind;
     char skips; /* it is tried within submit, and queues nothing if it succeeds there */
     char skipped;
     char more; /* to receive: as far as a ring tells */

@@ -1,6 +1,7 @@
 /* The hot path of submit and wait, for ports that emulate completion over readiness.
  *
- * What is plain goes through here: a receive or a send with one buffer, on a stream socket, that nothing stands before.
+ * What is plain goes through here: an accept, or a receive or a send with one buffer, on a stream socket, that nothing
+ * stands before.
  * Everything else is left to the Python that it is a short form of (queued_port.py, emulation.py, attempts.py), also in
  * the middle: each function here does what its namesake there would do, or hands over to it. So there is one emulation,
  * and its objects are Python's own: this file reads and writes the slots of their classes, at the offsets that the
@@ -75,17 +76,17 @@ static enum linked link_locked(struct hot_path *self, PyObject *operation, PyObj
 static int submit_hot(struct hot_path *self, PyObject *operation, int *skipped) {
     if (!usable(self) || !here || SLOT(here, places) != self->places)
         return 0;
-    int fills = is_recv(operation);
-    if (!fills && !is_send(operation))
+    enum kind kind = kind_of(operation);
+    if (kind == NEITHER || (kind == ACCEPT && self->ring))
         return 0;
     PyObject *handle = SLOT(operation, handle);
     if (!handle || Py_TYPE(handle) != handle_type || SLOT(handle, hot_path) != (PyObject *)self ||
-        !is_plain(operation, !fills))
+        !is_plain(operation, kind))
         return 0;
-    if (fills && SLOT(operation, grows) == Py_True &&
+    if (kind == RECV && SLOT(operation, grows) == Py_True &&
         transferred_of(operation) == PyLong_AsSsize_t(SLOT(operation, size)))
         return 0; /* its buffer was filled: Python gets it a larger one */
-    struct lane *lane = (struct lane *)(fills ? SLOT(handle, incoming) : SLOT(handle, outgoing));
+    struct lane *lane = (struct lane *)(kind == SEND ? SLOT(handle, outgoing) : SLOT(handle, incoming));
     lock_acquire(SLOT(handle, lock));
     enum linked linked = link_locked(self, operation, handle, lane);
     lock_release(SLOT(handle, lock));

@@ -27,12 +27,12 @@ struct hot_path {
 
 /* The classes, and where their instances keep what is used here (classes.c). */
 
-extern PyTypeObject *recv_type, *send_type, *handle_type, *completion_type;
-extern PyObject *idle, *pending, *queued, *open_life;
+extern PyTypeObject *recv_type, *send_type, *accept_type, *handle_type, *completion_type;
+extern PyObject *idle, *pending, *queued, *open_life, *made_socket;
 
 extern struct offsets {
     Py_ssize_t handle, key, transferred, error, status, next, previous, sequence, expiry, verdict, native;
-    Py_ssize_t views, size, buffer, grows;
+    Py_ssize_t views, size, buffer, grows, accepted, address;
     Py_ssize_t skips, lock, life, incoming, outgoing, readiness, shows_drained, ended, socket, hot_path;
     Py_ssize_t place, places;
 } at;
@@ -67,14 +67,17 @@ static inline int has_first(const struct lane *lane) { return lane->first && lan
 
 static inline int usable(struct hot_path *self) { return !self->closed && self->generation == generation; }
 
-static inline int is_recv(PyObject *operation) {
+static inline enum kind kind_of(PyObject *operation) {
     PyTypeObject *type = Py_TYPE(operation);
-    return type == recv_type || (type != send_type && PyType_IsSubtype(type, recv_type));
-}
-
-static inline int is_send(PyObject *operation) {
-    PyTypeObject *type = Py_TYPE(operation);
-    return type == send_type || (type != recv_type && PyType_IsSubtype(type, send_type));
+    if (type == recv_type)
+        return RECV;
+    if (type == send_type)
+        return SEND;
+    if (PyType_IsSubtype(type, recv_type))
+        return RECV;
+    if (PyType_IsSubtype(type, send_type))
+        return SEND;
+    return PyType_IsSubtype(type, accept_type) ? ACCEPT : NEITHER;
 }
 
 /* How much an operation has transferred; -1 where a program has set that to something else, or deleted it. */
@@ -116,8 +119,8 @@ void keep_completions(void);
 
 /* Tries (tries.c) */
 
-/* Whether an operation is plain: it receives, or sends, with one buffer that is neither empty nor too large. */
-int is_plain(PyObject *operation, int sends);
+/* Whether an operation is plain: it accepts; or it receives, or sends, with one buffer that is neither empty nor too large. */
+int is_plain(PyObject *operation, enum kind kind);
 
 /* Makes an attempt of the first operation of a lane that this thread owns. Returns 0 where that is not for C. */
 int prepare(struct hot_path *self, struct attempt *attempt, PyObject *handle, struct lane *lane);

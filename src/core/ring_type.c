@@ -320,13 +320,13 @@ unsigned long long ring_attempt(PyObject *object, const struct attempt *attempt,
 {
     Ring *self = (Ring *)object;
     struct io_uring_sqe *entry;
-    struct request *request = ring_begin(self, attempt->sends ? IORING_OP_SEND : IORING_OP_RECV, *attempt->number, &entry);
+    struct request *request = ring_begin(self, attempt->kind == SEND ? IORING_OP_SEND : IORING_OP_RECV, *attempt->number, &entry);
     if (!request)
         return 0;
     entry->addr = (uint64_t)(uintptr_t)attempt->data;
     entry->len = (uint32_t)(attempt->size < TRANSFER_MAX ? attempt->size : TRANSFER_MAX);
-    entry->msg_flags = attempt->sends ? MSG_NOSIGNAL | MSG_DONTWAIT : 0;
-    entry->ioprio = !attempt->sends && poll_first ? IORING_RECVSEND_POLL_FIRST : 0;
+    entry->msg_flags = attempt->kind == SEND ? MSG_NOSIGNAL | MSG_DONTWAIT : 0;
+    entry->ioprio = attempt->kind == RECV && poll_first ? IORING_RECVSEND_POLL_FIRST : 0;
     uint64_t name = entry->user_data;
     request->is_attempt = true;
     request->handle = attempt->handle;
@@ -367,7 +367,7 @@ int ring_take_attempts(PyObject *object, struct attempt *attempts, int most)
             .views = request->views,
             .done = request->done,
             .size = request->size,
-            .sends = request->opcode == IORING_OP_SEND,
+            .kind = request->opcode == IORING_OP_SEND ? SEND : RECV,
             .result = request->result,
             .more = (request->flags & IORING_CQE_F_SOCK_NONEMPTY) != 0,
         };

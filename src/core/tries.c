@@ -5,54 +5,99 @@
 
 #include <errno.h>
 #include <sys/socket.h>
+#include <unistd.h>
+
+#include "address.h"
 
 #define SEND_MAX (256 * 1024) /* bytes; what is larger goes in parts, as attempts.py says */
 
-int is_plain(PyObject *operation, int sends) {
-    PyObject *views = SLOT(operation, views); /* absent where a subclass has not called its base's __init__ */
-    if (!views || !SLOT(operation, key) || PyTuple_GET_SIZE(views) != 1)
+/* Who an accepted connection is with. */
+struct peer {
+    struct sockaddr_storage address;
+    socklen_t size;
+};
+
+int is_plain(PyObject *operation, enum kind kind) {
+    if (!SLOT(operation, key)) /* a subclass has not called its base's __init__ */
+        return 0;
+    if (kind == ACCEPT)
+        return 1;
+    PyObject *views = SLOT(operation, views);
+    if (!views || PyTuple_GET_SIZE(views) != 1)
         return 0;
     Py_ssize_t size = PyMemoryView_GET_BUFFER(PyTuple_GET_ITEM(views, 0))->len;
-    return size > 0 && (size <= SEND_MAX || !sends);
+    return size > 0 && (size <= SEND_MAX || kind == RECV);
+}
+
+/* Finds where the bytes come from or go to. Returns 0 where a program has written to what tells. */
+static int prepare_buffer(struct attempt *attempt, PyObject *operation) {
+    Py_buffer *buffer = PyMemoryView_GET_BUFFER(PyTuple_GET_ITEM(SLOT(operation, views), 0));
+    Py_ssize_t done = attempt->kind == SEND ? transferred_of(operation) : 0;
+    attempt->done = (size_t)done;
+    attempt->data = (char *)buffer->buf + done;
+    attempt->size = (size_t)(buffer->len - done);
+    return done >= 0 && done < buffer->len;
 }
 
 int prepare(struct hot_path *self, struct attempt *attempt, PyObject *handle, struct lane *lane) {
     PyObject *operation = lane->first;
     if (SLOT(handle, life) != open_life || !has_first(lane))
         return 0;
-    int sends = is_send(operation);
-    if ((!sends && !is_recv(operation)) || !is_plain(operation, sends))
+    enum kind kind = kind_of(operation);
+    if (kind == NEITHER || !is_plain(operation, kind))
         return 0;
-    Py_buffer *buffer = PyMemoryView_GET_BUFFER(PyTuple_GET_ITEM(SLOT(operation, views), 0));
-    Py_ssize_t done = sends ? transferred_of(operation) : 0;
-    if (done < 0 || done >= buffer->len) /* a program has written to it */
+    struct attempt made = {.number = (const int *)((char *)SLOT(handle, socket) + sizeof(PyObject)), .kind = (char)kind};
+    if (kind != ACCEPT && !prepare_buffer(&made, operation))
+        return 0;
+    if (kind == ACCEPT && !(made.peer = PyMem_Malloc(sizeof *made.peer)))
         return 0;
     if (!self->ring)
         lane->ready = 0;
-    attempt->views = self->ring ? Py_NewRef(SLOT(operation, views)) : NULL;
-    attempt->handle = Py_NewRef(handle);
-    attempt->lane = (struct lane *)Py_NewRef(lane);
-    attempt->operation = Py_NewRef(operation);
-    attempt->number = (const int *)((char *)SLOT(handle, socket) + sizeof(PyObject));
-    attempt->sends = (char)sends;
-    attempt->skips = attempt->skipped = attempt->more = 0;
-    attempt->done = (size_t)done;
-    attempt->data = (char *)buffer->buf + attempt->done;
-    attempt->size = (size_t)buffer->len - attempt->done;
+    else
+        made.views = Py_NewRef(SLOT(operation, views));
+    made.handle = Py_NewRef(handle);
+    made.lane = (struct lane *)Py_NewRef(lane);
+    made.operation = Py_NewRef(operation);
+    *attempt = made;
     return 1;
 }
 
-/* Makes the system calls. The descriptor is looked up right before each, as Python's own sockets do. */
+static ssize_t try_once(struct attempt *a) {
+    int number = __atomic_load_n(a->number, __ATOMIC_RELAXED); /* right before the call, as Python's own sockets do */
+    if (a->kind == SEND)
+        return send(number, a->data, a->size, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (a->kind == RECV)
+        return recv(number, a->data, a->size, MSG_DONTWAIT);
+    a->peer->size = sizeof a->peer->address;
+    return accept4(number, (struct sockaddr *)&a->peer->address, &a->peer->size, SOCK_CLOEXEC | SOCK_NONBLOCK);
+}
+
+/* Makes the system calls. */
 static void perform(struct attempt *attempts, int count) {
     for (struct attempt *a = attempts; a < attempts + count; a++) {
-        do {
-            int number = __atomic_load_n(a->number, __ATOMIC_RELAXED);
-            a->result = a->sends ? send(number, a->data, a->size, MSG_DONTWAIT | MSG_NOSIGNAL)
-                                 : recv(number, a->data, a->size, MSG_DONTWAIT);
-        } while (a->result < 0 && errno == EINTR);
+        do
+            a->result = try_once(a);
+        while (a->result < 0 && errno == EINTR);
         if (a->result < 0)
             a->result = -errno;
     }
+}
+
+/* Makes the socket of an accepted connection. If that fails, the connection is closed, and this says why. */
+static void adopt(struct attempt *a) {
+    PyObject *number = PyLong_FromSsize_t(a->result), *flags = PyLong_FromLong(SOCK_NONBLOCK);
+    PyObject *address = address_to(&a->peer->address, a->peer->size);
+    if (number && flags && address)
+        a->accepted = PyObject_CallFunctionObjArgs(made_socket, SLOT(a->handle, socket), number, flags, NULL);
+    else
+        close((int)a->result);
+    if (a->accepted)
+        put_ref(&SLOT(a->operation, address), address);
+    else
+        PyErr_WriteUnraisable(a->operation);
+    Py_XDECREF(number);
+    Py_XDECREF(flags);
+    Py_XDECREF(address);
 }
 
 /* Queues an operation that has succeeded, as CompletionQueue.complete does. */
@@ -70,24 +115,44 @@ static int complete(struct hot_path *self, PyObject *operation) {
 
 enum next { OVER, RUN_ON, JUDGE };
 
+/* Whether an attempt has done what its operation is to do. */
+static int is_done(const struct attempt *a) {
+    if (a->kind == ACCEPT)
+        return a->accepted != NULL;
+    return a->result >= 0 && (a->kind == RECV || (size_t)a->result == a->size);
+}
+
+/* Whether a receive has shown that the socket is empty: attempts.py says why one that came up short does. */
+static int has_drained(const struct attempt *a) {
+    return a->kind == RECV && a->result > 0 && (size_t)a->result < a->size &&
+           SLOT(a->handle, shows_drained) == Py_True && SLOT(a->handle, ended) != Py_True;
+}
+
+/* Notes what an operation that has succeeded has brought. */
+static int note(struct attempt *a) {
+    if (a->kind == ACCEPT) {
+        put(&SLOT(a->operation, accepted), a->accepted);
+        a->accepted = NULL;
+        return 0;
+    }
+    PyObject *transferred = count_number((Py_ssize_t)a->done + a->result);
+    if (transferred)
+        put(&SLOT(a->operation, transferred), transferred);
+    return transferred ? 0 : -1;
+}
+
 /* Acts on the result of an attempt, under the handle's lock. Says what is left to do without it. */
 static enum next settle_locked(struct hot_path *self, struct attempt *a, int *failed) {
     PyObject *operation = a->operation, *handle = a->handle;
     struct lane *lane = a->lane;
-    int drained = 0, done = a->result >= 0 && (!a->sends || (size_t)a->result == a->size);
     if (self->ring) {
         lane->request = 0;
         lane->drained = !a->more && a->result != 0;
     }
-    if (done) {
-        PyObject *transferred = count_number((Py_ssize_t)a->done + a->result);
-        if (!transferred)
+    if (is_done(a)) {
+        if (note(a) < 0)
             return JUDGE;
-        put(&SLOT(operation, transferred), transferred);
-        /* attempts.py says why a receive that came up short shows that the socket is empty */
-        drained = !a->sends && a->result > 0 && (size_t)a->result < a->size && SLOT(handle, shows_drained) == Py_True &&
-                  SLOT(handle, ended) != Py_True;
-        if (!drained)
+        if (!has_drained(a))
             lane->ready = 1;
         PyObject *following = SLOT(operation, next);
         if (following == Py_None)
@@ -106,7 +171,7 @@ static enum next settle_locked(struct hot_path *self, struct attempt *a, int *fa
         if (has_first(lane) && lane->ready && SLOT(handle, life) == open_life)
             return RUN_ON;
     } else if (a->result != -EAGAIN || SLOT(operation, verdict) != Py_None || lane->ready) {
-        return JUDGE;
+        return a->kind == ACCEPT ? RUN_ON : JUDGE; /* what accept4 says, it says again */
     }
     lane->active = 0;
     return OVER;
@@ -117,10 +182,13 @@ static void drop(struct attempt *a) {
     Py_DECREF(a->lane);
     Py_DECREF(a->operation);
     Py_XDECREF(a->views);
+    PyMem_Free(a->peer);
 }
 
 static int settle(struct hot_path *self, struct attempt *a) {
     int failed = 0;
+    if (a->kind == ACCEPT && a->result >= 0)
+        adopt(a);
     lock_acquire(SLOT(a->handle, lock));
     enum next next = settle_locked(self, a, &failed);
     lock_release(SLOT(a->handle, lock));

@@ -25,14 +25,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from unio.arguments import seconds
 from unio.backends import joined
-from unio.backends.attempts import Outcome
+from unio.backends.attempts import Outcome, made_socket
 from unio.backends.lanes import EmulatedHandle, Lane, Life, number_of
 from unio.backends.native import core, has_hot_path, next_sequence
 from unio.backends.places import WATCH_SECONDS, Waiter, here, join
 from unio.backends.queue import CompletionQueue, nothing_gathered
 from unio.errors import NotAssociated, cancelled, timed_out
 from unio.handle import HasFileno, Kind
-from unio.operations import Operation, ProcessExit, Recv, Send, Status, Timer
+from unio.operations import Accept, Operation, ProcessExit, Recv, Send, Status, Timer
 from unio.port import LIMIT_DEFAULT, Completion, Port, check_limit, port_closed
 
 if TYPE_CHECKING:
@@ -637,4 +637,4 @@ def _told_status(operation: ProcessExit) -> int | None:
 
 
 if has_hot_path:
-    core.learn(Recv, Send, EmulatedHandle, Waiter, Completion, Status, Life)
+    core.learn(Recv, Send, Accept, EmulatedHandle, Waiter, Completion, Status, Life, made_socket)
