@@ -83,21 +83,20 @@ static void perform(struct attempt *attempts, int count) {
     }
 }
 
-/* Makes the socket of an accepted connection. If that fails, the connection is closed, and this says why. */
-static void adopt(struct attempt *a) {
+/* Makes the socket of an accepted connection; if that raises, the connection is closed. */
+static int adopt(struct attempt *a) {
     PyObject *number = PyLong_FromSsize_t(a->result), *flags = PyLong_FromLong(SOCK_NONBLOCK);
     PyObject *address = address_to(&a->peer->address, a->peer->size);
-    if (number && flags && address)
+    if (number && flags && address) {
         a->accepted = PyObject_CallFunctionObjArgs(made_socket, SLOT(a->handle, socket), number, flags, NULL);
-    else
-        close((int)a->result);
-    if (a->accepted)
         put_ref(&SLOT(a->operation, address), address);
-    else
-        PyErr_WriteUnraisable(a->operation);
+    } else {
+        close((int)a->result);
+    }
     Py_XDECREF(number);
     Py_XDECREF(flags);
     Py_XDECREF(address);
+    return a->accepted ? 0 : -1;
 }
 
 /* Queues an operation that has succeeded, as CompletionQueue.complete does. */
@@ -186,9 +185,10 @@ static void drop(struct attempt *a) {
 }
 
 static int settle(struct hot_path *self, struct attempt *a) {
+    PyObject *kept = NULL;
     int failed = 0;
-    if (a->kind == ACCEPT && a->result >= 0)
-        adopt(a);
+    if (a->kind == ACCEPT && a->result >= 0 && adopt(a) < 0)
+        keep_first(&kept);
     lock_acquire(SLOT(a->handle, lock));
     enum next next = settle_locked(self, a, &failed);
     lock_release(SLOT(a->handle, lock));
@@ -202,7 +202,9 @@ static int settle(struct hot_path *self, struct attempt *a) {
         failed |= call(a->handle, name.release) < 0;
     }
     drop(a);
-    return failed ? -1 : 0;
+    if (failed)
+        keep_first(&kept);
+    return raise_kept(kept);
 }
 
 void keep_first(PyObject **kept) {
