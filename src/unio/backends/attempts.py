@@ -63,12 +63,11 @@ RETRY_SECONDS = 0.005
 """Between two tries where no event tells. Seldom needed; short enough for a person not to notice."""
 
 SEND_CHUNK = 256 * 1024
-"""The most that one call sends of a stream or a file, in bytes. A call goes on for as long as the peer makes room, and
+"""The most that one call sends of a buffer, in bytes. A call goes on for as long as the peer makes room, and
 one on another processor may do that as fast as it is filled. So it is cut off, and other handles have their turn."""
 
 FILE_CHUNK = 1024 * 1024
-"""How many bytes one call of sendfile(2) sends at most: on loopback, in pieces of a quarter of it a file takes a third
-longer."""
+"""The same of a file, by sendfile(2): on loopback, in pieces of a quarter of this it takes the kernel a fifth longer."""
 
 COPY_CHUNK = 64 * 1024
 """The same where the bytes have to be copied; below glibc's threshold of 128 KiB for mapping memory anew each time."""
