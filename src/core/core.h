@@ -7,6 +7,7 @@
 
 #include <pthread.h>
 #include <stddef.h>
+#include <sys/socket.h>
 
 struct lock {
     PyObject_HEAD
@@ -42,6 +43,12 @@ struct lane {
     PyObject *first, *last;
     unsigned long long request;
     char ready, active, resting, drained;
+};
+
+/* Who an accepted connection is with. */
+struct peer {
+    struct sockaddr_storage address;
+    socklen_t size;
 };
 
 enum kind { NEITHER = -1, RECV, SEND, ACCEPT };

@@ -77,7 +77,7 @@ static int submit_hot(struct hot_path *self, PyObject *operation, int *skipped) 
     if (!usable(self) || !here || SLOT(here, places) != self->places)
         return 0;
     enum kind kind = kind_of(operation);
-    if (kind == NEITHER || (kind == ACCEPT && self->ring))
+    if (kind == NEITHER)
         return 0;
     PyObject *handle = SLOT(operation, handle);
     if (!handle || Py_TYPE(handle) != handle_type || SLOT(handle, hot_path) != (PyObject *)self ||

@@ -72,6 +72,8 @@ static void release(struct request *request)
         Py_CLEAR(request->handle);
         Py_CLEAR(request->lane);
         Py_CLEAR(request->operation);
+        if (request->opcode == IORING_OP_ACCEPT)
+            PyMem_Free(request->peer);
     } else {
         Py_CLEAR(request->owner);
         free(request->message);
@@ -316,28 +318,70 @@ void ring_submit_gathered(PyObject *object)
         ring_cross(self, false, 0);
 }
 
+static const uint8_t opcodes[] = {[RECV] = IORING_OP_RECV, [SEND] = IORING_OP_SEND, [ACCEPT] = IORING_OP_ACCEPT};
+
+static void fill_entry(struct io_uring_sqe *entry, const struct attempt *attempt, int poll_first)
+{
+    if (attempt->kind == ACCEPT) {
+        entry->addr = (uint64_t)(uintptr_t)&attempt->peer->address;
+        entry->addr2 = (uint64_t)(uintptr_t)&attempt->peer->size;
+        entry->accept_flags = SOCK_CLOEXEC | SOCK_NONBLOCK;
+        return;
+    }
+    entry->addr = (uint64_t)(uintptr_t)attempt->data;
+    entry->len = (uint32_t)(attempt->size < TRANSFER_MAX ? attempt->size : TRANSFER_MAX);
+    if (attempt->kind == SEND)
+        entry->msg_flags = MSG_NOSIGNAL | MSG_DONTWAIT;
+    else if (poll_first)
+        entry->ioprio = IORING_RECVSEND_POLL_FIRST;
+}
+
 unsigned long long ring_attempt(PyObject *object, const struct attempt *attempt, int poll_first)
 {
     Ring *self = (Ring *)object;
     struct io_uring_sqe *entry;
-    struct request *request = ring_begin(self, attempt->kind == SEND ? IORING_OP_SEND : IORING_OP_RECV, *attempt->number, &entry);
+    struct request *request = ring_begin(self, opcodes[(int)attempt->kind], *attempt->number, &entry);
     if (!request)
         return 0;
-    entry->addr = (uint64_t)(uintptr_t)attempt->data;
-    entry->len = (uint32_t)(attempt->size < TRANSFER_MAX ? attempt->size : TRANSFER_MAX);
-    entry->msg_flags = attempt->kind == SEND ? MSG_NOSIGNAL | MSG_DONTWAIT : 0;
-    entry->ioprio = attempt->kind == RECV && poll_first ? IORING_RECVSEND_POLL_FIRST : 0;
+    fill_entry(entry, attempt, poll_first);
     uint64_t name = entry->user_data;
     request->is_attempt = true;
     request->handle = attempt->handle;
     request->operation = attempt->operation;
     request->lane = attempt->lane;
     request->views = attempt->views;
-    request->done = (uint32_t)attempt->done; /* of a send, which has no more than SEND_MAX */
-    request->size = entry->len;
+    if (attempt->kind == ACCEPT) {
+        request->peer = attempt->peer;
+    } else {
+        request->done = (uint32_t)attempt->done; /* of a send, which has no more than SEND_MAX */
+        request->size = entry->len;
+    }
     ring_publish(&self->ring);
     pthread_mutex_unlock(&self->ring.lock);
     return name;
+}
+
+/* Takes an attempt back out of its request, whose references it takes over. */
+static struct attempt attempt_of(struct request *request)
+{
+    struct attempt attempt = {
+        .handle = request->handle,
+        .operation = request->operation,
+        .lane = request->lane,
+        .views = request->views,
+        .kind = request->opcode == IORING_OP_SEND ? SEND : request->opcode == IORING_OP_RECV ? RECV : ACCEPT,
+        .result = request->result,
+        .more = (request->flags & IORING_CQE_F_SOCK_NONEMPTY) != 0,
+    };
+    if (attempt.kind == ACCEPT) {
+        attempt.peer = request->peer;
+    } else {
+        attempt.done = request->done;
+        attempt.size = request->size;
+    }
+    request->views = NULL;
+    request->is_attempt = false;
+    return attempt;
 }
 
 unsigned ring_wait_ms(PyObject *object, int timeout_ms)
@@ -360,18 +404,7 @@ int ring_take_attempts(PyObject *object, struct attempt *attempts, int most)
         }
         if (!(*place = request->next))
             self->noted_end = place;
-        attempts[count++] = (struct attempt){
-            .handle = request->handle,
-            .operation = request->operation,
-            .lane = request->lane,
-            .views = request->views,
-            .done = request->done,
-            .size = request->size,
-            .kind = request->opcode == IORING_OP_SEND ? SEND : RECV,
-            .result = request->result,
-            .more = (request->flags & IORING_CQE_F_SOCK_NONEMPTY) != 0,
-        };
-        request->views = NULL;
+        attempts[count++] = attempt_of(request);
         request->is_noted = false;
         give_back(self, request);
     }

@@ -33,7 +33,12 @@ struct request {
         };
     };
     PyObject *views;
-    uint32_t done, size; /* of an attempt */
+    union {
+        struct { /* of an attempt to receive or to send */
+            uint32_t done, size;
+        };
+        struct peer *peer; /* of an attempt to accept */
+    };
     int32_t result;
     uint32_t flags; /* of the result */
     uint16_t generation;

@@ -11,12 +11,6 @@
 
 #define SEND_MAX (256 * 1024) /* bytes; what is larger goes in parts, as attempts.py says */
 
-/* Who an accepted connection is with. */
-struct peer {
-    struct sockaddr_storage address;
-    socklen_t size;
-};
-
 int is_plain(PyObject *operation, enum kind kind) {
     if (!SLOT(operation, key)) /* a subclass has not called its base's __init__ */
         return 0;
@@ -51,9 +45,11 @@ int prepare(struct hot_path *self, struct attempt *attempt, PyObject *handle, st
         return 0;
     if (kind == ACCEPT && !(made.peer = PyMem_Malloc(sizeof *made.peer)))
         return 0;
+    if (kind == ACCEPT)
+        made.peer->size = sizeof made.peer->address;
     if (!self->ring)
         lane->ready = 0;
-    else
+    else if (kind != ACCEPT)
         made.views = Py_NewRef(SLOT(operation, views));
     made.handle = Py_NewRef(handle);
     made.lane = (struct lane *)Py_NewRef(lane);
@@ -68,7 +64,6 @@ static ssize_t try_once(struct attempt *a) {
         return send(number, a->data, a->size, MSG_DONTWAIT | MSG_NOSIGNAL);
     if (a->kind == RECV)
         return recv(number, a->data, a->size, MSG_DONTWAIT);
-    a->peer->size = sizeof a->peer->address;
     return accept4(number, (struct sockaddr *)&a->peer->address, &a->peer->size, SOCK_CLOEXEC | SOCK_NONBLOCK);
 }
 

@@ -67,7 +67,7 @@ SEND_CHUNK = 256 * 1024
 one on another processor may do that as fast as it is filled. So it is cut off, and other handles have their turn."""
 
 FILE_CHUNK = 1024 * 1024
-"""The same of a file, by sendfile(2): on loopback, in pieces of a quarter of this it takes the kernel a fifth longer."""
+"""The same of a file, by sendfile(2): in quarters of this it takes the kernel a fifth longer, on loopback."""
 
 COPY_CHUNK = 64 * 1024
 """The same where the bytes have to be copied; below glibc's threshold of 128 KiB for mapping memory anew each time."""
