@@ -206,8 +206,11 @@ static unsigned take(Ring *self, uint64_t until)
 
 static PyObject *detail(const struct request *request, int32_t result, uint32_t flags)
 {
-    if (request->is_attempt)
-        return PyTuple_Pack(2, request->handle, request->lane);
+    if (request->is_attempt) {
+        bool accepted = request->opcode == IORING_OP_ACCEPT && result >= 0;
+        PyObject *more = accepted ? address_to(&request->peer->address, request->peer->size) : Py_NewRef(Py_None);
+        return more ? Py_BuildValue("(OON)", request->handle, request->lane, more) : NULL;
+    }
     struct message *message = request->message;
     if (result < 0)
         Py_RETURN_NONE;

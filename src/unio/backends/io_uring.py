@@ -142,10 +142,10 @@ class IoUringPort(QueuedPort):
         else:
             self._go_on(handle, lane, None)
 
-    def _run_on(self, handle: EmulatedHandle, lane: Lane, result: int) -> None:
+    def _run_on(self, handle: EmulatedHandle, lane: Lane, result: int, detail: Any = None) -> None:
         """The same, where the first operation was requested by the hot path: *result* is what came of it."""
         assert lane.first is not None  # it has a result
-        self._go_on(handle, lane, self._judge(handle, lane.first, Result(NOTHING, result, None)))
+        self._go_on(handle, lane, self._judge(handle, lane.first, Result(NOTHING, result, detail)))
 
     def _submit(self, skipping: Operation | None) -> bool:
         """Let the kernel start what it was given. Returns whether *skipping* has succeeded already."""
@@ -169,8 +169,8 @@ class IoUringPort(QueuedPort):
         skipped = False
         for owner, request, number, detail in self._ring:
             if owner is None:  # it is the hot path's
-                handle, lane = detail
-                self._run_on(handle, lane, number)
+                handle, lane, address = detail
+                self._run_on(handle, lane, number, address)
                 continue
             result = Result(request, number, detail)
             skipped = owner.take_over(self, owner.whose, owner.operation, result, skipping) or skipped
