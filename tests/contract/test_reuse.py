@@ -60,8 +60,14 @@ def test_the_operation_keeps_the_memory_whatever_becomes_of_the_callers_views(
     assert support.succeed(port, send).transferred == 6, "it has kept what it had"
     near.close()
     assert far.recv_to_end() == b"first secondsecond"
-    send.buffer = b""
+    other = bytearray(whole)
+    with memoryview(other) as view:
+        send.buffer = view
     whole.clear()
+    with pytest.raises(BufferError):
+        other.clear()
+    send.buffer = b""
+    other.clear()
 
 
 @pytest.mark.clause("S3", "S5")
@@ -137,6 +143,24 @@ def test_what_is_written_into_an_operation_in_flight_sends_nothing_but_its_buffe
     assert found[0].operation is send
     near.close()
     assert far.recv_to_end() in (b"", b"abc")
+
+
+@pytest.mark.clause("S6", "C1")
+def test_receives_that_end_together_have_each_what_is_theirs_again_and_again(
+    port: unio.Port, resources: contextlib.ExitStack
+) -> None:
+    ends = [channels.incoming(resources, channels.NEAR_BY) for _ in range(20)]
+    receives = [unio.Recv(port.associate(near)) for near, _ in ends]
+    support.assert_idle(port)
+    for number in range(5):
+        for recv in receives:
+            port.submit(recv)
+        support.assert_idle(port)
+        for place, (_, far) in enumerate(ends):
+            far.send(bytes([number, place]))
+        found = support.completions(port, len(ends))
+        assert {each.operation for each in found} == set(receives)
+        assert [recv.data.tobytes() for recv in receives] == [bytes([number, place]) for place in range(len(ends))]
 
 
 @pytest.mark.clause("C1")

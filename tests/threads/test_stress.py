@@ -462,10 +462,17 @@ class Interrupted(BaseException):
 
 @pytest.fixture
 def interruptible() -> Iterator[signal.Signals]:
-    """A signal that ends the wait of the main thread, and does nothing outside of one."""
+    """A signal that ends the wait of the main thread, and does nothing outside of one.
+
+    Nor in the middle of a try: what that has taken would be lost with it, as Port.wait says.
+    """
+
+    def is_trying(frame: types.FrameType | None) -> bool:
+        names = ("_try_lane", "_go_on", "_act_on_results")
+        return frame is not None and (frame.f_code.co_name in names or is_trying(frame.f_back))
 
     def interrupt(_: int, frame: types.FrameType | None) -> None:
-        if is_inside_wait(frame):
+        if is_inside_wait(frame) and not is_trying(frame):
             raise Interrupted
 
     previous = signal.signal(signal.SIGUSR1, interrupt)
