@@ -217,3 +217,21 @@ def test_what_a_wait_completes_and_leaves_goes_to_one_that_sleeps(
         port.submit(send)
     found = [completion(port), *sleeping.result()]  # and this thread runs on in between
     assert {each.operation for each in found} == set(sends)
+
+
+@pytest.mark.clause("A3", "S1")
+def test_what_is_behind_a_receive_that_has_ended_ends_where_the_socket_was_closed_meanwhile(
+    port: unio.Port, make_pair: Any
+) -> None:
+    near, far = make_pair()
+    handle = port.associate(near)
+    receives = [unio.Recv(handle) for _ in range(2)]
+    assert_idle(port)
+    for recv in receives:
+        port.submit(recv)
+        assert_idle(port)
+    far.send(b"x")
+    near.close()
+    found = completions(port, 2)
+    assert [each.operation for each in found] == receives
+    assert found[1].error is not None

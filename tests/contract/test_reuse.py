@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import sys
 from typing import Any
 
 import channels
@@ -165,6 +166,7 @@ def test_receives_that_end_together_have_each_what_is_theirs_again_and_again(
 
 @pytest.mark.clause("C1")
 def test_completions_of_any_length_and_with_anything_twice_come_and_go(port: unio.Port) -> None:
+    references = sys.getrefcount(unio.Completion)
     made = [tuple.__new__(unio.Completion, ["one"]) for _ in range(1000)]
     del made[::2]
     with pytest.raises(TypeError):
@@ -174,9 +176,13 @@ def test_completions_of_any_length_and_with_anything_twice_come_and_go(port: uni
         port.post(inner, inner)
         inner = support.completion(port)
     del inner
+    for _ in range(3000):
+        port.post(port)
+        support.completion(port)
     for number in range(1000):
         port.post(number)
     kept = support.completions(port, 1000)
+    assert sys.getrefcount(unio.Completion) < references + 2000
     assert [hash(found) for found in kept] == [hash((number, None, 0, None)) for number in range(1000)]
 
 
