@@ -125,8 +125,9 @@ static int has_drained(const struct attempt *a) {
 /* Notes what an operation that has succeeded has brought. */
 static int note(struct attempt *a) {
     if (a->kind == ACCEPT) {
-        put(&SLOT(a->operation, accepted), a->accepted);
-        a->accepted = NULL;
+        PyObject *former = SLOT(a->operation, accepted); /* is dropped without the lock: its finalizer may take it */
+        SLOT(a->operation, accepted) = a->accepted;
+        a->accepted = former;
         return 0;
     }
     PyObject *transferred = count_number((Py_ssize_t)a->done + a->result);
@@ -176,6 +177,7 @@ static void drop(struct attempt *a) {
     Py_DECREF(a->lane);
     Py_DECREF(a->operation);
     Py_XDECREF(a->views);
+    Py_XDECREF(a->accepted);
     PyMem_Free(a->peer);
 }
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import socket
 import sys
+import weakref
 from typing import Any
 
 import channels
@@ -240,3 +242,22 @@ def test_a_completion_can_have_subclasses(port: unio.Port) -> None:
     port.post("key", transferred=4)
     found = support.completion(port)
     assert (type(found), found.transferred) == (unio.Completion, 4)
+
+
+@pytest.mark.clause("S6")
+def test_what_goes_with_the_socket_that_was_accepted_before_may_cancel(
+    port: unio.Port, make_listener: Any, resources: contextlib.ExitStack
+) -> None:
+    listener = make_listener()
+    handle = port.associate(listener)
+    accept = unio.Accept(handle)
+    cancelled = []
+    support.assert_idle(port)
+    for number in range(2):
+        port.submit(accept)
+        resources.enter_context(socket.create_connection(listener.getsockname()))
+        assert support.completion(port).error is None
+        accept.socket.close()
+        if number == 0:
+            weakref.finalize(accept.socket, lambda: cancelled.append(handle.cancel()))
+    assert cancelled == [0]
