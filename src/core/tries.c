@@ -49,7 +49,7 @@ int prepare(struct hot_path *self, struct attempt *attempt, PyObject *handle, st
         made.peer->size = sizeof made.peer->address;
     if (!self->ring)
         lane->ready = 0;
-    else if (kind != ACCEPT)
+    if (kind != ACCEPT)
         made.views = Py_NewRef(SLOT(operation, views));
     made.handle = Py_NewRef(handle);
     made.lane = (struct lane *)Py_NewRef(lane);
