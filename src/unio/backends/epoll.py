@@ -94,6 +94,7 @@ class EpollPort(EmulatedPort):
         if self._hot_path is not None:
             return self._hot_path.harvest(-1 if timeout is None else math.ceil(timeout * 1000))
         events = self._epoll.poll(timeout, EVENTS_MAX)
+        self._queue.sleeping = False  # what comes of them, this thread sees without being interrupted
         for number, mask in events:
             self._event(number, mask)
         return bool(events)

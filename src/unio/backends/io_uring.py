@@ -161,6 +161,7 @@ class IoUringPort(QueuedPort):
         if self._hot_path is not None:
             return self._hot_path.harvest(-1 if timeout is None else math.ceil(timeout * 1000))
         happened = self._ring.wait(timeout) > 0
+        self._queue.sleeping = False  # what comes of it, this thread sees without being interrupted
         self._act_on_results()
         return happened
 

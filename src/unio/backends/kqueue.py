@@ -144,6 +144,7 @@ class KqueuePort(EmulatedPort):
         if self._fifos:
             timeout = LOOK_SECONDS if timeout is None else min(timeout, LOOK_SECONDS)
         events = self._kqueue.wait(timeout)
+        self._queue.sleeping = False  # what comes of them, this thread sees without being interrupted
         spoken = self._spoken
         for event in events:
             which = event.filter
