@@ -251,7 +251,7 @@ def test_what_goes_with_the_socket_that_was_accepted_before_may_cancel(
     listener = make_listener()
     handle = port.associate(listener)
     accept = unio.Accept(handle)
-    cancelled = []
+    asked = []
     support.assert_idle(port)
     for number in range(2):
         port.submit(accept)
@@ -259,5 +259,5 @@ def test_what_goes_with_the_socket_that_was_accepted_before_may_cancel(
         assert support.completion(port).error is None
         accept.socket.close()
         if number == 0:
-            weakref.finalize(accept.socket, lambda: cancelled.append(handle.cancel()))
-    assert cancelled == [0]
+            weakref.finalize(accept.socket, lambda: asked.append(handle.cancel()))
+    assert asked in ([0], [1]), "the accept has ended by then, or is just about to"
