@@ -542,13 +542,16 @@ def start_poll(handle: IocpHandle, operation: Operation) -> int:
 
 def finish_poll(handle: IocpHandle, operation: Operation, code: int, count: int) -> int | None:
     operation = cast("Poll", operation)
+    info = _flight(operation).extra
+    if info is None:  # it was ended before it came to the call
+        return code
     if code and handle.disconnected:  # there is the end of the stream to receive, and no send would wait
-        _flight(operation).extra.Handles[0].Events = AFD_POLL_LOCAL_CLOSE
+        info.Handles[0].Events = AFD_POLL_LOCAL_CLOSE
     elif code:
         return code
     if not handle.is_open():
         return win32.ERROR_OPERATION_ABORTED
-    events = _flight(operation).extra.Handles[0].Events
+    events = info.Handles[0].Events
     found = Readiness(0)
     ended = events & (AFD_POLL_ABORT | AFD_POLL_CONNECT_FAIL | AFD_POLL_LOCAL_CLOSE)
     if ended or events & (AFD_POLL_RECEIVE | AFD_POLL_DISCONNECT | AFD_POLL_ACCEPT):
