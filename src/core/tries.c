@@ -84,7 +84,8 @@ static int adopt(struct attempt *a) {
     PyObject *address = address_to(&a->peer->address, a->peer->size);
     if (number && flags && address) {
         a->accepted = PyObject_CallFunctionObjArgs(made_socket, SLOT(a->handle, socket), number, flags, NULL);
-        put_ref(&SLOT(a->operation, address), address);
+        if (a->accepted)
+            put_ref(&SLOT(a->operation, address), address);
     } else {
         close((int)a->result);
     }
