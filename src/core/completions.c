@@ -18,6 +18,8 @@ static int is_kept_by_others(PyObject *completion, PyObject *item) {
     Py_ssize_t times = 0;
     if (!item || PyLong_CheckExact(item))
         return item != NULL;
+    if (Py_REFCNT(item) > FIELDS) /* as most have: it can't be the completion alone */
+        return 1;
     for (int i = 0; i < FIELDS; i++)
         times += PyTuple_GET_ITEM(completion, i) == item;
     return Py_REFCNT(item) > times;

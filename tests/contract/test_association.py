@@ -548,3 +548,9 @@ def test_closing_an_idle_object_behind_the_port_queues_nothing(port: unio.Port, 
     assert_nothing_comes(port)
     assert handle.closed
     handle.close()
+
+
+@pytest.mark.clause("A1")
+def test_only_a_port_makes_handles() -> None:
+    with pytest.raises(TypeError, match=r"Port\.associate"):
+        unio.Handle()
