@@ -27,7 +27,7 @@ from wine import wine_row
 import unio
 
 ROUNDS = 30
-"""So many that what goes wrong in one of three surely does so here."""
+"""So many that what goes wrong now and then is likely to do so here."""
 
 
 @contextlib.contextmanager
@@ -49,7 +49,7 @@ def done_by_another(function: Callable[[], None]) -> Iterator[None]:
         thread.result()
 
 
-@wine_row("cancel-amid-retry")
+@wine_row("cancel-amid-retry", always=False)
 @pytest.mark.clause("X1", "S1")
 def test_a_cancel_is_heard_while_the_peer_makes_room(port: unio.Port) -> None:
     data = bytes(BIG)
@@ -81,7 +81,7 @@ def test_a_cancel_is_heard_while_the_peer_makes_room(port: unio.Port) -> None:
             assert sum(amount) <= found.transferred <= len(data)
 
 
-@wine_row("close-amid-retry")
+@wine_row("close-amid-retry", always=False)
 @pytest.mark.clause("X3", "S1", "O5")
 def test_a_close_beside_data_leaves_the_next_socket_alone(port: unio.Port) -> None:
     data = b"first" * 20
@@ -110,7 +110,7 @@ def test_a_close_beside_data_leaves_the_next_socket_alone(port: unio.Port) -> No
                 assert after[0].recv(10) == b"second"
 
 
-@wine_row("thread-ends-amid-retry")
+@wine_row("thread-ends-amid-retry", always=False)
 @pytest.mark.clause("S1", "O4")
 def test_a_send_goes_on_without_its_thread_while_the_peer_reads(port: unio.Port) -> None:
     data = bytes(200_000)
