@@ -17,7 +17,7 @@ from machine.files import File
 from machine.listeners import Listener
 from machine.streams import STREAMS, Stream
 from machine.subject import Subject, check
-from machine.world import World, handles_settle, handles_warm
+from machine.world import World, handles_agree, handles_settle, handles_warm
 from support import open_handles
 
 import unio
@@ -194,7 +194,10 @@ class PortMachine(RuleBasedStateMachine):
             self.world.close()
         after = handles_settle(self.handles)
         check(
-            after == self.handles, after, "descriptors or handles are open at the end, and before it were", self.handles
+            handles_agree(self.handles, after),
+            after,
+            "descriptors or handles are open at the end, and before it were",
+            self.handles,
         )
 
 
