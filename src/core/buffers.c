@@ -27,6 +27,19 @@ static int is_bytes(PyObject *object) {
     return object && (PyByteArray_CheckExact(object) || PyBytes_CheckExact(object));
 }
 
+char *memory_of(PyObject *operation, Py_ssize_t *size) {
+    PyObject *views = SLOT(operation, views), *own = SLOT(operation, buffer);
+    if (views == Py_None && own && PyByteArray_CheckExact(own)) { /* a receive's own, of which no view was made yet */
+        *size = PyByteArray_GET_SIZE(own);
+        return PyByteArray_AS_STRING(own);
+    }
+    if (!views || !PyTuple_Check(views) || PyTuple_GET_SIZE(views) != 1)
+        return NULL;
+    Py_buffer *buffer = PyMemoryView_GET_BUFFER(PyTuple_GET_ITEM(views, 0));
+    *size = buffer->len;
+    return buffer->buf;
+}
+
 /* Narrows a view of an operation's own to a part of the same memory. */
 static void move_view(PyObject *view, void *start, Py_ssize_t size) {
     Py_buffer *raw = PyMemoryView_GET_BUFFER(view);
@@ -39,7 +52,8 @@ static void move_view(PyObject *view, void *start, Py_ssize_t size) {
  * of that part, or -1. */
 static Py_ssize_t reuse_view(PyObject *operation, PyObject *buffer, int fills) {
     PyObject *views = SLOT(operation, views);
-    if (!PyMemoryView_Check(buffer) || !views || Py_REFCNT(views) > 1 || PyTuple_GET_SIZE(views) != 1)
+    if (!PyMemoryView_Check(buffer) || !views || !PyTuple_Check(views) || Py_REFCNT(views) > 1 ||
+        PyTuple_GET_SIZE(views) != 1)
         return -1;
     PyObject *view = PyTuple_GET_ITEM(views, 0);
     Py_buffer given, *raw = PyMemoryView_GET_BUFFER(view);
@@ -86,10 +100,18 @@ static Py_ssize_t make_view(PyObject *operation, PyObject *buffer, int fills) {
     return size;
 }
 
+/* Has a receive's own buffer held at its size, before somebody else has it. */
+static void hold_own(PyObject *operation) {
+    PyObject *own = SLOT(operation, buffer);
+    if (SLOT(operation, views) == Py_None && own)
+        make_view(operation, own, 1);
+}
+
 static PyObject *get_buffer(PyObject *operation, void *ignored) {
     (void)ignored;
+    hold_own(operation);
     PyObject *buffer = SLOT(operation, buffer);
-    return buffer ? Py_NewRef(buffer) : slow_buffer->ob_type->tp_descr_get(slow_buffer, operation, NULL);
+    return buffer && SLOT(operation, views) != Py_None ? Py_NewRef(buffer) : slow_buffer->ob_type->tp_descr_get(slow_buffer, operation, NULL);
 }
 
 static int set_buffer(PyObject *operation, PyObject *buffer, void *ignored) {
@@ -115,9 +137,10 @@ static int set_buffer(PyObject *operation, PyObject *buffer, void *ignored) {
 
 static PyObject *get_data(PyObject *operation, void *ignored) {
     (void)ignored;
+    hold_own(operation);
     PyObject *views = SLOT(operation, views);
     Py_ssize_t transferred = transferred_of(operation);
-    if (views && PyTuple_GET_SIZE(views) == 1) {
+    if (views && PyTuple_Check(views) && PyTuple_GET_SIZE(views) == 1) {
         PyObject *view = PyTuple_GET_ITEM(views, 0);
         Py_buffer *raw = PyMemoryView_GET_BUFFER(view);
         if (transferred >= 0 && transferred <= raw->len) {

@@ -119,7 +119,7 @@ static PyObject *learn(PyObject *module, PyObject *args) {
         {recv_class, "_expiry", &at.expiry},
         {recv_class, "_verdict", &at.verdict},
         {recv_class, "_native", &at.native},
-        {recv_class, "_views", &at.views},
+        {recv_class, "_made_views", &at.views},
         {recv_class, "_size", &at.size},
         {recv_class, "_buffer", &at.buffer},
         {recv_class, "_grows", &at.grows},

@@ -55,7 +55,7 @@ enum kind { NEITHER = -1, RECV, SEND, ACCEPT };
 
 /* A try of the first operation of a lane. */
 struct attempt {
-    PyObject *handle, *operation, *views; /* the views hold the memory that the kernel may write to */
+    PyObject *handle, *operation, *memory; /* what holds the memory that the kernel may read or write */
     struct lane *lane;
     const int *number; /* where the socket object keeps its descriptor: -1 once it is closed */
     char *data;

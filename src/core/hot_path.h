@@ -101,6 +101,9 @@ int call(PyObject *object, PyObject *method);
 
 /* Buffers (buffers.c) */
 
+/* Where the memory of an operation is, if that is one piece; NULL if not. */
+char *memory_of(PyObject *operation, Py_ssize_t *size);
+
 /* The int of a count. Most are the same as the one before. */
 PyObject *count_number(Py_ssize_t count);
 

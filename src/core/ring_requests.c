@@ -60,7 +60,7 @@ uint64_t ring_commit(Ring *self, struct request *request, PyObject *owner, PyObj
 {
     request->is_attempt = false;
     request->owner = Py_XNewRef(owner);
-    request->views = Py_XNewRef(views);
+    request->memory = Py_XNewRef(views);
     request->message = message;
     ring_publish(&self->ring);
     pthread_mutex_unlock(&self->ring.lock);

@@ -1,9 +1,9 @@
 /* unio._core.Ring: an io_uring for Python.
  *
- * A request is what the kernel has of ours: it holds what its result is given back with, and the views whose memory the
- * kernel may touch, until that result has come, whatever else becomes of them. Its address is the user_data of its entry,
- * with a number above it that is another one each time, so that a request to cancel never hits the next one in the same
- * place. Requests are reused.
+ * A request is what the kernel has of ours: it holds what its result is given back with, and the memory that the kernel
+ * may touch, until that result has come, whatever else becomes of them. Its address is the user_data of its entry, with a
+ * number above it that is another one each time, so that a request to cancel never hits the next one in the same place.
+ * Requests are reused.
  *
  * The ring's lock is never held over anything of Python's, since that may run any code, of a finalizer for instance. So
  * every method may be called from any thread, and from a signal handler, which runs between two steps of the interpreter
@@ -67,7 +67,7 @@ void ring_cross(Ring *self, bool for_results, int64_t nanoseconds)
 
 static void release(struct request *request)
 {
-    Py_CLEAR(request->views);
+    Py_CLEAR(request->memory);
     if (request->is_attempt) {
         Py_CLEAR(request->handle);
         Py_CLEAR(request->lane);
@@ -352,7 +352,7 @@ unsigned long long ring_attempt(PyObject *object, const struct attempt *attempt,
     request->handle = attempt->handle;
     request->operation = attempt->operation;
     request->lane = attempt->lane;
-    request->views = attempt->views;
+    request->memory = attempt->memory;
     if (attempt->kind == ACCEPT) {
         request->peer = attempt->peer;
     } else {
@@ -371,7 +371,7 @@ static struct attempt attempt_of(struct request *request)
         .handle = request->handle,
         .operation = request->operation,
         .lane = request->lane,
-        .views = request->views,
+        .memory = request->memory,
         .kind = request->opcode == IORING_OP_SEND ? SEND : request->opcode == IORING_OP_RECV ? RECV : ACCEPT,
         .result = request->result,
         .more = (request->flags & IORING_CQE_F_SOCK_NONEMPTY) != 0,
@@ -382,7 +382,7 @@ static struct attempt attempt_of(struct request *request)
         attempt.done = request->done;
         attempt.size = request->size;
     }
-    request->views = NULL;
+    request->memory = NULL;
     request->is_attempt = false;
     return attempt;
 }

@@ -32,7 +32,7 @@ struct request {
             struct lane *lane;
         };
     };
-    PyObject *views;
+    PyObject *memory;
     union {
         struct { /* of an attempt to receive or to send */
             uint32_t done, size;

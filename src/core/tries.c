@@ -16,21 +16,22 @@ int is_plain(PyObject *operation, enum kind kind) {
         return 0;
     if (kind == ACCEPT)
         return 1;
-    PyObject *views = SLOT(operation, views);
-    if (!views || PyTuple_GET_SIZE(views) != 1)
-        return 0;
-    Py_ssize_t size = PyMemoryView_GET_BUFFER(PyTuple_GET_ITEM(views, 0))->len;
-    return size > 0 && (size <= SEND_MAX || kind == RECV);
+    Py_ssize_t size;
+    return memory_of(operation, &size) && size > 0 && (size <= SEND_MAX || kind == RECV);
 }
 
 /* Finds where the bytes come from or go to. Returns 0 where a program has written to what tells. */
 static int prepare_buffer(struct attempt *attempt, PyObject *operation) {
-    Py_buffer *buffer = PyMemoryView_GET_BUFFER(PyTuple_GET_ITEM(SLOT(operation, views), 0));
-    Py_ssize_t done = attempt->kind == SEND ? transferred_of(operation) : 0;
+    Py_ssize_t size, done = attempt->kind == SEND ? transferred_of(operation) : 0;
+    char *data = memory_of(operation, &size);
+    if (done < 0 || done >= size)
+        return 0;
+    PyObject *views = SLOT(operation, views);
+    attempt->memory = Py_NewRef(views == Py_None ? SLOT(operation, buffer) : views);
     attempt->done = (size_t)done;
-    attempt->data = (char *)buffer->buf + done;
-    attempt->size = (size_t)(buffer->len - done);
-    return done >= 0 && done < buffer->len;
+    attempt->data = data + done;
+    attempt->size = (size_t)(size - done);
+    return 1;
 }
 
 int prepare(struct hot_path *self, struct attempt *attempt, PyObject *handle, struct lane *lane) {
@@ -49,8 +50,6 @@ int prepare(struct hot_path *self, struct attempt *attempt, PyObject *handle, st
         made.peer->size = sizeof made.peer->address;
     if (!self->ring)
         lane->ready = 0;
-    if (kind != ACCEPT)
-        made.views = Py_NewRef(SLOT(operation, views));
     made.handle = Py_NewRef(handle);
     made.lane = (struct lane *)Py_NewRef(lane);
     made.operation = Py_NewRef(operation);
@@ -177,7 +176,7 @@ static void drop(struct attempt *a) {
     Py_DECREF(a->handle);
     Py_DECREF(a->lane);
     Py_DECREF(a->operation);
-    Py_XDECREF(a->views);
+    Py_XDECREF(a->memory);
     Py_XDECREF(a->accepted);
     PyMem_Free(a->peer);
 }

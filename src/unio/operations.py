@@ -161,17 +161,29 @@ class Operation:
 class _Buffered(Operation):
     """An operation with a buffer, or several of them (scatter and gather)."""
 
-    __slots__ = ("_buffer", "_size", "_views")
+    __slots__ = ("_buffer", "_made_views", "_size")
 
     _fills: ClassVar[bool]
+    _made_views: tuple[memoryview, ...] | None
 
     def __init__(self, handle: Handle, buffer: Buffers, state: Any) -> None:
         super().__init__(handle, handle.key, state)
         if buffer == b"" and isinstance(buffer, bytes) and not self._fills:
             self._buffer: Buffers = buffer
-            self._views, self._size = NO_BYTES, 0
+            self._made_views, self._size = NO_BYTES, 0
         else:
             self.buffer = buffer
+
+    @property
+    def _views(self) -> tuple[memoryview, ...]:
+        """The parts of the memory that is filled or sent.
+
+        That of a receive's own buffer is made when it is first asked for. Until then nobody else has the buffer, so
+        that nothing has to hold it at its size; and of many connections most just wait for their first byte.
+        """
+        if self._made_views is None:
+            self._made_views = (memoryview(self._buffer),)  # type: ignore[arg-type]
+        return self._made_views
 
     @property
     def buffer(self) -> Any:
@@ -180,6 +192,8 @@ class _Buffered(Operation):
         The operation holds them, so that a ``bytearray`` can't be resized, for as long as it names them. Assign
         another buffer to let go. Assigning while the operation is in flight raises :class:`unio.InFlight`.
         """
+        if self._made_views is None:
+            _ = self._views  # from now on it has to be held
         return self._buffer
 
     @buffer.setter
@@ -190,10 +204,10 @@ class _Buffered(Operation):
         name, fills = type(self).__name__, self._fills
         if isinstance(buffer, (list, tuple)):
             views = [view(each, name, writable=fills) for each in buffer]
-            self._views = tuple([view for view in views if len(view)])
+            self._made_views = tuple([view for view in views if len(view)])
         else:
-            self._views = (view(buffer, name, writable=fills),)  # type: ignore[arg-type]
-        self._size = sum([len(view) for view in self._views])
+            self._made_views = (view(buffer, name, writable=fills),)  # type: ignore[arg-type]
+        self._size = sum([len(view) for view in self._made_views])
         self._buffer = buffer
         if isinstance(self, Recv):
             self._grows = False  # it is the caller's now
@@ -225,9 +239,18 @@ class Recv(_Buffered):
     def __init__(self, handle: Handle, buffer: Buffers | None = None, *, state: Any = None) -> None:
         require(handle, STREAM, "Recv", "; use Read")
         stream = handle.socket is None or handle.socket.type == socket.SOCK_STREAM
-        given = buffer if buffer is not None else bytearray(BUFFER_MIN if stream else DATAGRAM_MAX)
-        super().__init__(handle, given, state)
-        self._grows = buffer is None and stream
+        if buffer is not None:
+            super().__init__(handle, buffer, state)
+        else:
+            Operation.__init__(self, handle, handle.key, state)
+            self._take_buffer(BUFFER_MIN if stream else DATAGRAM_MAX)
+            self._grows = stream
+
+    def _take_buffer(self, size: int) -> None:
+        """Have a new buffer of its own."""
+        self._buffer = bytearray(size)
+        self._made_views = None
+        self._size = size
 
     @property
     def data(self) -> memoryview:
@@ -246,9 +269,7 @@ class Recv(_Buffered):
         if self._grows and received == self._size < BUFFER_MAX:
             if self._native is not None:
                 self._native.let_go()
-            self._buffer = bytearray(2 * received)
-            self._views = (memoryview(self._buffer),)
-            self._size = 2 * received
+            self._take_buffer(2 * received)
 
 
 class Send(_Buffered):

@@ -87,11 +87,11 @@ def test_what_ends_short_goes_on_where_it_stopped(
     def start(handle: Any, operation: Any) -> int:
         """Give the device less than it was to get."""
         views = operation._views
-        operation._views = (memoryview(b"0123"),) if not operation.transferred else views
+        operation._made_views = (memoryview(b"0123"),) if not operation.transferred else views
         try:
             return start_send(handle, operation)
         finally:
-            operation._views = views
+            operation._made_views = views
 
     start_send = flights.STARTS["send"]
     monkeypatch.setitem(flights.STARTS, "send", start)

@@ -51,6 +51,31 @@ def test_the_buffer_grows_only_when_it_was_filled_and_up_to_a_limit(port: unio.P
     assert got == sent
 
 
+@pytest.mark.clause("O3", "S5")
+@pytest.mark.parametrize("when", ["before", "in flight", "after"])
+@pytest.mark.parametrize("look", ["buffer", "data"])
+def test_a_buffer_of_its_own_keeps_its_size_for_who_has_it(
+    port: unio.Port, make_pair: Any, when: str, look: str
+) -> None:
+    near, far = make_pair()
+    recv = unio.Recv(port.associate(near))
+    shown = getattr(recv, look) if when == "before" else None
+    port.submit(recv)
+    if when == "in flight":
+        shown = getattr(recv, look)
+    with pytest.raises(BufferError):
+        recv.buffer.extend(b"more")
+    far.sendall(b"hello")
+    assert completion(port).operation is recv
+    shown = getattr(recv, look) if when == "after" else shown
+    memory = shown if look == "buffer" else shown.obj
+    assert memory is recv.buffer
+    assert memory[:5] == b"hello"
+    with pytest.raises(BufferError):
+        memory.clear()
+    assert recv.data == b"hello"
+
+
 @pytest.mark.clause("S6")
 def test_a_receive_that_is_not_filled_keeps_its_buffer(port: unio.Port, make_pair: Any) -> None:
     near, far = make_pair()
