@@ -15,7 +15,7 @@ LIMIT = 256
 
 
 class Client:
-    """One connection, and the two operations that take turns."""
+    """One connection, and the two operations that take turns; the send is made when there is something to send."""
 
     __slots__ = ("handle", "recv", "send")
 
@@ -23,7 +23,7 @@ class Client:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.handle = port.associate(sock, self)
         self.recv = unio.Recv(self.handle)
-        self.send = unio.Send(self.handle, b"")
+        self.send: unio.Send | None = None
 
 
 def serve(listening: socket.socket) -> None:
@@ -35,7 +35,10 @@ def serve(listening: socket.socket) -> None:
                 if transferred and error is None:
                     if operation is client.recv:
                         send = client.send
-                        send.buffer = operation.data
+                        if send is None:
+                            client.send = send = unio.Send(client.handle, operation.data)
+                        else:
+                            send.buffer = operation.data
                         submit(send)
                     else:
                         submit(client.recv)
