@@ -21,6 +21,7 @@ from unio.arguments import OFFSET_MAX
 from unio.backends import win32
 from unio.backends.win32 import ERROR_IO_PENDING, NULL, kernel32, last_error, ws2_32
 from unio.backends.win32_api import ffi
+from unio.errors import cancelled
 from unio.handle import Kind
 from unio.operations import Readiness, Route
 
@@ -520,6 +521,11 @@ def start_poll(handle: IocpHandle, operation: Operation) -> int:
     if handle.disconnected:
         info.Handles[0].Events = AFD_POLL_LOCAL_CLOSE
         return win32.DONE_HERE
+    afd = handle.afd()
+    if (
+        not handle.is_open()
+    ):  # the device was just opened, maybe under the number of the socket that was closed meanwhile
+        raise cancelled("the object behind the handle was closed")
     info.Timeout = 0x7FFFFFFFFFFFFFFF
     info.NumberOfHandles = 1
     info.Exclusive = 0
@@ -533,7 +539,7 @@ def start_poll(handle: IocpHandle, operation: Operation) -> int:
     info.Handles[0].Events = events
     size = ffi.sizeof("AFD_POLL_INFO")
     status = win32.ntdll.NtDeviceIoControlFile(
-        handle.afd(), NULL, NULL, flight.overlapped, flight.overlapped, IOCTL_AFD_POLL, info, size, info, size
+        afd, NULL, NULL, flight.overlapped, flight.overlapped, IOCTL_AFD_POLL, info, size, info, size
     )
     if status in (0, win32.STATUS_PENDING):  # the device's own handle skips nothing: a packet comes either way
         return ERROR_IO_PENDING
