@@ -1,14 +1,15 @@
 """Where Wine differs from Windows: the one table of it, and the marks of the tests that meet such a difference.
 
 The reference is Windows, as Microsoft documents it. Each row has the name that the tests' marks use, what differs,
-and the major versions of Wine it was seen with. A marked test is expected to fail there, and that it does is checked
-unless a race decides it; only where it would hang or end the process it is not run. A row that no test names is one
-that the backend goes around, or that no test meets yet.
+and the major versions of Wine it was seen with. A marked test runs there and is expected to fail; that it does is
+checked unless a race decides it. A row that no test names is one that the backend goes around, or that no test meets
+yet.
 """
 
 from __future__ import annotations
 
 import sys
+from typing import NoReturn
 
 import pytest
 
@@ -33,6 +34,7 @@ VERSION = wine_version()
 
 ROWS: dict[str, tuple[str, tuple[int, ...]]] = {
     "accept-misuse": ("AcceptEx on a socket that does not listen is not refused: it pends for ever", EVERY),
+    "accept-later": ("AcceptEx pends for a moment also where a client waits, so that a cancel may win", EVERY),
     "close-with-send-pending": (
         "closesocket with a send pending queues no packet until the peer reads: to wait for one may be to hang",
         EVERY,
@@ -81,7 +83,7 @@ ROWS: dict[str, tuple[str, tuple[int, ...]]] = {
         "an operation that is just being tried again as the thread ends that has started it fails with ERROR_ALERTED",
         EVERY,
     ),
-    "poll-amid-close": ("a poll that starts while its socket is being closed may end the wineserver", EVERY),
+    "poll-of-itself": ("a poll of the very handle of the device that answers polls ends the wineserver", EVERY),
     "no-symbolic-links": ("CreateSymbolicLink says that it has made a link, and has made nothing", EVERY),
     "console-events": ("GenerateConsoleCtrlEvent fails: a child can't be sent a signal", EVERY),
 }
@@ -92,15 +94,19 @@ def has_row(name: str) -> bool:
     return VERSION in ROWS[name][1]
 
 
-def wine_row(name: str, *, run: bool = True, always: bool = True) -> pytest.MarkDecorator:
+def wine_row(name: str, *, always: bool = True) -> pytest.MarkDecorator:
     """Mark a test that meets a row of the table.
 
-    With ``run=False`` it would hang or end the process there. With ``always=False`` it meets the difference in a race,
-    which the machine decides: that it does is then not checked.
+    With ``always=False`` it meets the difference in a race, and that it does is then not checked.
     """
-    text, _ = ROWS[name]
-    here = has_row(name)
-    reason = f"Wine {VERSION}, {name}: {text}"
-    if not run:
-        return pytest.mark.skipif(here, reason=reason)
-    return pytest.mark.xfail(here, reason=reason, strict=always)
+    return pytest.mark.xfail(has_row(name), reason=_reason(name), strict=always)
+
+
+def met_row(name: str) -> NoReturn:
+    """End a test that has just seen a difference of the table, of which a race decides whether it is seen."""
+    assert has_row(name), f"Wine alone may do so: {_reason(name)}"
+    pytest.xfail(_reason(name))
+
+
+def _reason(name: str) -> str:
+    return f"Wine {VERSION}, {name}: {ROWS[name][0]}"

@@ -18,6 +18,7 @@ from support import (
     PATIENCE,
     PENDING,
     Background,
+    arrived,
     assert_cancelled,
     assert_idle,
     assert_nothing_comes,
@@ -37,7 +38,7 @@ from support import (
     succeed,
     until,
 )
-from wine import has_row, wine_row
+from wine import has_row, met_row, wine_row
 
 import unio
 
@@ -68,9 +69,7 @@ def test_a_cancelled_operation_completes_once_and_can_be_submitted_again(
 
 
 @pytest.mark.clause("X1")
-def test_a_result_that_is_there_already_is_not_taken_back(
-    port: unio.Port, make_pair: Any, make_listener: Any, resources: contextlib.ExitStack
-) -> None:
+def test_a_result_that_is_there_already_is_not_taken_back(port: unio.Port, make_pair: Any) -> None:
     near, far = make_pair(local=True)
     handle = port.associate(near)
     far.send(b"data")
@@ -79,15 +78,29 @@ def test_a_result_that_is_there_already_is_not_taken_back(
         port.submit(operation)
         assert port.cancel(operation) is False, "there is nothing to ask any more"
         assert completion(port)[1:] == (operation, 4, None)
+
+
+@pytest.mark.clause("X1", "O1")
+def test_a_client_that_is_there_already_is_not_lost_to_a_cancel(
+    port: unio.Port, make_listener: Any, resources: contextlib.ExitStack
+) -> None:
     listening = make_listener()
     accept = unio.Accept(port.associate(listening))
     client = resources.enter_context(connect(listening))
+    arrived(listening)
     port.submit(accept)
     port.cancel(accept)
-    assert completion(port)[1:] == (accept, 0, None)
+    found = completion(port)
+    was_cancelled = found.error is not None
+    if was_cancelled:
+        assert_cancelled(found)
+        found = run(port, accept)
+    assert found[1:] == (accept, 0, None)
     assert accept.socket is not None
     with accept.socket:
         assert accept.address == client.getsockname()
+    if was_cancelled:
+        met_row("accept-later")
 
 
 @pytest.mark.clause("X1", "P2")

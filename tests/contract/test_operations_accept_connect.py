@@ -218,12 +218,12 @@ def test_a_peer_that_has_reset_already_never_ends_the_listener(
 
 
 @pytest.mark.clause("O1", "C2")
-@wine_row("accept-misuse", run=False)
+@wine_row("accept-misuse")
 def test_accepting_on_a_socket_that_does_not_listen_is_an_error_of_the_completion(
     port: unio.Port, resources: contextlib.ExitStack
 ) -> None:
     handle = port.associate(channels.client(resources, "tcp"))
-    completion = support.run(port, unio.Accept(handle))
+    completion = support.run(port, unio.Accept(handle), support.patience_with("accept-misuse"))
     assert completion.error.errno == errno.EINVAL
     assert completion.operation.socket is None
 

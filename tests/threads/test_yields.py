@@ -19,7 +19,6 @@ from typing import Any
 
 import pytest
 from support import HOME, PATIENCE, Background, Result, batch, restless
-from wine import wine_row
 
 import unio
 
@@ -147,13 +146,7 @@ class Connection:
 @pytest.mark.timeout(300)
 @pytest.mark.clause("P2", "P4", "P8", "S1", "X1", "X3")
 @pytest.mark.parametrize("concurrency", [1, 2], ids=["one runs", "two run"])
-@pytest.mark.parametrize(
-    "ways",
-    [
-        pytest.param(WAYS, id="one by one"),
-        pytest.param((*WAYS, "all at once"), id="all at once", marks=wine_row("close-amid-retry", run=False)),
-    ],
-)
+@pytest.mark.parametrize("ways", [WAYS, (*WAYS, "all at once")], ids=["one by one", "all at once"])
 @pytest.mark.parametrize("seed", [1, 2, 3], ids="seed {}".format)
 def test_each_packet_comes_once_wherever_threads_lose_the_processor(
     backend: str, monkeypatch: pytest.MonkeyPatch, seed: int, ways: tuple[str, ...], concurrency: int
