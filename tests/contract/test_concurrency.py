@@ -6,6 +6,7 @@ import _thread
 import contextlib
 import os
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -245,6 +246,74 @@ def test_one_that_blocks_without_saying_so_makes_room_as_well(make_port: MakePor
     assert completion(port).key == "frees"
     freed.set()
     assert blocked.result()
+
+
+HOG = """
+import os, sys
+os.sched_setaffinity(0, [int(sys.argv[1])])
+print("has it", flush=True)
+while True: pass
+"""
+
+
+class Starved:
+    """A thread that takes one packet and then wants to run, and is given next to no processor until it is let go."""
+
+    def __init__(self, port: unio.Port, resources: contextlib.ExitStack) -> None:
+        self._port = port
+        self._processor = min(os.sched_getaffinity(0))
+        command = [sys.executable, "-S", "-E", "-c", HOG, str(self._processor)]
+        self._hog = resources.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE))
+        resources.callback(self._hog.kill)
+        assert self._hog.stdout is not None
+        self._hog.stdout.readline()
+        self._clocks: list[int] = []
+        self._ended = False
+        self._thread = Background(self._run)
+
+    def _run(self) -> None:
+        completion(self._port)
+        os.sched_setaffinity(0, [self._processor])
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        self._clocks.append(time.pthread_getcpuclockid(threading.get_ident()))
+        block = bytes(1 << 26)  # most of the time it computes without Python's lock, which it would starve others of
+        while not self._ended:
+            zlib.crc32(block)
+
+    def until_its_clock_stood_still(self, seconds: float) -> None:
+        until(lambda: self._clocks)
+        used, since = -1.0, 0.0
+
+        def stood_still() -> bool:
+            nonlocal used, since
+            now = time.monotonic()
+            if (read := time.clock_gettime(self._clocks[0])) != used:
+                used, since = read, now
+            return now - since >= seconds
+
+        until(stood_still)
+
+    def go(self) -> None:
+        """Let it have the processor, and end."""
+        self._ended = True
+        self._hog.kill()
+        self._thread.result()
+
+
+@needs_proc
+@pytest.mark.clause("P4")
+def test_one_that_is_given_no_processor_keeps_its_place(resources: contextlib.ExitStack, make_port: MakePort) -> None:
+    port = make_port(1)
+    port.post("for one that wants to run")
+    starved = Starved(port, resources)
+    starved.until_its_clock_stood_still(0.2)
+    waiting = Background(completion, port)
+    asleep(waiting)
+    port.post("for one that waits")
+    starved.until_its_clock_stood_still(0.3)  # longer than after which it would have lost its place, were it blocked
+    assert waiting.is_alive()
+    starved.go()
+    assert waiting.result().key == "for one that waits"
 
 
 @pytest.mark.skipif(not hasattr(time, "pthread_getcpuclockid"), reason="needs the processor clocks of other threads")

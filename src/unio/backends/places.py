@@ -12,11 +12,12 @@ whoever queues a packet looks for a place afterwards; whichever comes second see
 
 A thread may block without saying so. No portable call tells whether a thread is blocked, but its processor clock does,
 in time: it stands still. So while packets wait and all places are taken, the thread that leads looks at the clocks of
-those that hold them, every WATCH_SECONDS. One whose clock has stood still for BLOCKED_SECONDS loses its place. What it
-can't tell is a thread that wants to run and is given no processor, or not Python's lock; the time is chosen so that
-this is rare, and then one thread more runs for a while. Nothing of this is done, and nothing is paid, while no packet
-waits for a place. macOS has no clock of another thread that Python could read: there, a thread has to say that it
-blocks.
+those that hold them, every WATCH_SECONDS. One whose clock has stood still for BLOCKED_SECONDS loses its place. The
+clock of a thread that is given no processor stands still as well. Linux tells the two apart by the thread's state,
+which is read once the clock has raised the question; elsewhere the time is chosen so that this is rare, and then one
+thread more runs for a while. A thread that waits for Python's lock sleeps too, but wakes every few milliseconds to ask
+for it, which moves its clock. Nothing of this is done, and nothing is paid, while no packet waits for a place. macOS
+has no clock of another thread that Python could read: there, a thread has to say that it blocks.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import os
 import threading
 import time
 import weakref
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unio.backends.native import thread_waits
@@ -45,7 +47,19 @@ BLOCKED_SECONDS = 0.1
 class Waiter:
     """A thread that waits on a port, or did so last. It is made by that thread."""
 
-    __slots__ = ("_beyond", "_clock", "_process", "_queue", "_since", "_time", "coming", "gate", "place", "places")
+    __slots__ = (
+        "_beyond",
+        "_clock",
+        "_number",
+        "_process",
+        "_queue",
+        "_since",
+        "_time",
+        "gate",
+        "place",
+        "places",
+        "woken",
+    )
 
     def __init__(self, queue: CompletionQueue) -> None:
         self._queue = weakref.ref(queue)  # a thread that goes on to other things keeps no port alive
@@ -55,10 +69,11 @@ class Waiter:
         self.gate = threading.Lock()
         """Held while the thread sleeps; whoever wakes it releases this."""
         self.gate.acquire()
-        self.coming = False
-        """Whether it was woken for a packet and has not taken one yet."""
+        self.woken = 0.0
+        """When it was last woken for a packet, by the monotonic clock."""
         self._beyond = False  # it runs without a place, since it came back from blocking when there was none
         self._clock = _clock_of_this_thread()
+        self._number = threading.get_native_id()
         self._time = self._since = -1.0
         self._process = os.getpid()
 
@@ -90,17 +105,29 @@ class Waiter:
         if not self.place and not self.enter():
             self._beyond = True
 
-    def stands_still(self, now: float) -> bool:
-        """Whether the thread has used no processor time for a while, of which this is asked again and again."""
+    def stands_still(self, now: float) -> float:
+        """For how many seconds the thread has used no processor time, while this was asked again and again."""
         if self._clock is None:
-            return False
+            return 0.0
         try:
             used = time.clock_gettime(self._clock)
         except OSError:  # it has ended, and is about to give its place back
-            return False
+            return 0.0
         if used != self._time:
             self._time, self._since = used, now
-        return now - self._since >= BLOCKED_SECONDS
+        return now - self._since
+
+    def may_run(self) -> bool:
+        """Whether the thread runs, or would if there were a processor for it, as far as the system tells.
+
+        To fall asleep, a thread must run. So one that sleeps now, and whose clock has stood still, has slept all the
+        while.
+        """
+        try:
+            status = Path(f"/proc/self/task/{self._number}/stat").read_bytes()
+        except OSError:  # it has ended, or this is not Linux
+            return False
+        return status.rpartition(b")")[2].split()[0] == b"R"
 
     def end(self, getpid: Callable[[], int] = os.getpid) -> None:  # at the program's end there is no os any more
         """The thread has ended, or has gone to another port."""

@@ -77,9 +77,7 @@ class CompletionQueue:
         """The threads that belong to the port, by id."""
         self._interrupt = interrupt
         self._parked: list[Waiter] = []
-        self._coming: list[
-            float
-        ] = []  # when each thread was woken that has not yet taken the packet that it was woken for
+        self._coming: list[Waiter] = []  # those that were woken for a packet and have not yet taken one
 
     def complete(self, operation: Operation, error: OSError | None) -> None:
         """Queue an operation that has ended, waking nobody; call :meth:`wake` when no lock is held any more."""
@@ -149,7 +147,8 @@ class CompletionQueue:
         except IndexError:
             self.places.append(place)  # who gives a place back looks again; the caller does
             return False
-        self._coming.append(time.monotonic())
+        waiter.woken = time.monotonic()
+        self._coming.append(waiter)
         waiter.place.append(place)
         waiter.gate.release()
         return True
@@ -200,14 +199,12 @@ class CompletionQueue:
                     self._parked.remove(waiter)
                 except ValueError:  # another thread is about to wake this one, and what it hands over must not be lost
                     waiter.gate.acquire(timeout=HAND_OVER_SECONDS)
-            waiter.coming = bool(waiter.place)
 
     def arrive(self, waiter: Waiter) -> None:
         """Count a thread no more among those that come: it has taken what it was woken for, or found it taken."""
-        if waiter.coming:
-            waiter.coming = False
-            with contextlib.suppress(IndexError):  # it was not waited for any longer
-                self._coming.pop()
+        if self._coming:
+            with contextlib.suppress(ValueError):  # others come, or this one was not waited for any longer
+                self._coming.remove(waiter)
 
     def pass_on(self) -> None:
         """See to it that somebody works on what this thread leaves behind: packets, or a kernel that nobody asks."""
@@ -217,13 +214,20 @@ class CompletionQueue:
             self._release_first()
 
     def watch(self) -> None:
-        """Take the place from threads that hold one and don't run; see the module places."""
+        """Take the place from threads that hold one and are blocked, and wait no longer for those that don't come.
+
+        A thread that is only given no processor is neither; see the module places.
+        """
         now = time.monotonic()
-        with contextlib.suppress(IndexError):
-            while now - self._coming[0] >= BLOCKED_SECONDS:  # who is not here by now can't be waited for
-                del self._coming[0]
         for waiter in self.waiters.copy().values():
-            if waiter.place and waiter.stands_still(now):
+            if not waiter.place:
+                continue
+            still = waiter.stands_still(now)
+            late = waiter in self._coming and now - waiter.woken >= BLOCKED_SECONDS
+            if not (late or still >= BLOCKED_SECONDS) or (still and waiter.may_run()):
+                continue
+            self.arrive(waiter)
+            if still >= BLOCKED_SECONDS:
                 waiter.leave()
 
     def count_operations(self) -> int:
