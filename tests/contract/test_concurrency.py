@@ -12,11 +12,10 @@ import threading
 import time
 import zlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
-from support import PATIENCE, Background, asleep, batch, completion, reset, tcp_pair, until
+from support import PATIENCE, Background, asleep, batch, completion, reset, tcp_pair, times_slept, until
 from wine import wine_row
 
 import unio
@@ -382,12 +381,6 @@ def test_a_wait_that_ended_with_nothing_leaves_the_thread_not_running(make_port:
     taking = Background(completion, port)
     port.post(1)
     assert taking.result().key == 1
-
-
-def times_slept(thread: threading.Thread) -> int:
-    """How often the thread has gone to sleep so far."""
-    status = Path(f"/proc/self/task/{thread.native_id}/status").read_text()
-    return int(status.split("nvoluntary_ctxt_switches")[0].rpartition("voluntary_ctxt_switches:")[2].split()[0])
 
 
 @needs_proc

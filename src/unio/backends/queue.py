@@ -177,9 +177,10 @@ class CompletionQueue:
 
     def has_for_leader(self, waiter: Waiter) -> bool:
         """The same for the leader, which leaves to those that have parked after it what they may take."""
+        coming = bool(self._coming)  # looked at before the packets, as in pass_on
         if waiter.place or not self.has_for(waiter):
             return self.has_for(waiter)
-        return not self._coming and not (self._parked and self._release_last())
+        return not coming and not self._coming and not (self._parked and self._release_last())
 
     def park(self, waiter: Waiter, timeout: float | None) -> None:
         """Sleep until another thread wakes this one, or *timeout* seconds have passed, or for no reason.
@@ -208,7 +209,10 @@ class CompletionQueue:
 
     def pass_on(self) -> None:
         """See to it that somebody works on what this thread leaves behind: packets, or a kernel that nobody asks."""
-        if len(self.packets) > len(self._coming) and self.wake():  # those that are coming have one each
+        # Those that are coming have a packet each. They are counted first: one that comes takes its packet before it is
+        # struck off, and passes on what it leaves after, so that nobody is woken for a packet that it has just taken.
+        coming = len(self._coming)
+        if len(self.packets) > coming and self.wake():
             return  # that one passes on the rest
         if self.seat and self._parked:
             self._release_first()
