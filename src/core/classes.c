@@ -5,8 +5,8 @@
 
 #include <structmember.h> /* PyMemberDef, until Python 3.12 */
 
-PyTypeObject *recv_type, *send_type, *accept_type, *handle_type, *completion_type;
-PyObject *idle, *pending, *queued, *open_life, *made_socket;
+PyTypeObject *recv_type, *send_type, *accept_type, *handle_type, *completion_type, *socket_type;
+PyObject *idle, *pending, *queued, *open_life, *closed_life, *made_socket;
 struct offsets at;
 struct names name;
 _Thread_local PyObject *here __attribute__((tls_model("initial-exec")));
@@ -78,7 +78,8 @@ static int intern_names(void) {
         {&name.wake, "wake"},          {&name.pass_on, "pass_on"},  {&name.release, "release"},
         {&name.complete, "complete"},  {&name.sleeping, "sleeping"}, {&name.heap, "_heap"},
         {&name.coming, "_coming"},     {&name.timeout, "timeout"},  {&name.limit, "limit"},
-        {&name.leave, "leave"},
+        {&name.leave, "leave"},        {&name.key, "key"},          {&name.gettimeout, "gettimeout"},
+        {&name.close, "close"},        {&name.skip_on_success, "skip_on_success"},
     };
     for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++) {
         if (!*wanted[i].at && !(*wanted[i].at = PyUnicode_InternFromString(wanted[i].spelled)))
@@ -95,13 +96,14 @@ static PyObject *claim(PyObject *module, PyObject *ignored) {
     return PyBool_FromLong(!claimed++);
 }
 
-/* learn(Recv, Send, Accept, EmulatedHandle, Waiter, Completion, Status, Life, made_socket): tells this file the classes of the
- * rest, and what makes the socket of an accepted connection. */
+/* learn(Recv, Send, Accept, EmulatedHandle, Waiter, Completion, Status, Life, socket, made_socket): tells this file the classes
+ * of the rest, and what makes the socket of an accepted connection. */
 static PyObject *learn(PyObject *module, PyObject *args) {
     (void)module;
     PyObject *recv_class, *send_class, *accept_class, *handle_class, *waiter_class, *completion_class, *status, *life;
-    if (!PyArg_ParseTuple(args, "OOOOOOOOO", &recv_class, &send_class, &accept_class, &handle_class, &waiter_class,
-                          &completion_class, &status, &life, &made_socket))
+    PyObject *socket_class;
+    if (!PyArg_ParseTuple(args, "OOOOOOOOOO", &recv_class, &send_class, &accept_class, &handle_class, &waiter_class,
+                          &completion_class, &status, &life, &socket_class, &made_socket))
         return NULL;
     const struct {
         PyObject *class;
@@ -125,6 +127,9 @@ static PyObject *learn(PyObject *module, PyObject *args) {
         {recv_class, "_grows", &at.grows},
         {accept_class, "socket", &at.accepted},
         {accept_class, "address", &at.address},
+        {handle_class, "key", &at.handle_key},
+        {handle_class, "object", &at.object},
+        {handle_class, "number", &at.number},
         {handle_class, "skip_on_success", &at.skips},
         {handle_class, "lock", &at.lock},
         {handle_class, "life", &at.life},
@@ -137,6 +142,8 @@ static PyObject *learn(PyObject *module, PyObject *args) {
         {handle_class, "hot_path", &at.hot_path},
         {waiter_class, "place", &at.place},
         {waiter_class, "places", &at.places},
+        {(PyObject *)((PyTypeObject *)socket_class)->tp_base, "family", &at.family}, /* the class itself has properties */
+        {(PyObject *)((PyTypeObject *)socket_class)->tp_base, "type", &at.type},
     };
     for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++) {
         if (find(wanted[i].class, wanted[i].name, wanted[i].offset) < 0)
@@ -148,12 +155,15 @@ static PyObject *learn(PyObject *module, PyObject *args) {
     Py_INCREF(made_socket);
     handle_type = (PyTypeObject *)Py_NewRef(handle_class);
     completion_type = (PyTypeObject *)Py_NewRef(completion_class);
+    socket_type = (PyTypeObject *)Py_NewRef(socket_class);
     keep_completions();
     idle = PyObject_GetAttrString(status, "IDLE");
     pending = PyObject_GetAttrString(status, "PENDING");
     queued = PyObject_GetAttrString(status, "QUEUED");
     open_life = PyObject_GetAttrString(life, "OPEN");
-    if (!idle || !pending || !queued || !open_life || intern_names() < 0 || put_accessors() < 0)
+    closed_life = PyObject_GetAttrString(life, "CLOSED");
+    if (!idle || !pending || !queued || !open_life || !closed_life || intern_names() < 0 || put_accessors() < 0 ||
+        put_close() < 0)
         return NULL;
     pthread_atfork(NULL, NULL, forked);
     Py_RETURN_NONE;

@@ -78,8 +78,9 @@ unsigned ring_wait_ms(PyObject *ring, int timeout_ms);
 unsigned long long ring_attempt(PyObject *ring, const struct attempt *attempt, int poll_first);
 int ring_take_attempts(PyObject *ring, struct attempt *attempts, int most);
 int ring_has_results(PyObject *ring);
+unsigned ring_take_some(PyObject *ring);
 
 extern PyType_Spec lock_spec, packets_spec, lane_spec, hot_path_spec, ring_spec;
-extern PyMethodDef class_functions[];
+extern PyMethodDef class_functions[], association_functions[];
 
 #endif

@@ -26,15 +26,35 @@
 #define SWEEP_MS 50      /* how soon Python is let look for handles that were closed behind the port's back */
 #define LIMIT 64         /* of the completions of one wait, unless told; port.py says the same */
 #define ARGUMENTS_MAX 8  /* no method has more */
+#define TRIES_MAX 16     /* how often what has ended in a ring is looked for in one go; io_uring.py says the same */
 #define TAKES_MAX 256    /* packets taken before the kernel is asked again; queued_port.py says the same */
 
-/* The same by a thread that does not go on to take what comes of it: where nobody is parked, the leader has to. */
-static int start_for_others(struct hot_path *self) {
+/* Acts on the results that were taken out of the ring, and has it start what has become the first of its lane. */
+static void act_on_results(struct hot_path *self, PyObject **kept) {
+    struct attempt attempts[EVENTS_MAX];
+    int count = EVENTS_MAX;
+    while (count == EVENTS_MAX) {
+        count = ring_take_attempts(self->ring, attempts, EVENTS_MAX);
+        settle_all(self, attempts, count, kept);
+    }
+    if (ring_has_results(self->ring) && call_port(self, name.act_on_results, NULL, NULL, NULL) < 0)
+        keep_first(kept);
+    ring_submit_gathered(self->ring);
+}
+
+/* Where nobody is parked, the leader has to take what comes of it. */
+int start_for_others(struct hot_path *self) {
     PyObject *kept = NULL;
-    if (!self->gathered_count)
+    if (!self->gathered_count && !self->ring)
         return 0;
     if (start_gathered(self) < 0)
         keep_first(&kept);
+    if (self->ring) {
+        ring_submit_gathered(self->ring);
+        /* What has ended already is settled, so that what is behind it can start. */
+        for (int i = 0; i < TRIES_MAX && ring_take_some(self->ring) > 0; i++)
+            act_on_results(self, &kept);
+    }
     if (!PyList_GET_SIZE(self->parked) && packets_count(self->packets) > 0 && call(self->queue, name.wake) < 0)
         keep_first(&kept);
     return raise_kept(kept);
@@ -113,6 +133,16 @@ static PyObject *call_slow(struct hot_path *self, PyObject *function, PyObject *
         Py_DECREF(stack[0]);
     }
     return result;
+}
+
+static PyObject *hot_path_associate(struct hot_path *self, PyObject *const *args, Py_ssize_t count, PyObject *names) {
+    int has_key_by_name = names && PyTuple_GET_SIZE(names) == 1 && PyTuple_GET_ITEM(names, 0) == name.key;
+    if (names ? count == 1 && has_key_by_name : count == 1 || count == 2) {
+        PyObject *key = names || count == 2 ? args[1] : Py_None, *handle = associate(self, args[0], key);
+        if (handle)
+            return handle;
+    }
+    return call_slow(self, self->slow_associate, args, count, names);
 }
 
 static PyObject *hot_path_submit(struct hot_path *self, PyObject *const *args, Py_ssize_t count, PyObject *names) {
@@ -388,18 +418,10 @@ static int notice(struct hot_path *self, struct epoll_event *event, struct attem
 
 /* Enters the ring, which starts what was requested, waits for results and acts on them. */
 static PyObject *harvest_ring(struct hot_path *self, int timeout_ms) {
-    struct attempt attempts[EVENTS_MAX];
     PyObject *kept = NULL;
     unsigned found = ring_wait_ms(self->ring, timeout_ms);
-    int count = EVENTS_MAX;
     self->takes = 0;
-    while (count == EVENTS_MAX) {
-        count = ring_take_attempts(self->ring, attempts, EVENTS_MAX);
-        settle_all(self, attempts, count, &kept);
-    }
-    if (ring_has_results(self->ring) && call_port(self, name.act_on_results, NULL, NULL, NULL) < 0)
-        keep_first(&kept);
-    ring_submit_gathered(self->ring); /* what has become the first of its lane */
+    act_on_results(self, &kept);
     if (!kept && PyErr_CheckSignals() < 0)
         keep_first(&kept);
     if (raise_kept(kept) < 0)
@@ -449,17 +471,18 @@ static PyObject *hot_path_start_gathered(struct hot_path *self, PyObject *ignore
 static PyObject *hot_path_close(struct hot_path *self, PyObject *ignored) {
     (void)ignored;
     self->closed = 1;
+    Py_CLEAR(self->model);
     Py_RETURN_NONE;
 }
 
 /* The type */
 
-/* HotPath(port, queue, table, backlog, slow_submit, slow_wait, slow_post[, ring]) */
+/* HotPath(port, queue, table, backlog, slow_associate, slow_submit, slow_wait, slow_post[, ring]) */
 static PyObject *hot_path_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
     (void)keywords;
-    PyObject *port, *queue, *table, *backlog, *slow_submit, *slow_wait, *slow_post, *ring = NULL;
-    if (!PyArg_ParseTuple(args, "OOO!OOOO|O", &port, &queue, &PyDict_Type, &table, &backlog, &slow_submit, &slow_wait,
-                          &slow_post, &ring))
+    PyObject *port, *queue, *table, *backlog, *slow_associate, *slow_submit, *slow_wait, *slow_post, *ring = NULL;
+    if (!PyArg_ParseTuple(args, "OOO!OOOOO|O", &port, &queue, &PyDict_Type, &table, &backlog, &slow_associate, &slow_submit,
+                          &slow_wait, &slow_post, &ring))
         return NULL;
     struct hot_path *self = (struct hot_path *)type->tp_alloc(type, 0);
     if (!self)
@@ -470,6 +493,8 @@ static PyObject *hot_path_new(PyTypeObject *type, PyObject *args, PyObject *keyw
     self->queue = Py_NewRef(queue);
     self->table = Py_NewRef(table);
     self->backlog = Py_NewRef(backlog);
+    self->table_reference = PyWeakref_NewRef(table, NULL);
+    self->slow_associate = Py_NewRef(slow_associate);
     self->slow_submit = Py_NewRef(slow_submit);
     self->slow_wait = Py_NewRef(slow_wait);
     self->slow_post = Py_NewRef(slow_post);
@@ -480,7 +505,7 @@ static PyObject *hot_path_new(PyTypeObject *type, PyObject *args, PyObject *keyw
     self->seat = PyObject_GetAttrString(queue, "seat");
     self->parked = PyObject_GetAttrString(queue, "_parked");
     self->gathered = PyMem_Calloc(GATHERED_MAX, sizeof *self->gathered);
-    if (!self->port || !self->packets || !self->timers || !self->places || !self->seat || !self->parked ||
+    if (!self->port || !self->table_reference || !self->packets || !self->timers || !self->places || !self->seat || !self->parked ||
         !self->gathered) {
         if (!PyErr_Occurred())
             PyErr_NoMemory();
@@ -497,6 +522,7 @@ static int hot_path_traverse(struct hot_path *self, visitproc visit, void *arg) 
     Py_VISIT(self->table);
     Py_VISIT(self->backlog);
     Py_VISIT(self->timers);
+    Py_VISIT(self->model);
     for (size_t i = 0; i < self->gathered_count; i++) {
         Py_VISIT(self->gathered[i].handle);
         Py_VISIT(self->gathered[i].lane);
@@ -514,6 +540,10 @@ static int hot_path_clear(struct hot_path *self) {
     Py_CLEAR(self->places);
     Py_CLEAR(self->seat);
     Py_CLEAR(self->parked);
+    Py_CLEAR(self->table_reference);
+    Py_CLEAR(self->strays);
+    Py_CLEAR(self->model);
+    Py_CLEAR(self->slow_associate);
     Py_CLEAR(self->slow_submit);
     Py_CLEAR(self->slow_wait);
     Py_CLEAR(self->slow_post);
@@ -538,6 +568,7 @@ static void hot_path_dealloc(struct hot_path *self) {
 #define FAST(function) (PyCFunction)(void (*)(void))(function)
 
 static PyMethodDef hot_path_methods[] = {
+    {"associate", FAST(hot_path_associate), METH_FASTCALL | METH_KEYWORDS, NULL},
     {"submit", FAST(hot_path_submit), METH_FASTCALL | METH_KEYWORDS, NULL},
     {"wait", FAST(hot_path_wait), METH_FASTCALL | METH_KEYWORDS, NULL},
     {"post", FAST(hot_path_post), METH_FASTCALL | METH_KEYWORDS, NULL},
@@ -549,6 +580,7 @@ static PyMethodDef hot_path_methods[] = {
 
 static PyMemberDef hot_path_members[] = {
     {"epoll", T_INT, offsetof(struct hot_path, epoll), 0, NULL},
+    {"strays", T_OBJECT, offsetof(struct hot_path, strays), 0, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 

@@ -15,7 +15,11 @@ struct hot_path {
     PyObject_HEAD
     PyObject *port; /* a weak reference */
     PyObject *queue, *packets, *places, *seat, *parked, *table, *backlog, *timers;
-    PyObject *slow_submit, *slow_wait, *slow_post;
+    PyObject *table_reference; /* the weak reference that the book of handles has of the table */
+    PyObject *strays;          /* numbers that Python forgets once they join: see epoll.py, which sets it */
+    PyObject *model;           /* a handle that others are made like, or NULL */
+    int model_family;          /* of its socket */
+    PyObject *slow_associate, *slow_submit, *slow_wait, *slow_post;
     PyObject *ring; /* an io_uring in the place of an epoll instance, or NULL */
     double slow_turn; /* when Python led last, which looks after what is seldom */
     struct gathered *gathered; /* lanes that this path owns, and has still to try */
@@ -27,13 +31,15 @@ struct hot_path {
 
 /* The classes, and where their instances keep what is used here (classes.c). */
 
-extern PyTypeObject *recv_type, *send_type, *accept_type, *handle_type, *completion_type;
-extern PyObject *idle, *pending, *queued, *open_life, *made_socket;
+extern PyTypeObject *recv_type, *send_type, *accept_type, *handle_type, *completion_type, *socket_type;
+extern PyObject *idle, *pending, *queued, *open_life, *closed_life, *made_socket;
 
 extern struct offsets {
     Py_ssize_t handle, key, transferred, error, status, next, previous, sequence, expiry, verdict, native;
     Py_ssize_t views, size, buffer, grows, accepted, address;
-    Py_ssize_t skips, lock, life, incoming, outgoing, readiness, shows_drained, ended, socket, hot_path;
+    Py_ssize_t handle_key, object, number, skips, lock, life, incoming, outgoing, readiness, shows_drained, ended, socket;
+    Py_ssize_t hot_path;
+    Py_ssize_t family, type; /* ints, of a socket */
     Py_ssize_t place, places;
 } at;
 
@@ -41,7 +47,7 @@ extern struct offsets {
 extern struct names {
     PyObject *run, *run_on, *resume, *event, *lead, *close_kernel_once, *wake, *pass_on, *release, *complete, *sleeping, *leave,
         *act_on_results;
-    PyObject *heap, *coming, *timeout, *limit;
+    PyObject *heap, *coming, *timeout, *limit, *key, *gettimeout, *close, *skip_on_success;
 } name;
 
 /* The thread that runs, as one that has waited on a port; its module (places.py) owns it, and tells of each change. */
@@ -139,6 +145,18 @@ int try_at_once(struct hot_path *self, PyObject *handle, struct lane *lane);
 
 /* Tries what was gathered. Any thread may do it. */
 int start_gathered(struct hot_path *self);
+
+/* The same by a thread that does not go on to take what comes of it (hot_path.c). */
+int start_for_others(struct hot_path *self);
+
+/* Joining and leaving a port (association.c) */
+
+/* Makes a plain socket join, and returns its handle. Returns NULL, without an exception, where that is not for C, or has
+ * failed: Python then says how. */
+PyObject *associate(struct hot_path *self, PyObject *socket, PyObject *key);
+
+/* Has C close the handles of the class that it has learned. */
+int put_close(void);
 
 /* An exception that one step raised, a signal handler's say, must not keep the others from being done. */
 void keep_first(PyObject **kept);

@@ -275,9 +275,11 @@ static PyObject *ring_next_result(Ring *self)
 static PyObject *ring_self(PyObject *self) { return Py_NewRef(self); }
 
 /* What wakes a thread is left to that thread, which may be about to go to sleep and would not hear of it otherwise. */
-static PyObject *ring_take_some(Ring *self, PyObject *Py_UNUSED(ignored))
+unsigned ring_take_some(PyObject *self) { return take((Ring *)self, WAKES); }
+
+static PyObject *ring_take_now(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
-    return PyLong_FromUnsignedLong(take(self, WAKES));
+    return PyLong_FromUnsignedLong(ring_take_some(self));
 }
 
 static PyObject *ring_wait(Ring *self, PyObject *timeout)
@@ -507,7 +509,7 @@ static PyMethodDef methods[] = {
     METHOD("send_message", ring_send_message, METH_VARARGS),
     METHOD("submit", ring_submit_now, METH_NOARGS),
     METHOD("sync", ring_sync, METH_VARARGS),
-    METHOD("take", ring_take_some, METH_NOARGS),
+    METHOD("take", ring_take_now, METH_NOARGS),
     METHOD("wait", ring_wait, METH_O),
     METHOD("write", ring_write, METH_VARARGS),
     {NULL, NULL, 0, NULL},

@@ -34,7 +34,7 @@ class Handle:
     All methods may be called from any thread.
     """
 
-    __slots__ = ("__weakref__", "key", "kind", "object", "skip_on_success", "socket")
+    __slots__ = ("__weakref__", "key", "kind", "object", "skip_on_success", "socket", "stream")
 
     key: Any
     """The key of every completion of this handle."""
@@ -49,6 +49,9 @@ class Handle:
 
     socket: socket.socket | None
     """The socket on which operations work (the associated one, or one that borrows its descriptor); None for others."""
+
+    stream: bool
+    """Whether what it carries has no boundaries: all but a datagram socket."""
 
     # What a backend adds. It is no abstract base class: to ask of something whether it is a handle would take ten times
     # as long.

@@ -12,7 +12,6 @@ here; what the operating system says of the input or output arrives as the compl
 from __future__ import annotations
 
 import enum
-import socket
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from unio.arguments import Address, checked_address, require, seconds, view, whole_number
@@ -20,6 +19,7 @@ from unio.errors import InFlight
 from unio.handle import Handle, HasFileno, Kind
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Sequence
     from typing import TypeAlias
 
@@ -238,13 +238,12 @@ class Recv(_Buffered):
 
     def __init__(self, handle: Handle, buffer: Buffers | None = None, *, state: Any = None) -> None:
         require(handle, STREAM, "Recv", "; use Read")
-        stream = handle.socket is None or handle.socket.type == socket.SOCK_STREAM
         if buffer is not None:
             super().__init__(handle, buffer, state)
         else:
             Operation.__init__(self, handle, handle.key, state)
-            self._take_buffer(BUFFER_MIN if stream else DATAGRAM_MAX)
-            self._grows = stream
+            self._take_buffer(BUFFER_MIN if handle.stream else DATAGRAM_MAX)
+            self._grows = handle.stream
 
     def _take_buffer(self, size: int) -> None:
         """Have a new buffer of its own."""

@@ -67,7 +67,8 @@ class EpollPort(EmulatedPort):
     def __init__(self, *, backend: str | None = None, concurrency: int = 0) -> None:
         super().__init__(backend=backend, concurrency=concurrency)
         if has_hot_path:
-            self._use_hot_path().epoll = self._epoll.fileno()
+            hot_path = self._use_hot_path()
+            hot_path.epoll, hot_path.strays = self._epoll.fileno(), self._strays
 
     def _make_interrupt(self) -> Callable[[], None]:
         self._epoll = select.epoll()

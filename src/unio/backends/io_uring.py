@@ -40,7 +40,6 @@ from unio.backends.attempts import ATTEMPTS, Outcome, judged, readiness_of
 from unio.backends.lanes import Life
 from unio.backends.native import has_hot_path
 from unio.backends.processes import exit_status
-from unio.backends.queue import nothing_gathered
 from unio.backends.queued_port import PENDING, QueuedPort
 from unio.backends.requests import NOTHING, POLLRDHUP, finish, poll, start
 from unio.operations import Route
@@ -109,11 +108,12 @@ class IoUringPort(QueuedPort):
 
     def __init__(self, *, backend: str | None = None, concurrency: int = 0) -> None:
         super().__init__(backend=backend, concurrency=concurrency)
-        request = self._use_hot_path(self._ring).start_gathered if has_hot_path else nothing_gathered
+        if has_hot_path:
+            self._use_hot_path(self._ring)
+            return
         port = weakref.ref(self)  # its queue does not keep it alive
 
         def start_gathered() -> None:
-            request()
             if (here := port()) is not None:
                 here._submit(None)
 

@@ -63,7 +63,6 @@ class IocpHandle(Handle):
         "pointer",
         "port",
         "sequence",
-        "stream",
     )
 
     def __init__(self, port: IocpPort, given: HasFileno | int, key: Any, *, skip_on_success: bool) -> None:

@@ -1,53 +1,71 @@
 """Which handles have joined a port, of all ports of the process.
 
 A handle joins one port, once. Windows' kernel keeps that book for its own handles; elsewhere this does, by number: the
-handle, and once its port is closed the object that was associated, each for as long as it lives. A handle leads to what
-is the program's, by its key and its operations, and so perhaps to the port: if the book kept it alive, a port that is
-dropped would never be closed. The lock of the book is held to write in it, and not to look at a handle, which is a
-system call and may be the program's own code.
+table of the port that the handle is in, and once that port is closed the object that was associated, each for as long
+as it lives. The book keeps neither alive: a handle leads to what is the program's, by its key and its operations, and
+so perhaps to the port, which would never be closed when it is dropped. The lock of the book is held to write in it, and
+not to look at a handle, which is a system call and may be the program's own code.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-import threading
 import weakref
 from typing import Any
 
-from unio.backends.lanes import EmulatedHandle, stands_for
+from unio.backends.lanes import EmulatedHandle, Life, stands_for
+from unio.backends.native import make_lock, share_book
 from unio.errors import AssociationError
 
 _joined: dict[int, weakref.ref[Any]] = {}
-_joined_lock = threading.Lock()
+_joined_lock = make_lock()
 
 
 def _after_fork_in_child() -> None:
     global _joined_lock  # noqa: PLW0603 - the parent's may be held by a thread that the child does not have
-    _joined_lock = threading.Lock()
+    _joined_lock = make_lock()
     _joined.clear()
+    share_book(_joined, _joined_lock)
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
+share_book(_joined, _joined_lock)
 
 
-def book(made: EmulatedHandle) -> EmulatedHandle | None:
-    """Note that a handle joins a port, and return the one whose number it has inherited, if that is still known.
+class Table(dict[int, EmulatedHandle]):
+    """The handles of a port, by number. One weak reference to it serves for all of them in the book."""
 
-    Raises :class:`unio.AssociationError` if what it stands for has joined a port already.
+    __slots__ = ("__weakref__",)
+
+
+def enter(table: Table, made: EmulatedHandle) -> None:
+    """Put a handle into the table of the port that it joins, and note that in the book.
+
+    If its number has been another handle's, that one leaves its port. Raises :class:`unio.AssociationError` if what it
+    stands for has joined a port already.
     """
-    entry = weakref.ref(made)
+    number = made.number
     while True:
-        found = _joined.get(made.number)
-        previous = found() if found else None
-        if _is_taken(made.number, previous):
+        known = _known(number)
+        if _is_taken(number, known):
             raise AssociationError(
                 f"{made.object!r} has joined a port already; a handle does so once, even if that port is closed"
             )
+        if isinstance(known, EmulatedHandle):
+            known.leave(Life.CLOSING)
         with _joined_lock:
-            if _joined.get(made.number) is found:  # nobody has been quicker since that was looked at
-                _joined[made.number] = entry
-                return previous if isinstance(previous, EmulatedHandle) else None
+            now = _known(number)
+            if now is known or now is None:  # nobody has been quicker since that was looked at
+                _joined[number] = weakref.ref(table)
+                table[number] = made
+                return
+
+
+def _known(number: int) -> Any:
+    """The handle that has joined with a number, or the object of one whose port is closed, if it is still known."""
+    found = _joined.get(number)
+    what = found() if found else None
+    return what.get(number) if isinstance(what, Table) else what
 
 
 def _is_taken(number: int, known: Any) -> bool:
@@ -59,18 +77,20 @@ def _is_taken(number: int, known: Any) -> bool:
 
 def keep_object(handle: EmulatedHandle) -> None:
     """Remember, for a handle whose port is closed, the object instead: it may live longer."""
-    with _joined_lock, contextlib.suppress(TypeError):  # of such objects no weak references can be made
-        if _is_entry(handle):
-            _joined[handle.number] = weakref.ref(handle.object)
-
-
-def strike(handle: EmulatedHandle) -> None:
-    """Let the number of a closed handle be associated again."""
     with _joined_lock:
-        if _is_entry(handle):
-            del _joined[handle.number]
+        known = _known(handle.number)
+        if known is handle or known is None:  # with a port that is dropped, its table may go first
+            try:
+                _joined[handle.number] = weakref.ref(handle.object)
+            except TypeError:  # of such objects no weak references can be made
+                _joined[handle.number] = weakref.ref(handle)
 
 
-def _is_entry(handle: EmulatedHandle) -> bool:
-    found = _joined.get(handle.number)
-    return found is not None and found() is handle
+def strike(table: Table, handle: EmulatedHandle) -> None:
+    """Take a handle out of its table, and let its number be associated again."""
+    number = handle.number
+    with _joined_lock:
+        if _known(number) is handle:
+            del _joined[number]
+        if table.get(number) is handle:
+            del table[number]

@@ -110,7 +110,6 @@ class EmulatedHandle(Handle):
         "serial",
         "shows_drained",
         "shut_down",
-        "stream",
     )
 
     def __init__(

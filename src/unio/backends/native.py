@@ -74,3 +74,9 @@ def thread_waits(waiter: object) -> None:
     """Let the C part know what the calling thread is as one that waits; the caller keeps it alive."""
     if has_hot_path:
         core.thread_waits(waiter)
+
+
+def share_book(book: dict[int, Any], lock: AbstractContextManager[Any]) -> None:
+    """Let the C part write into the book of the handles that have joined a port, with its lock held."""
+    if has_hot_path:
+        core.share_book(book, lock)

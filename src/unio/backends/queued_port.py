@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import socket
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -73,7 +74,7 @@ class QueuedPort(Port, ABC):
     def __init__(self, *, backend: str | None = None, concurrency: int = 0) -> None:
         self._queue = CompletionQueue(self._make_interrupt(), self.concurrency)
         self._lock = threading.Lock()
-        self._table: dict[int, EmulatedHandle] = {}
+        self._table = joined.Table()
         self._detached: set[Operation] = set()  # in flight without a handle: timers and process exits
         self._claimed: set[Operation] = set()  # those of them that some thread begins or ends just now
         self._backlog: deque[tuple[EmulatedHandle, Lane]] = deque()  # lanes that used up their tries
@@ -88,11 +89,12 @@ class QueuedPort(Port, ABC):
 
     def _use_hot_path(self, *ring: Ring) -> HotPath:
         """Have C do the plain operations, where there is a hot path; over a ring, if one is given."""
-        slow = (QueuedPort.submit, QueuedPort.wait, QueuedPort.post)
+        slow = (QueuedPort.associate, QueuedPort.submit, QueuedPort.wait, QueuedPort.post)
         made = core.HotPath(self, self._queue, self._table, self._backlog, *slow, *ring)
         self._hot_path = made
         self._queue.start_gathered = made.start_gathered
         # The instance's own names, so that a call goes straight into C.
+        self.associate = made.associate  # type: ignore[method-assign]
         self.submit = made.submit  # type: ignore[method-assign]
         self.wait = made.wait  # type: ignore[method-assign]
         self.post = made.post  # type: ignore[method-assign]
@@ -165,9 +167,7 @@ class QueuedPort(Port, ABC):
             raise self._unusable
         number = number_of(handle)
         made = EmulatedHandle(self, handle, number, key, skip_on_success=skip_on_success)
-        previous = joined.book(made)
-        if previous is not None:
-            previous.leave(Life.CLOSING)
+        joined.enter(self._table, made)
         try:
             self._join(made)
         except BaseException:
@@ -190,23 +190,16 @@ class QueuedPort(Port, ABC):
         else:
             os.set_blocking(number, False)
         with self._lock:
-            if self._unusable is not None:
+            if self._unusable is not None:  # else who closes the port finds the handle in the table
                 raise self._unusable
-            self._table[number] = handle
         if handle.kind is not Kind.FILE:
             self._register(handle)
 
     def _forget(self, handle: EmulatedHandle, *, is_open: bool) -> None:
         """Have no more events of a handle, and let its number be associated again."""
-        with self._lock:
-            if self._table.get(handle.number) is handle:
-                del self._table[handle.number]
-                registered = is_open and handle.kind is not Kind.FILE
-            else:
-                registered = False
-        if registered:
+        if is_open and handle.kind is not Kind.FILE and self._table.get(handle.number) is handle:
             self._unregister(handle.number)
-        joined.strike(handle)
+        joined.strike(self._table, handle)
 
     # Submitting
 
@@ -637,4 +630,4 @@ def _told_status(operation: ProcessExit) -> int | None:
 
 
 if has_hot_path:
-    core.learn(Recv, Send, Accept, EmulatedHandle, Waiter, Completion, Status, Life, made_socket)
+    core.learn(Recv, Send, Accept, EmulatedHandle, Waiter, Completion, Status, Life, socket.socket, made_socket)
