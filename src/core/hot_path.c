@@ -64,7 +64,13 @@ int start_for_others(struct hot_path *self) {
  * where this thread has become the lane's owner and is not to gather it. */
 enum linked { FAILED = -1, REFUSED, LINKED, TRY };
 
-static enum linked link_locked(struct hot_path *self, PyObject *operation, PyObject *handle, struct lane *lane) {
+/* What the last flight has left. It goes when the lock is given back: an error leads to what is the program's. */
+struct left {
+    PyObject *error, *verdict;
+};
+
+static enum linked link_locked(struct hot_path *self, PyObject *operation, PyObject *handle, struct lane *lane,
+                               struct left *left) {
     if (SLOT(operation, status) != idle || SLOT(handle, life) != open_life || has_first(lane) ||
         lane->active || lane->resting)
         return REFUSED;
@@ -73,8 +79,8 @@ static enum linked link_locked(struct hot_path *self, PyObject *operation, PyObj
     if (!sequence)
         return FAILED;
     put_ref(&SLOT(operation, status), pending);
-    put_ref(&SLOT(operation, verdict), Py_None);
-    put_ref(&SLOT(operation, error), Py_None);
+    left->verdict = exchange(&SLOT(operation, verdict), Py_None);
+    left->error = exchange(&SLOT(operation, error), Py_None);
     put(&SLOT(operation, transferred), zero);
     put(&SLOT(operation, sequence), sequence);
     put_ref(&SLOT(operation, next), Py_None);
@@ -107,16 +113,19 @@ static int submit_hot(struct hot_path *self, PyObject *operation, int *skipped) 
         transferred_of(operation) == PyLong_AsSsize_t(SLOT(operation, size)))
         return 0; /* its buffer was filled: Python gets it a larger one */
     struct lane *lane = (struct lane *)(kind == SEND ? SLOT(handle, outgoing) : SLOT(handle, incoming));
+    struct left left = {NULL, NULL};
     lock_acquire(SLOT(handle, lock));
-    enum linked linked = link_locked(self, operation, handle, lane);
+    int done = link_locked(self, operation, handle, lane, &left);
     lock_release(SLOT(handle, lock));
-    if (linked == TRY) {
+    if (done == TRY) {
         *skipped = try_at_once(self, handle, lane);
-        return *skipped < 0 ? -1 : 1;
+        done = *skipped < 0 ? -1 : 1;
+    } else if (done == LINKED && self->gathered_count == GATHERED_MAX && start_for_others(self) < 0) {
+        done = -1;
     }
-    if (linked == LINKED && self->gathered_count == GATHERED_MAX && start_for_others(self) < 0)
-        return -1;
-    return linked;
+    Py_XDECREF(left.verdict); /* last: their finalizers may run any code, which may take the lock */
+    Py_XDECREF(left.error);
+    return done;
 }
 
 /* Calls the Python form of a method, with the arguments of this one. */

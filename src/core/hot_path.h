@@ -64,6 +64,12 @@ static inline void put(PyObject **slot, PyObject *value) { /* takes over the ref
     Py_XDECREF(old);
 }
 
+static inline PyObject *exchange(PyObject **slot, PyObject *value) { /* returns the reference to the former value */
+    PyObject *old = *slot;
+    *slot = Py_NewRef(value);
+    return old;
+}
+
 static inline void put_ref(PyObject **slot, PyObject *value) {
     Py_INCREF(value);
     put(slot, value);

@@ -144,14 +144,20 @@ class Operation:
         if self._status is not IDLE:
             raise InFlight(f"{self!r} is in flight: it can't be changed before its completion")
 
-    def _begin(self) -> None:
-        """Start a flight; the backend holds the lock that guards the status."""
+    def _begin(self) -> object:
+        """Start a flight; the backend holds the lock that guards the status.
+
+        Returns what the last flight has left, for the backend to keep until it holds no lock any more: an error leads
+        to what is the program's, whose finalizer may take the lock.
+        """
         if self._status is not IDLE:
             raise InFlight(f"{self!r} is in flight: wait for its completion, or make another operation")
+        left = self.error, self._verdict
         self._status = Status.PENDING
         self._verdict = None
         self.transferred = 0
         self.error = None
+        return left
 
     def __repr__(self) -> str:
         what = self._status.name.lower() if self._status is not IDLE else "idle"
@@ -262,13 +268,14 @@ class Recv(_Buffered):
             raise TypeError("the data are spread over several buffers: look at Recv.buffer and Recv.transferred")
         return self._views[0][: self.transferred]
 
-    def _begin(self) -> None:
+    def _begin(self) -> object:
         received = self.transferred
-        super()._begin()
+        left = super()._begin()
         if self._grows and received == self._size < BUFFER_MAX:
             if self._native is not None:
                 self._native.let_go()
             self._take_buffer(2 * received)
+        return left
 
 
 class Send(_Buffered):

@@ -261,3 +261,47 @@ def test_what_goes_with_the_socket_that_was_accepted_before_may_cancel(
         if number == 0:
             weakref.finalize(accept.socket, lambda: asked.append(handle.cancel()))
     assert asked in ([0], [1]), "the accept has ended by then, or is just about to"
+
+
+LEFT = """
+import socket, sys, weakref
+import unio
+
+class Left:
+    pass
+
+port = unio.Port(backend=sys.argv[1])
+near, far = socket.socketpair()
+listener = socket.create_server(("127.0.0.1", 0))
+make = {
+    "accept": lambda: unio.Accept(port.associate(listener)),
+    "poll": lambda: unio.Poll(port.associate(near), unio.Readiness.READABLE),
+    "receive": lambda: unio.Recv(port.associate(near), bytearray(1)),
+    "timer": lambda: unio.Timer(3600),
+}
+operation = make[sys.argv[2]]()
+said = []
+
+def fly():
+    port.submit(operation)
+    port.cancel(operation)
+    [found] = port.wait(30)
+    assert type(found.error) is unio.Cancelled
+    return found.error
+
+left = Left()
+weakref.finalize(left, lambda: said.append(port.cancel(operation)))
+fly().left = left
+del left
+assert not said
+fly()
+assert len(said) == 1
+port.close()
+near.close(), far.close(), listener.close()
+"""
+
+
+@pytest.mark.clause("S6")
+@pytest.mark.parametrize("kind", ["accept", "poll", "receive", "timer"])
+def test_what_goes_with_the_former_error_may_cancel(backend: str, kind: str) -> None:
+    assert channels.run_script(LEFT, backend, kind) == ""  # a script of its own, as a lock may be left held

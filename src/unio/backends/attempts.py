@@ -237,7 +237,10 @@ def accept(handle: EmulatedHandle, operation: Operation) -> Outcome:
     try:
         number, operation.address = _accept(_socket(handle))
     except OSError as error:
-        return not_accepted(error)
+        judged = not_accepted(error)
+        if judged is None:
+            raise
+        return judged
     operation.socket = made_socket(_socket(handle), number)
     operation.socket.setblocking(False)
     return DONE
@@ -252,13 +255,17 @@ def made_socket(listener: socket.socket, number: int, flags: int = 0) -> socket.
         raise
 
 
-def not_accepted(error: OSError) -> Outcome:
-    """Judge that accept(2) has failed."""
+def not_accepted(error: OSError) -> Outcome | None:
+    """Judge that accept(2) has failed; None leaves it to the caller to raise the error.
+
+    Raised here, it would lead to this call, and this call to it: a cycle for the garbage collector, at each accept that
+    would block.
+    """
     if error.errno in CONNECTION_LOST:
         return PROGRESS
     if error.errno in NETWORK_LOST:
         raise RetryLater(RETRY_SECONDS)
-    raise error
+    return None
 
 
 # Sending

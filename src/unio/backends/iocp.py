@@ -138,7 +138,7 @@ class IocpPort(Port):
             self._submit_detached(operation, timeout)
             return False
         with handle.lock:
-            operation._begin()
+            _left = operation._begin()  # goes when this returns, and the lock is given back
             if handle.life is not Life.OPEN or self._unusable is not None:
                 operation._status = IDLE
                 raise self._unusable or NotAssociated(f"{handle!r} is closed")
@@ -257,7 +257,7 @@ class IocpPort(Port):
         with self._lock:
             if self._unusable is not None:  # it was closed meanwhile, and nobody would end the operation any more
                 raise self._unusable
-            operation._begin()
+            _left = operation._begin()  # goes when this returns, and the lock is given back
             self._detached.add(operation)
             if isinstance(operation, Timer):
                 times_out = timeout is not None and timeout < operation.delay

@@ -222,7 +222,7 @@ class QueuedPort(Port, ABC):
     def _link(self, handle: EmulatedHandle, lane: Lane, operation: Operation, timeout: float | None) -> bool:
         """Put an operation into its lane. Returns whether this thread has become the lane's owner."""
         with handle.lock:
-            operation._begin()
+            _left = operation._begin()  # goes when this returns, and the lock is given back
             if handle.life is not Life.OPEN:
                 operation._status = IDLE
                 raise self._unusable or NotAssociated(f"{handle!r} is closed")
@@ -247,7 +247,7 @@ class QueuedPort(Port, ABC):
         with self._lock:
             if self._unusable is not None:  # it was closed meanwhile, and nobody would end the operation any more
                 raise self._unusable
-            operation._begin()
+            _left = operation._begin()  # goes when this returns, and the lock is given back
             self._detached.add(operation)
             if isinstance(operation, Timer):
                 times_out = timeout is not None and timeout < operation.delay

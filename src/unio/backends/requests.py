@@ -76,8 +76,8 @@ def finish(handle: EmulatedHandle, operation: Operation, result: int, detail: An
     if -result in AGAIN:
         return Outcome.PROGRESS
     error = failed(-result)
-    if operation.name == "accept":
-        return not_accepted(error)
+    if operation.name == "accept" and (judged := not_accepted(error)) is not None:
+        return judged
     raise sending_failed(handle, error) if operation.name in ("send", "send_to") else error
 
 
