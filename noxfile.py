@@ -38,7 +38,11 @@ print(*[each.reason for each in unio.backends.candidates() if each.name == sys.a
 # The files of the contract whose tests are run by several threads at once as well.
 IN_PARALLEL = [
     f"tests/contract/test_{name}.py"
-    for name in ("association", "cancel_close", "completion", "operations_stream", "port", "submit")
+    for name in (
+        *("association", "cancel", "close", "completion", "flush", "operation_objects", "submit", "time_outs"),
+        *("operations_disconnect", "operations_receive", "operations_send", "operations_vectored"),
+        *("port_close", "port_fork", "port_post", "port_queue", "port_wait"),
+    )
 ]
 
 SANITIZERS = ["libasan", "libubsan"]

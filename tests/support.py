@@ -38,6 +38,8 @@ HOME = str(Path(unio.__file__).parent)
 LISTED = Path("/proc/self/fd")
 """Where the system lists the descriptors of this process, if it is Linux."""
 
+MIB = 1 << 20
+
 BIG = 1 << 26
 """More bytes than a connection takes while its peer does not read."""
 
@@ -456,6 +458,32 @@ def until(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"{condition} did not come true"
         time.sleep(0)
+
+
+# Signals
+
+
+needs_interval_timer = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no setitimer")
+
+
+@contextlib.contextmanager
+def signal_handler(number: int, handler: Callable[..., None]) -> Iterator[None]:
+    previous = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, previous)
+
+
+@contextlib.contextmanager
+def interval_timer(seconds: float, function: Callable[[], None]) -> Iterator[None]:
+    """Signals at an interval; the function runs in the handler, in the main thread."""
+    with signal_handler(signal.SIGALRM, lambda *_: function()):
+        signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 # Processes

@@ -303,3 +303,12 @@ def run_script(script: str, *arguments: str) -> str:
     assert ended.returncode == 0, ended.stderr
     assert not ended.stderr, ended.stderr
     return ended.stdout
+
+
+def run_program(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Python code in a process of its own, with all of Python's own checks; it must end well."""
+    command = [sys.executable, "-X", "dev", "-c", program, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=support.PATIENCE, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
