@@ -231,7 +231,9 @@ class Soak:
 
     def wait_while(self, condition: object) -> None:
         while condition():  # type: ignore[operator]
+            end = time.monotonic() + PATIENCE
             batch = self.port.wait(PATIENCE)
+            check(time.monotonic() < end, "nobody was woken for", batch)
             check(batch, "nothing completes any more;", len(self.flying), "are lost:", list(self.flying)[:5])
             for found in batch:
                 self.take(found)

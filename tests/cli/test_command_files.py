@@ -21,6 +21,7 @@ from types import SimpleNamespace
 import pytest
 from command import PATIENCE, Served, everything, received
 from platforms import WINDOWS, needs_names_of_bytes, needs_rlimit, needs_signals
+from support import batch
 from wine import wine_row
 
 import unio
@@ -560,7 +561,7 @@ def test_a_client_that_is_slow_but_takes_something_is_kept(tmp_path, monkeypatch
     with unio.Port() as port, near, client:
 
         def step():
-            [completion] = port.wait(PATIENCE, limit=1)
+            [completion] = batch(port, limit=1)
             completion.operation.state(completion.operation)
             return completion
 

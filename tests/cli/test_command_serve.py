@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 from command import PATIENCE, Served, everything, received, run
 from platforms import needs_signals
+from support import batch
 
 import unio
 from unio.cli.echo import EchoConnection
@@ -91,7 +92,7 @@ def test_a_client_that_comes_while_the_server_stops_is_let_go():
         connection = EchoConnection(server, near)
         connection.start()
         while not connection.handle.closed:
-            [completion] = port.wait(PATIENCE, limit=1)
+            [completion] = batch(port, limit=1)
             completion.operation.state(completion.operation)
             if isinstance(completion.operation, unio.Shutdown):
                 assert client.recv(1) == b""

@@ -20,6 +20,7 @@ from support import (
     assert_cancelled,
     assert_idle,
     assert_nothing_comes,
+    batch,
     completion,
     completions,
     in_threads,
@@ -307,7 +308,7 @@ def test_a_handle_closed_and_its_number_reused_while_a_batch_is_handled(
             port.submit(unio.Recv(handle, bytearray(1)))
         for _, far in pairs:
             far.send(b"x")
-        first = port.wait(PATIENCE, limit=1)[0]
+        first = batch(port, limit=1)[0]
         successors = []
         for handle in handles:
             if handle.key != first.key:

@@ -18,6 +18,7 @@ from support import (
     assert_cancelled,
     assert_idle,
     assert_nothing_comes,
+    batch,
     completion,
     completions,
     connect,
@@ -160,9 +161,7 @@ def test_a_plain_close_is_noticed_among_many_handles_and_by_a_wait_that_has_othe
         pairs[number][0].close()
     seen = set()
     while len(seen) < 10:
-        batch = port.wait(PATIENCE)
-        assert batch
-        for found in batch:
+        for found in batch(port):
             assert_cancelled(found)
             seen.add(found.key)
     assert seen == set(range(0, 100, 10))

@@ -21,6 +21,7 @@ from support import (
     Background,
     assert_idle,
     assert_nothing_comes,
+    batch,
     completion,
     completions,
     connect,
@@ -46,9 +47,7 @@ def completions_until(port: unio.Port, key: object, limit: int, again: Callable[
     """How many others come before the completion with this key; each is passed on to keep the port busy."""
     others = 0
     while others < BUSY_MAX:
-        batch = port.wait(PATIENCE, limit)
-        assert batch
-        for found in batch:
+        for found in batch(port, limit):
             if found.key == key:
                 return others
             others += 1
@@ -192,7 +191,7 @@ def usual_calls_of_a_completion(port: unio.Port, handle: unio.Handle, far: socke
     def once() -> None:
         port.submit(operation)
         far.send(b"x")
-        assert port.wait(PATIENCE)[0].operation is operation
+        assert completion(port).operation is operation
 
     # The usual one: now and then a port may look after the idle ones, as long as that is rare.
     return statistics.median(calls(once) for _ in range(101))
@@ -372,7 +371,7 @@ def test_a_flood_of_input_and_output_starves_neither_timers_nor_posts(
     start = time.monotonic()
     port.submit(unio.Timer(0.005, "later"))
     while time.monotonic() - start < 0.005:
-        for found in port.wait(PATIENCE, limit):
+        for found in batch(port, limit):
             if found.key == "later":
                 return
             again(found)
@@ -399,7 +398,7 @@ def test_a_flood_starves_no_input_where_several_threads_wait(port: unio.Port, ma
 
     def serve() -> None:
         while True:
-            for found in port.wait(PATIENCE, limit=1):
+            for found in batch(port, limit=1):
                 if found.key == "end":
                     port.post("end")
                     return

@@ -425,7 +425,7 @@ def test_sockets_and_files_share_a_port(port: unio.Port, resources: contextlib.E
     port.submit(read)
     far.send(b"x")
     while min(seen.values()) < 50:
-        for key, operation, transferred, error in port.wait(support.PATIENCE):
+        for key, operation, transferred, error in support.batch(port):
             assert error is None
             assert transferred == (1 if key == "socket" else MIB)
             seen[key] += 1

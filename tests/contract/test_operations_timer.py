@@ -78,7 +78,7 @@ def test_thousands_of_timers_complete_once_each_and_none_early(port: unio.Port) 
         port.submit(timer)
     found = set()
     while len(found) < 5000:
-        batch = port.wait(support.PATIENCE, limit=1000)
+        batch = support.batch(port, limit=1000)
         assert batch
         now = time.monotonic()
         for completion in batch:
@@ -201,7 +201,7 @@ def test_a_timer_completes_while_other_work_never_pauses(port: unio.Port) -> Non
         port.post("post")
         seen = 0
         while seen < len(timers):
-            for key, operation, _, error in port.wait(support.PATIENCE, limit=1):
+            for key, operation, _, error in support.batch(port, limit=1):
                 assert error is None
                 if key == "timer":
                     seen += 1

@@ -53,7 +53,7 @@ def test_a_number_that_is_reused_within_a_batch_gets_nothing_of_its_predecessor(
         port.submit(unio.Recv(handles[-1], bytearray(10)))
     for _, far in pairs:
         far.send(b"old")
-    [first] = port.wait(support.PATIENCE, limit=1)
+    [first] = support.batch(port, limit=1)
     for old, (near, _) in zip(handles, pairs, strict=True):
         if old.key == first.key:
             continue
@@ -105,7 +105,7 @@ def test_what_a_duplicate_receives_does_not_wake_the_port_again_and_again(
 
     def wait() -> int:
         before = resource.getrusage(RUSAGE_THREAD).ru_nvcsw
-        assert [completion.key for completion in port.wait(support.PATIENCE)] == ["done"]
+        assert [completion.key for completion in support.batch(port)] == ["done"]
         return resource.getrusage(RUSAGE_THREAD).ru_nvcsw - before
 
     waiter = support.Background(wait)

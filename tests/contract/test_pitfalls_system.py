@@ -130,7 +130,7 @@ def test_a_handle_that_is_always_ready_leaves_the_others_their_turn(
             other_far.send(b"x")
             waiting, counted = {"other", "timer"}, 0
             while waiting:
-                for key, operation, _, error in port.wait(support.PATIENCE):
+                for key, operation, _, error in support.batch(port):
                     assert error is None
                     if key == "busy":
                         counted += 1

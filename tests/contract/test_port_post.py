@@ -16,6 +16,7 @@ from support import (
     PATIENCE,
     Background,
     assert_idle,
+    batch,
     completion,
     completions,
     inside_wait,
@@ -81,7 +82,7 @@ def test_threads_get_their_work_and_are_told_to_exit_by_posts(port: unio.Port) -
 
     def serve() -> None:
         while True:
-            for number, _, _, _ in port.wait(PATIENCE, limit=1):
+            for number, _, _, _ in batch(port, limit=1):
                 if number is None:
                     return
                 results.append(number * number)

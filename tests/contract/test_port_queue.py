@@ -15,6 +15,7 @@ from support import (
     Background,
     asleep,
     assert_idle,
+    batch,
     completion,
     completions,
     in_threads,
@@ -65,7 +66,7 @@ def test_each_of_several_waiting_threads_sees_the_queue_in_order(port: unio.Port
     def take(_: int) -> list[int]:
         seen = []
         while True:
-            for found in port.wait(PATIENCE, limit=3):
+            for found in batch(port, limit=3):
                 if found.key is None:
                     port.post(None)  # for the next thread
                     return seen
@@ -110,13 +111,12 @@ class Crowd:
 
     def wait(self) -> None:
         while True:
-            batch = self.port.wait(PATIENCE, limit=5)
-            assert batch
-            for key, operation, transferred, _ in batch:
+            found = batch(self.port, limit=5)
+            for key, operation, transferred, _ in found:
                 if key is not None:
                     with self.lock:
                         self.seen[key, operation.state if operation else transferred] += 1
-            if batch[-1].key is None:
+            if found[-1].key is None:
                 self.port.post(None)  # for the next thread
                 return
 
@@ -215,7 +215,7 @@ def test_threads_that_hand_one_packet_around_never_fall_asleep_over_it(
 
     def hand_on() -> int:
         while True:
-            [found] = port.wait(PATIENCE)
+            [found] = batch(port)
             if found.transferred >= rounds:
                 port.post("packet", transferred=rounds)
                 return found.transferred

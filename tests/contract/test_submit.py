@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 from support import (
-    PATIENCE,
     Background,
     arrived,
     assert_cancelled,
     assert_idle,
     assert_nothing_comes,
+    batch,
     completion,
     completions,
     connect,
@@ -170,7 +170,7 @@ def test_another_thread_may_submit_again_what_it_sees_completed(port: unio.Port,
 
     def relay() -> None:
         while True:
-            for key, operation, _, error in port.wait(PATIENCE, limit=1):
+            for key, operation, _, error in batch(port, limit=1):
                 if key == "end":
                     return
                 assert error is None
@@ -402,7 +402,7 @@ def test_success_at_once_queues_exactly_one_packet(port: unio.Port, make_pair: A
     far.send(b"data")
     for operation in (unio.Send(handle, b"data"), unio.Recv(handle, bytearray(8))):
         assert port.submit(operation) is False
-        assert [found[1:] for found in port.wait(PATIENCE)] == [(operation, 4, None)]
+        assert [found[1:] for found in batch(port)] == [(operation, 4, None)]
         assert_idle(port)
 
 
@@ -496,7 +496,7 @@ def test_each_submit_of_many_threads_is_either_skipped_or_queued(port: unio.Port
 
     def wait() -> None:
         while not waiter_end.is_set():
-            queued.extend(found.operation.state for found in port.wait(PATIENCE) if found.operation is not None)
+            queued.extend(found.operation.state for found in batch(port) if found.operation is not None)
 
     def send(thread: int) -> list[int]:
         numbers = range(thread * rounds, (thread + 1) * rounds)

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from support import (
     BIG,
-    PATIENCE,
     PENDING,
     Background,
     assert_cancelled,
     assert_idle,
     assert_nothing_comes,
+    batch,
     completion,
     completions,
     connect,
@@ -193,7 +193,7 @@ def test_a_time_out_that_passes_while_threads_submit_again_ends_only_its_own_sub
 
     def work() -> None:
         while True:
-            for key, operation, _, error in port.wait(PATIENCE, limit=1):
+            for key, operation, _, error in batch(port, limit=1):
                 if key == "end":
                     port.post("end")
                     return

@@ -206,7 +206,7 @@ def timers_in_order(scene: Scene) -> None:
         scene.submit(unio.Timer(delay, f"{delay * 100:02.0f}"))
     found: list[unio.Completion] = []
     while len(found) < 3:
-        found += scene.port.wait(PATIENCE)
+        found += scene.wait()
     scene.note([each.key for each in found])
 
 
@@ -260,7 +260,7 @@ def posts_in_order(scene: Scene) -> None:
     scene.end(5)
     given = object()
     scene.port.post(None, given)
-    (found,) = scene.port.wait(PATIENCE)
+    (found,) = scene.wait()
     scene.note(f"verbatim: {found == (None, given, 0, None)}")
 
 

@@ -83,12 +83,17 @@ class Scene:
         found = self.port.wait(0)
         self.trace += [f"{self.name:28} unexpected: {each!r}" for each in found]
 
+    def wait(self, limit: int = 64) -> list[unio.Completion]:
+        """What a wait returns that somebody has woken; nothing where only its time-out has brought it."""
+        deadline = time.monotonic() + PATIENCE
+        found = self.port.wait(PATIENCE, limit)
+        return found if time.monotonic() < deadline else []
+
     def end(self, count: int = 1) -> list[unio.Completion]:
         """Wait for completions and write them down."""
         found: list[unio.Completion] = []
-        deadline = time.monotonic() + PATIENCE
-        while len(found) < count and time.monotonic() < deadline:
-            found += self.port.wait(max(0.0, deadline - time.monotonic()), limit=count - len(found))
+        while len(found) < count and (some := self.wait(count - len(found))):
+            found += some
         for each in sorted(found, key=lambda each: str(each.key)):  # stable, so that each handle keeps its order
             self.write(each.operation, str(each.key), each.transferred, each.error)
         if len(found) < count:

@@ -253,7 +253,7 @@ def reset_with_send(scene: Scene) -> None:
     sending = unio.Send(near, bytes(MORE_THAN_FITS))
     scene.pend(sending)
     reset(far)
-    (found,) = scene.port.wait(PATIENCE)
+    (found,) = scene.wait()
     scene.note(f"in part: {0 < found.transferred < MORE_THAN_FITS}")  # how much is the system's affair
     scene.write(found.operation, "near", 0, found.error)
 
