@@ -87,7 +87,11 @@ def keep_object(handle: EmulatedHandle) -> None:
 
 
 def strike(table: Table, handle: EmulatedHandle) -> None:
-    """Take a handle out of its table, and let its number be associated again."""
+    """Take a handle out of its table, and let its number be associated again.
+
+    The entry of the book says nothing any more once the table has no such handle. It goes as well, as C enters a handle
+    by itself only where the book has nothing, and leaves the rest to :func:`enter`.
+    """
     number = handle.number
     with _joined_lock:
         if _known(number) is handle:
