@@ -533,6 +533,7 @@ class QueuedPort(Port, ABC):
             queue.watching = True
             timeout = WATCH_SECONDS if timeout is None else min(timeout, WATCH_SECONDS)
         elif waiter.place:
+            queue.arrive(waiter)  # who was woken for what others have taken would else wait for itself
             waiter.leave()
         happened = self._harvest(timeout)
         queue.sleeping = False
