@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
+import os
 import socket
 import sys
 from pathlib import Path
@@ -15,7 +17,7 @@ from support import completion, connect, open_handles, pending, run, succeed, un
 import unio
 
 if sys.platform == "win32":
-    from unio.backends import flights, iocp
+    from unio.backends import flights, iocp, win32
     from unio.backends.win32_api import ffi
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.skipif(sys.platform != "win32", reason="IOCP is Windows'")
 
+STATUS_PENDING = 0x103
 SO_UPDATE_ACCEPT_CONTEXT = 0x700B
 SO_UPDATE_CONNECT_CONTEXT = 0x7010
 
@@ -181,3 +184,70 @@ def test_a_watched_process_leaves_no_handle(port: unio.Port, resources: contextl
     for _ in range(50):
         watch_and_stop()
     until(lambda: open_handles() < before + 25)
+
+
+def test_a_file_is_not_taken_for_the_socket_whose_handle_is_its_descriptor(
+    port: unio.Port, resources: contextlib.ExitStack, tmp_path: Path
+) -> None:
+    near, _ = map(resources.enter_context, socket.socketpair())
+    (tmp_path / "file").write_bytes(b"of the file")
+    opened = resources.enter_context(unio.open(tmp_path / "file", "r+b"))
+    file = resources.enter_context(open(os.dup2(opened.fileno(), near.fileno()), "r+b"))
+    assert file.fileno() == near.fileno()
+    read = unio.Read(port.associate(file), bytearray(20), 0)
+    assert succeed(port, read).transferred == len(b"of the file")
+    port.associate(near)
+
+
+def test_a_flush_of_a_closed_file_is_not_one_of_the_file_that_has_its_number(port: unio.Port, tmp_path: Path) -> None:
+    closed = unio.open(tmp_path / "closed", "w+b")
+    flush = unio.Flush(port.associate(closed))
+    closed.close()
+    with unio.open(tmp_path / "next", "w+b"):
+        assert type(run(port, flush).error) is unio.Cancelled
+
+
+def test_what_windows_does_not_let_go_of_is_not_used_again(
+    make_port: Callable[[], unio.Port], resources: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = make_port()
+    near, far = map(resources.enter_context, socket.socketpair())
+    receive = unio.Recv(port.associate(near), bytearray(8))
+    port.submit(receive)
+    kept = receive._native.overlapped
+    with monkeypatch.context() as patch:
+        patch.setattr(iocp, "kernel32", Deaf(iocp.kernel32))
+        port.close()
+    other = make_port()
+    near, _ = map(resources.enter_context, socket.socketpair())
+    receive.handle = other.associate(near)
+    receive.buffer = bytearray(8)
+    other.submit(receive)
+    far.send(b"late")
+    until(lambda: kept.Internal != STATUS_PENDING)
+    assert receive._native.overlapped.Internal == STATUS_PENDING
+    assert receive.in_flight
+    assert other.cancel(receive)
+    completion(other)
+
+
+class Deaf:
+    """A library of Windows' that ends no operation."""
+
+    def __init__(self, library: Any) -> None:
+        self._library = library
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._library, name)
+
+    def CancelIoEx(self, *_: object) -> int:  # noqa: N802 - Microsoft's name
+        return 1
+
+
+@pytest.mark.parametrize(
+    ("code", "name"),
+    [(2, "ENOENT"), (19, "EROFS"), (23, "EIO"), (64, "ECONNRESET"), (112, "ENOSPC"), (223, "EFBIG"), (1117, "EIO")],
+)
+def test_a_code_of_windows_has_the_number_that_other_systems_give(code: int, name: str) -> None:
+    error = win32.os_error(code)
+    assert (error.errno, error.winerror) == (getattr(errno, name), code)

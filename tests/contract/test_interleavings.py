@@ -8,17 +8,21 @@ accepted leads to one completion, nobody sleeps over what there is to do, and no
 
 from __future__ import annotations
 
+import gc
 import itertools
 import socket
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
 
 import pytest
 from support import (
+    BIG,
     Background,
     Stepped,
+    arrived,
     asleep,
     assert_idle,
     batch,
@@ -30,6 +34,9 @@ from support import (
 )
 
 import unio
+
+CHUNK = 1 << 16
+"""How many bytes of a send a pipe takes at a time, and holds."""
 
 REFUSED = (unio.NotAssociated, unio.InFlight, unio.PortClosed)
 
@@ -335,3 +342,95 @@ def test_a_time_out_that_passes_between_any_two_lines_ends_only_its_own_submissi
                 assert [type(each.error) in (unio.Cancelled, TimeoutError) for each in found] == [True]
         if not reached:
             break
+
+
+@pytest.mark.clause("S1", "S4", "X3")
+def test_a_close_between_any_two_lines_of_a_submit_that_ends_at_once_loses_none_of_the_others(backend: str) -> None:
+    reached = True
+    for line in itertools.count(1):
+        with unio.Port(backend=backend) as port, ExitStack() as stack:
+            near, far = map(stack.enter_context, local_pair())
+            handle = port.associate(near, skip_on_success=True)
+            receive, send = unio.Recv(handle, bytearray(1)), unio.Send(handle, b"x")
+            port.submit(receive)
+            submitted: list[bool] = []
+            first = Stepped(line, try_to, lambda port=port, send=send, to=submitted: to.append(port.submit(send)))
+            reached = first.reached()
+
+            def close_and_look(port: unio.Port = port, handle: unio.Handle = handle, far: Any = far) -> Any:
+                handle.close()
+                with suppress(OSError):
+                    far.send(b"x")
+                return port.wait(0)
+
+            second = Background(close_and_look)
+            second.join(0.05)
+            first.go()
+            first.result()
+            found = second.result()
+            owed = {receive, send} if submitted == [False] else {receive}
+            found += completions(port, len(owed) - len(found))
+            assert {each.operation for each in found} == owed
+            assert_idle(port)
+        if not reached:
+            break
+
+
+@pytest.mark.clause("X1")
+@pytest.mark.parametrize("kind", ["pipe", "socket"])
+def test_a_cancel_between_any_two_lines_of_a_send_that_goes_on_ends_it(backend: str, kind: str) -> None:
+    reached = True
+    for line in itertools.count(1):
+        with unio.Port(backend=backend) as port, ExitStack() as stack:
+            far, near = map(stack.enter_context, unio.pipe() if kind == "pipe" else local_pair())
+            send = unio.Send(port.associate(near), bytes(BIG if kind == "socket" else 3 * CHUNK))
+            port.submit(send)
+            assert_idle(port)
+            if kind == "pipe":
+                assert far.read(CHUNK)
+            else:
+                assert far.recv(CHUNK)
+            first = Stepped(line, port.wait, 0.02)
+            reached = first.reached()
+            second = Background(port.cancel, send)
+            second.join(0.003)
+            first.go()
+            found = first.result()
+            asked = second.result()
+            assert asked or found, "there was something to ask"
+            [found] = found or completions(port, 1)
+            assert type(found.error) is unio.Cancelled
+        if not reached:
+            break
+
+
+@pytest.mark.clause("P8", "P11")
+@pytest.mark.filterwarnings("ignore:.*was dropped with 20 operations in flight:ResourceWarning")
+def test_a_port_that_the_garbage_collection_closes_within_the_wait_of_another_takes_nothing_from_it(
+    backend: str,
+) -> None:
+    with unio.Port(backend=backend) as port, ExitStack() as stack:
+        near, far = map(stack.enter_context, local_pair())
+        handle = port.associate(near)
+        receives = [unio.Recv(handle, bytearray(1), state=number) for number in range(20)]
+        thresholds = gc.get_threshold()
+        stack.callback(gc.set_threshold, *thresholds)
+        for allocations in range(80):
+            far.send(bytes(len(receives)))
+            arrived(near)
+            for receive in receives:
+                port.submit(receive)
+            idle, _ = map(stack.enter_context, local_pair())
+            dropped = unio.Port(backend=backend)
+            waiting = dropped.associate(idle)
+            for _ in receives:
+                dropped.submit(unio.Recv(waiting, bytearray(1)))
+            cycle: list[Any] = [dropped]
+            cycle.append(cycle)
+            del dropped, waiting, cycle
+            gc.set_threshold(gc.get_count()[0] + allocations)
+            found = port.wait(0)
+            gc.set_threshold(*thresholds)
+            gc.collect()
+            found += completions(port, len(receives) - len(found))
+            assert [each.operation for each in found] == receives

@@ -337,6 +337,13 @@ def test_a_flush_completes_with_no_bytes_and_changes_nothing(port: unio.Port, op
     assert content(handle) == b"abc3456789"
 
 
+@pytest.mark.clause("A2")
+def test_a_name_that_no_file_can_have_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="null"):
+        unio.open(f"{tmp_path / 'file'}\0", "rb")
+
+
 @pytest.mark.clause("O8")
 def test_flushes_go_on_among_reads_and_writes(port: unio.Port, open_file: Any) -> None:
     handle = open_file(b"")

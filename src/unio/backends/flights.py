@@ -15,10 +15,12 @@ import contextlib
 import errno
 import os
 import socket
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from unio.arguments import OFFSET_MAX
 from unio.backends import win32
+from unio.backends.iocp_queue import PacketKey
 from unio.backends.win32 import ERROR_IO_PENDING, NULL, kernel32, last_error, ws2_32
 from unio.backends.win32_api import ffi
 from unio.errors import cancelled
@@ -386,7 +388,7 @@ def start_connect(handle: IocpHandle, operation: Operation) -> int:
 def finish_connect(handle: IocpHandle, operation: Operation, code: int, count: int) -> int | None:
     if code:
         return code
-    if handle.stream:
+    if handle.stream and handle.is_open():  # else the number may be another's
         ws2_32.setsockopt(handle.number, socket.SOL_SOCKET, win32.SO_UPDATE_CONNECT_CONTEXT, NULL, 0)
     handle.connected = True
     return 0
@@ -507,6 +509,28 @@ def finish_file(handle: IocpHandle, operation: Operation, code: int, count: int)
     return _finish_chunk(cast("Read | Send | Write", operation), code, count)
 
 
+def start_flush(handle: IocpHandle, operation: Operation) -> int:
+    """Have a thread of the pool call FlushFileBuffers, which has no overlapped form.
+
+    It gets a handle of its own: by the time that it comes to the call the number may be another's.
+    """
+    port = handle.port()
+    assert port is not None
+    copy = win32.duplicate(handle.pointer)
+    port._pool.put(partial(_flush, handle, copy, _flight(operation).address))
+    return ERROR_IO_PENDING
+
+
+def _flush(handle: IocpHandle, file: Any, address: int) -> None:
+    code = _code(kernel32.FlushFileBuffers(file))
+    kernel32.CloseHandle(file)
+    if code == win32.ERROR_ACCESS_DENIED:
+        code = win32.ERROR_INVALID_HANDLE  # not open for writing
+    port = handle.port()
+    if port is not None:
+        port._queue.post(code, PacketKey.FAILED, address)
+
+
 # Readiness
 
 
@@ -578,6 +602,7 @@ STARTS: dict[str, Callable[[IocpHandle, Operation], int]] = {
     "accept": start_accept,
     "connect": start_connect,
     "disconnect": start_disconnect,
+    "flush": start_flush,
     "poll": start_poll,
     "read": start_read,
     "recv": start_recv,

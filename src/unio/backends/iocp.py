@@ -23,7 +23,6 @@ import math
 import sys
 import threading
 import time
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from unio.arguments import seconds
@@ -34,8 +33,7 @@ from unio.operations import Operation, ProcessExit, Route, Status, Timer
 from unio.port import LIMIT_DEFAULT, Completion, Port, check_limit, port_closed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
+    from unio.backends.iocp_queue import Packet
     from unio.backends.timers import Deadline
     from unio.handle import HasFileno
 
@@ -62,7 +60,6 @@ if TYPE_CHECKING or unavailable() is None:
     from unio.backends.iocp_processes import Watches
     from unio.backends.iocp_queue import KernelQueue, PacketKey
     from unio.backends.win32 import kernel32, last_error
-    from unio.backends.win32_api import ffi
 
 SLICE_MS_MAX = 100
 """How long the main thread sleeps in one go: Windows does not wake it for a signal, and Python's handlers run in it."""
@@ -184,7 +181,7 @@ class IocpPort(Port):
             handle.calling -= 1
             if direction is not None:
                 direction.starting = False
-            if operation._status is PENDING and operation._sequence == sequence:
+            if operation._status is PENDING and operation.handle is handle and operation._sequence == sequence:
                 operation._native.started = True
                 if operation._verdict is not None:
                     self._cancel_io(handle, operation)
@@ -209,9 +206,6 @@ class IocpPort(Port):
 
     def _start(self, handle: IocpHandle, operation: Operation, *, skip: bool) -> bool:
         """Make the call that starts an operation. Returns whether it has succeeded at once and no packet will come."""
-        if operation.name == "flush":
-            self._pool.put(partial(_flush, handle, operation))
-            return False
         flight: Flight = operation._native
         while True:
             code, count = self._call(handle, operation), 0
@@ -312,6 +306,7 @@ class IocpPort(Port):
         assert isinstance(handle, IocpHandle)
         if not handle.is_open():
             self._left_behind(handle)
+        operation._native.overlapped.InternalHigh = 0  # first, so that may_go_on never counts a part twice
         result = FINISHES[operation.name](handle, operation, code, count)
         if result is None and self._go_on(handle, operation):
             return None
@@ -374,12 +369,12 @@ class IocpPort(Port):
             if silent:
                 self._drop_expiry(operation)
                 operation._status = IDLE
-                return False
-            if handle.life is Life.OPEN:
+            elif handle.life is Life.OPEN:
                 return self._complete(operation, error)
-            operation.error = error
-            handle.ended.append(operation)
-            if not handle.pending:
+            else:
+                operation.error = error
+                handle.ended.append(operation)
+            if not handle.pending:  # also where the one that all of them waited for is told of by its submit
                 for each in sorted(handle.ended, key=lambda ended: ended._sequence):
                     if self._complete(each, each.error):
                         self._put(each)
@@ -484,9 +479,9 @@ class IocpPort(Port):
                     raise self._unusable
                 self._expire()
                 late = until is not None and time.monotonic() >= until
-                entries = self._fetch(limit, until)
-                batch = [self._taken(packet) for entry in entries if (packet := self._packet(entry)) is not None]
-                if batch or (late and not entries):
+                found = self._fetch(limit, until)
+                batch = [self._taken(packet) for each in found if (packet := self._packet(*each)) is not None]
+                if batch or (late and not found):
                     return batch
         finally:
             self._hand_over()
@@ -499,10 +494,10 @@ class IocpPort(Port):
             else:
                 self._detached_ended(what, None, deadline)
 
-    def _fetch(self, limit: int, until: float | None) -> Sequence[Any]:
+    def _fetch(self, limit: int, until: float | None) -> list[Packet]:
         """Sleep in the kernel's queue until packets come, *until*, or the next deadline."""
         if not self._queue.enter():
-            return ()
+            return []
         mine = self._take_deadline()
         try:
             return self._queue.fetch(limit, _ms(until, mine))
@@ -511,12 +506,10 @@ class IocpPort(Port):
                 self._leave_deadline(mine)
             self._queue.leave()
 
-    def _packet(self, entry: Any) -> Operation | Completion | None:
+    def _packet(self, key: int, number: int, status: int, count: int) -> Operation | Completion | None:
         """Act on a packet. Returns what a wait is to return for it."""
-        key, count = entry.lpCompletionKey, entry.dwNumberOfBytesTransferred
         if key == PacketKey.WAKE:
             return None
-        number = int(ffi.cast("uintptr_t", entry.lpOverlapped))
         if key == PacketKey.KEPT:
             return self._queue.kept(number)
         operation = self._flights.get(number)
@@ -524,10 +517,10 @@ class IocpPort(Port):
             return self._process_ended(number) if key == PacketKey.IO else None
         if key == PacketKey.FAILED:
             return self._reaped(operation, count, 0)
-        status = operation._native.overlapped.Internal & 0xFFFFFFFF
-        if status == win32.STATUS_PENDING:  # seen under Wine, where the thread ended that had submitted it
-            status = entry.Internal & 0xFFFFFFFF
-        return self._reaped(operation, win32.status_error(status), count)
+        told = operation._native.overlapped.Internal
+        if told != win32.STATUS_PENDING:  # seen under Wine, where the thread ended that had submitted it
+            status = told
+        return self._reaped(operation, win32.status_error(status & 0xFFFFFFFF), count)
 
     @staticmethod
     def _taken(packet: Operation | Completion) -> Completion:
@@ -576,8 +569,12 @@ class IocpPort(Port):
         with self._lock:
             if self._afd is None:
                 afd = win32.open_afd()
-                win32.check(self._queue.join(afd))
-                win32.check(kernel32.SetFileCompletionNotificationModes(afd, win32.FILE_SKIP_SET_EVENT_ON_HANDLE))
+                try:
+                    win32.check(self._queue.join(afd))
+                    win32.check(kernel32.SetFileCompletionNotificationModes(afd, win32.FILE_SKIP_SET_EVENT_ON_HANDLE))
+                except OSError:  # as where the port is being closed
+                    kernel32.CloseHandle(afd)
+                    raise
                 self._afd = afd
             return self._afd
 
@@ -620,14 +617,15 @@ class IocpPort(Port):
     def _reap_cancelled(self, handles: list[IocpHandle]) -> None:
         """Fetch the packets of what was cancelled, so that Windows is done with its memory."""
         while self._flights:
-            entries = self._queue.fetch(LIMIT_DEFAULT, REAP_MS)
-            for entry in entries:
-                self._packet(entry)
-            if not entries and not any(handle.calling for handle in handles):
+            found = self._queue.fetch(LIMIT_DEFAULT, REAP_MS)
+            for each in found:
+                self._packet(*each)
+            if not found and not any(handle.calling for handle in handles):
                 break
         while self._flights:  # some device, or a thread of the pool, does not let go
             operation = self._flights.popitem()[1]
             _limbo.append(operation._native.hold())
+            operation._native = Flight()  # of the next submission, which a port that is open may get
             with operation.handle.lock:  # type: ignore[attr-defined]
                 operation.handle.pending.pop(operation, None)  # type: ignore[attr-defined]
             operation._status = IDLE
@@ -658,16 +656,6 @@ def _packet_comes(handle: IocpHandle, flight: Flight, code: int) -> bool:
     if code == 0:
         return not handle.skip_on_success
     return bool(flight.overlapped.Internal >> 30 & 3 == 2)  # noqa: PLR2004 - a status that is but a warning
-
-
-def _flush(handle: IocpHandle, operation: Operation) -> None:
-    """A job of the pool: FlushFileBuffers has no overlapped form."""
-    code = 0 if kernel32.FlushFileBuffers(handle.pointer) else last_error()
-    if code == win32.ERROR_ACCESS_DENIED:
-        code = win32.ERROR_INVALID_HANDLE  # not open for writing
-    port = handle.port()
-    if port is not None:
-        port._queue.post(code, PacketKey.FAILED, operation._native.address)
 
 
 PORT = IocpPort

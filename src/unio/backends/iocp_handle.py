@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import socket
 import threading
 import weakref
@@ -172,8 +173,9 @@ def _examine(given: HasFileno | int) -> tuple[Kind, int, socket.socket | None]:
         raise closed from None
     if not 0 <= number < 2**63:
         raise closed
-    with contextlib.suppress(OSError):
-        return Kind.SOCKET, number, _BorrowedSocket(fileno=number)
+    if not _is_file(given):
+        with contextlib.suppress(OSError):
+            return Kind.SOCKET, number, _BorrowedSocket(fileno=number)
     try:
         pointer = win32.file_handle(given)
     except OSError:
@@ -182,6 +184,13 @@ def _examine(given: HasFileno | int) -> tuple[Kind, int, socket.socket | None]:
     if kind is None:
         raise AssociationError(f"only sockets, pipes and regular files can join a port, and {given!r} is none of them")
     return kind, int(ffi.cast("uintptr_t", pointer)), None
+
+
+def _is_file(given: HasFileno | int) -> bool:
+    """Whether it is a file of Python's, whose descriptor is the C runtime's: a socket may well have the same number."""
+    for inner in ("buffer", "raw"):
+        given = getattr(given, inner, given)
+    return isinstance(given, io.FileIO)
 
 
 class _BorrowedSocket(socket.socket):

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import struct
 import threading
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from unio.backends import win32
 from unio.backends.win32 import NULL, kernel32
@@ -19,12 +20,16 @@ from unio.backends.win32_api import ffi
 from unio.operations import Operation
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from unio.port import Completion
 
 ENTRIES_MAX = 1024
 """How many packets are fetched with one call at most."""
+
+Packet: TypeAlias = tuple[int, ...]
+"""A packet's key, number or address, status, and count."""
+
+ENTRY = struct.Struct("@NNNI0N")
+"""An OVERLAPPED_ENTRY, as a packet: lpCompletionKey, lpOverlapped, Internal, dwNumberOfBytesTransferred."""
 
 
 class PacketKey(IntEnum):
@@ -102,15 +107,18 @@ class KernelQueue:
         """Count this thread as one that waits. Returns False if the port is being closed."""
         return self._use(self.waiting)
 
-    def fetch(self, limit: int, milliseconds: int) -> Sequence[Any]:
-        """Up to *limit* packets, of which this thread sleeps for the first; it has entered before.
-
-        They are in memory that the next fetch of this thread uses again.
-        """
+    def fetch(self, limit: int, milliseconds: int) -> list[Packet]:
+        """Up to *limit* packets, of which this thread sleeps for the first; it has entered before."""
         limit = min(limit, ENTRIES_MAX)
-        entries, count = _room(limit)
+        # Taken out while it is in use: the garbage collection may close another port within this very call.
+        room = _thread.__dict__.pop("room", None)
+        if room is None or room[2] < limit:
+            room = ffi.new("OVERLAPPED_ENTRY[]", limit), ffi.new("DWORD *"), limit
+        entries, count, _ = room
         found = kernel32.GetQueuedCompletionStatusEx(self.pointer, entries, limit, count, milliseconds, 0)
-        return entries[0 : count[0]] if found else ()
+        packets = list(ENTRY.iter_unpack(ffi.buffer(entries, count[0] * ENTRY.size))) if found else []
+        _thread.room = room
+        return packets
 
     def leave(self) -> None:
         self._release(self.waiting)
@@ -153,16 +161,7 @@ class KernelQueue:
         return _operations(dropped)
 
 
-_thread = threading.local()
-
-
-def _room(limit: int) -> tuple[Any, Any]:
-    """Room for the packets of one call and their number; each thread has its own."""
-    room = getattr(_thread, "room", None)
-    if room is None or room[2] < limit:
-        room = _thread.room = (ffi.new("OVERLAPPED_ENTRY[]", limit), ffi.new("DWORD *"), limit)
-    room[1][0] = 0
-    return room[0], room[1]
+_thread = threading.local()  # its room for the packets of one call, which is used again
 
 
 def _operations(packets: list[Operation | Completion]) -> list[Operation]:

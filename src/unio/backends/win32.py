@@ -69,6 +69,7 @@ CREATE_ALWAYS = 2
 OPEN_EXISTING = 3
 OPEN_ALWAYS = 4
 PIPE_ACCESS_INBOUND = 1
+PIPE_REJECT_REMOTE_CLIENTS = 8
 PIPE_BUFFER = 65536  # bytes; Linux' pipes have as much
 FILE_TYPE_DISK = 1
 FILE_TYPE_CHAR = 2
@@ -94,6 +95,8 @@ WSAID_TRANSMITFILE = "b5367df0-cbac-11cf-95ca-00805f48a192"
 ERRNOS = {
     ERROR_ACCESS_DENIED: errno.EACCES,
     ERROR_INVALID_HANDLE: errno.EBADF,
+    19: errno.EROFS,  # ERROR_WRITE_PROTECT
+    23: errno.EIO,  # ERROR_CRC
     33: errno.EACCES,  # ERROR_LOCK_VIOLATION
     39: errno.ENOSPC,  # ERROR_HANDLE_DISK_FULL
     ERROR_NETNAME_DELETED: errno.ECONNRESET,
@@ -101,11 +104,13 @@ ERRNOS = {
     ERROR_BROKEN_PIPE: errno.EPIPE,
     112: errno.ENOSPC,  # ERROR_DISK_FULL
     121: errno.ETIMEDOUT,  # ERROR_SEM_TIMEOUT
+    223: errno.EFBIG,  # ERROR_FILE_TOO_LARGE
     230: errno.EPIPE,  # ERROR_BAD_PIPE
     232: errno.EPIPE,  # ERROR_NO_DATA: the pipe is being closed
     233: errno.EPIPE,  # ERROR_PIPE_NOT_CONNECTED
     ERROR_MORE_DATA: errno.EMSGSIZE,
     ERROR_OPERATION_ABORTED: errno.ECANCELED,
+    1117: errno.EIO,  # ERROR_IO_DEVICE
     1225: errno.ECONNREFUSED,  # ERROR_CONNECTION_REFUSED
     1227: errno.EADDRINUSE,  # ERROR_ADDRESS_ALREADY_ASSOCIATED
     1229: errno.ENOTCONN,  # ERROR_CONNECTION_INVALID
@@ -198,9 +203,17 @@ def open_process(process: Any, pid: int) -> Any:
     own = getattr(process, "_handle", None)
     if own is None:
         return kernel32.OpenProcess(SYNCHRONIZE | PROCESS_QUERY_LIMITED_INFORMATION, 0, min(pid, 0xFFFFFFFF))
+    return _duplicate(ffi.cast("HANDLE", int(own)))
+
+
+def duplicate(pointer: Any) -> Any:
+    """Another handle of the same, for its maker to close."""
+    return check(_duplicate(pointer))
+
+
+def _duplicate(pointer: Any) -> Any:
     here, copy = kernel32.GetCurrentProcess(), ffi.new("HANDLE *")
-    source = ffi.cast("HANDLE", int(own))
-    return copy[0] if kernel32.DuplicateHandle(here, source, here, copy, 0, 0, DUPLICATE_SAME_ACCESS) else NULL
+    return copy[0] if kernel32.DuplicateHandle(here, pointer, here, copy, 0, 0, DUPLICATE_SAME_ACCESS) else NULL
 
 
 def open_afd() -> Any:
@@ -295,6 +308,8 @@ def open_file(path: str, mode: str) -> io.FileIO:
     if plus:
         access |= GENERIC_READ if mode[0] != "r" else GENERIC_WRITE
     share = FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE
+    if "\0" in path:
+        raise ValueError("embedded null character in the path")
     handle = kernel32.CreateFileW(path, access, share, NULL, disposition, FILE_FLAG_OVERLAPPED, NULL)
     if handle == INVALID_HANDLE_VALUE:
         error = os_error(last_error())
@@ -307,7 +322,7 @@ def make_pipe() -> tuple[io.FileIO, io.FileIO]:
     """Make a named pipe whose name nobody knows and open both ends of it for overlapped work."""
     name = rf"\\.\pipe\unio-{os.getpid()}-{next(_pipe_numbers)}-{os.urandom(8).hex()}"
     mode = PIPE_ACCESS_INBOUND | FILE_FLAG_OVERLAPPED | FILE_FLAG_FIRST_PIPE_INSTANCE
-    reader = kernel32.CreateNamedPipeW(name, mode, 0, 1, PIPE_BUFFER, PIPE_BUFFER, 0, NULL)
+    reader = kernel32.CreateNamedPipeW(name, mode, PIPE_REJECT_REMOTE_CLIENTS, 1, PIPE_BUFFER, PIPE_BUFFER, 0, NULL)
     if reader == INVALID_HANDLE_VALUE:
         raise os_error(last_error())
     writer = kernel32.CreateFileW(name, GENERIC_WRITE, 0, NULL, OPEN_EXISTING, FILE_FLAG_OVERLAPPED, NULL)
