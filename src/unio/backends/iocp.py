@@ -374,12 +374,19 @@ class IocpPort(Port):
             else:
                 operation.error = error
                 handle.ended.append(operation)
-            if not handle.pending:  # also where the one that all of them waited for is told of by its submit
-                for each in sorted(handle.ended, key=lambda ended: ended._sequence):
-                    if self._complete(each, each.error):
-                        self._put(each)
-                handle.ended.clear()
+            self._deliver_ended(handle)  # also where the one that all of them waited for is told of by its submit
         return False
+
+    def _deliver_ended(self, handle: IocpHandle) -> None:
+        """Deliver what has ended on a handle since its close began, once nothing else is in flight on it.
+
+        The caller holds the handle's lock.
+        """
+        if not handle.pending:
+            for each in sorted(handle.ended, key=lambda ended: ended._sequence):
+                if self._complete(each, each.error):
+                    self._put(each)
+            handle.ended.clear()
 
     def _drop_expiry(self, operation: Operation) -> None:
         if operation._expiry is not None:
@@ -517,7 +524,7 @@ class IocpPort(Port):
             return self._process_ended(number) if key == PacketKey.IO else None
         if key == PacketKey.FAILED:
             return self._reaped(operation, count, 0)
-        told = operation._native.overlapped.Internal
+        told = operation._native.overlapped.Internal & 0xFFFFFFFF
         if told != win32.STATUS_PENDING:  # seen under Wine, where the thread ended that had submitted it
             status = told
         return self._reaped(operation, win32.status_error(status & 0xFFFFFFFF), count)
@@ -610,6 +617,7 @@ class IocpPort(Port):
                     self._flights.pop(operation._native.address, None)
                     self._complete(operation, cancelled("the port was closed"))
                 direction.waiting.clear()
+            self._deliver_ended(handle)
             for operation in handle.pending:
                 operation._verdict = operation._verdict or cancelled("the port was closed")
                 self._cancel_io(handle, operation)
@@ -626,8 +634,11 @@ class IocpPort(Port):
             operation = self._flights.popitem()[1]
             _limbo.append(operation._native.hold())
             operation._native = Flight()  # of the next submission, which a port that is open may get
-            with operation.handle.lock:  # type: ignore[attr-defined]
-                operation.handle.pending.pop(operation, None)  # type: ignore[attr-defined]
+            handle = operation.handle
+            assert isinstance(handle, IocpHandle)
+            with handle.lock:
+                handle.pending.pop(operation, None)
+                self._deliver_ended(handle)
             operation._status = IDLE
 
     def _in_flight(self) -> int:
