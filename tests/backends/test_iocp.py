@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support import completion, connect, open_handles, pending, run, succeed, until
+from support import arrived, completion, completions, connect, open_handles, pending, run, succeed, until
 
 import unio
 
@@ -169,6 +169,36 @@ def test_operations_are_found_without_a_search_and_none_is_left(port: unio.Port,
         gc.enable()
     assert port._in_flight() == 0
     assert not gc.collect()
+
+
+@pytest.mark.filterwarnings("ignore:.*was dropped with 20 operations in flight:ResourceWarning")
+def test_a_port_that_the_garbage_collection_closes_within_the_wait_of_another_takes_nothing_from_it(
+    port: unio.Port, resources: contextlib.ExitStack
+) -> None:
+    near, far = map(resources.enter_context, socket.socketpair())
+    handle = port.associate(near)
+    receives = [unio.Recv(handle, bytearray(1), state=number) for number in range(20)]
+    thresholds = gc.get_threshold()
+    resources.callback(gc.set_threshold, *thresholds)
+    for allocations in range(80):
+        far.send(bytes(len(receives)))
+        arrived(near)
+        for receive in receives:
+            port.submit(receive)
+        idle, _ = map(resources.enter_context, socket.socketpair())
+        dropped = unio.Port(backend=port.backend)
+        waiting = dropped.associate(idle)
+        for _ in receives:
+            dropped.submit(unio.Recv(waiting, bytearray(1)))
+        cycle: list[Any] = [dropped]
+        cycle.append(cycle)
+        del dropped, waiting, cycle
+        gc.set_threshold(gc.get_count()[0] + allocations)
+        found = port.wait(0)
+        gc.set_threshold(*thresholds)
+        gc.collect()
+        found += completions(port, len(receives) - len(found))
+        assert [each.operation for each in found] == receives
 
 
 def test_a_watched_process_leaves_no_handle(port: unio.Port, resources: contextlib.ExitStack) -> None:

@@ -8,7 +8,6 @@ accepted leads to one completion, nobody sleeps over what there is to do, and no
 
 from __future__ import annotations
 
-import gc
 import itertools
 import socket
 import threading
@@ -22,7 +21,6 @@ from support import (
     BIG,
     Background,
     Stepped,
-    arrived,
     asleep,
     assert_idle,
     batch,
@@ -402,35 +400,3 @@ def test_a_cancel_between_any_two_lines_of_a_send_that_goes_on_ends_it(backend: 
             assert type(found.error) is unio.Cancelled
         if not reached:
             break
-
-
-@pytest.mark.clause("P8", "P11")
-@pytest.mark.filterwarnings("ignore:.*was dropped with 20 operations in flight:ResourceWarning")
-def test_a_port_that_the_garbage_collection_closes_within_the_wait_of_another_takes_nothing_from_it(
-    backend: str,
-) -> None:
-    with unio.Port(backend=backend) as port, ExitStack() as stack:
-        near, far = map(stack.enter_context, local_pair())
-        handle = port.associate(near)
-        receives = [unio.Recv(handle, bytearray(1), state=number) for number in range(20)]
-        thresholds = gc.get_threshold()
-        stack.callback(gc.set_threshold, *thresholds)
-        for allocations in range(80):
-            far.send(bytes(len(receives)))
-            arrived(near)
-            for receive in receives:
-                port.submit(receive)
-            idle, _ = map(stack.enter_context, local_pair())
-            dropped = unio.Port(backend=backend)
-            waiting = dropped.associate(idle)
-            for _ in receives:
-                dropped.submit(unio.Recv(waiting, bytearray(1)))
-            cycle: list[Any] = [dropped]
-            cycle.append(cycle)
-            del dropped, waiting, cycle
-            gc.set_threshold(gc.get_count()[0] + allocations)
-            found = port.wait(0)
-            gc.set_threshold(*thresholds)
-            gc.collect()
-            found += completions(port, len(receives) - len(found))
-            assert [each.operation for each in found] == receives
