@@ -225,15 +225,19 @@ def start_send(port: unio.Port, near: socket.socket, path: Path) -> None:
 
 
 @pytest.mark.clause("P11")
+@pytest.mark.parametrize("by", ["its last user", "the garbage collection"])  # which empties weak references first
 @pytest.mark.parametrize("start", [start_recv, start_timer, start_recv_with_time_out, start_send])
 def test_a_port_dropped_with_operations_in_flight_warns(
-    backend: str, make_pair: Any, tmp_path: Path, start: Start
+    backend: str, make_pair: Any, tmp_path: Path, start: Start, by: str
 ) -> None:
     near, far = make_pair()
     port = unio.Port(backend=backend)
     start(port, near, tmp_path / "file")
+    users: list[Any] = [port]
+    if by == "the garbage collection":
+        users.append(users)
     with pytest.warns(ResourceWarning, match="was dropped with 1 operations? in flight"):  # noqa: PT031
-        del port
+        del port, users
         gc.collect()
     near.settimeout(PATIENCE)
     far.send(b"data")

@@ -160,6 +160,10 @@ class IoUringPort(QueuedPort):
     def _harvest(self, timeout: float | None) -> bool:
         if self._hot_path is not None:
             return self._hot_path.harvest(-1 if timeout is None else math.ceil(timeout * 1000))
+        return self._reap(timeout)
+
+    def _reap(self, timeout: float | None) -> bool:
+        """What the part in C does as well, which no longer finds a port that the garbage collection is closing."""
         happened = self._ring.wait(timeout) > 0
         self._queue.sleeping = False  # what comes of it, this thread sees without being interrupted
         self._act_on_results()
@@ -414,7 +418,7 @@ class IoUringPort(QueuedPort):
         until = time.monotonic() + DRAIN_SECONDS
         while self._ring.in_flight and time.monotonic() < until:
             self._ring.cancel_all()
-            self._harvest(DRAIN_STEP_SECONDS)
+            self._reap(DRAIN_STEP_SECONDS)
         if self._ring.in_flight:
             with contextlib.suppress(RuntimeError):  # at the end of the program, which is the end of the ring too
                 threading.Thread(target=self._drain, name="unio-drain", daemon=True).start()
@@ -424,7 +428,7 @@ class IoUringPort(QueuedPort):
     def _drain(self) -> None:
         """Keep the ring, and with it the buffers, until the kernel has done what it can't be kept from."""
         while self._ring.in_flight:
-            self._harvest(None)
+            self._reap(None)
         self._ring.close()
 
 
