@@ -157,6 +157,14 @@ def compiled(source: Path, folder: Path) -> Path:
     return program
 
 
+def made_file(size: int, folder: Path) -> Path:
+    """Make a file of *size* bytes in *folder*, unless that was done; return its path."""
+    path = folder / f"{size} bytes"
+    if not path.exists():
+        path.write_bytes(bytes(size))
+    return path
+
+
 def versions() -> dict[str, str]:
     """What all that was measured depends on, by name."""
     processor = next(

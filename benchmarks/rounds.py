@@ -40,7 +40,7 @@ class Plan:
 
     watch: host.Watch
     binaries: Path
-    """The folder that C programs are compiled into."""
+    """The folder that C programs are compiled into, and files are made in."""
     rounds: int
     seconds: float
 
@@ -86,6 +86,8 @@ class Runner:
         program = [str(host.compiled(source, self.plan.binaries))] if source.suffix == ".c" else interpreted
         environment = {**os.environ, **({"UNIO_BACKEND": contestant.backend} if contestant.backend else {})}
         where = self.plan.watch.processors if exchange is None else self.plan.watch.processors[:1]
+        if self.entry.file_bytes:
+            program.append(str(host.made_file(self.entry.file_bytes, self.plan.binaries)))
         self._server = self._driver = self._begin([*program, *self.entry.arguments], where, environment)
         if exchange is not None:
             number = self._line(self._server).strip()

@@ -1,4 +1,4 @@
-"""For each byte that it receives this server sends SIZE bytes of a file: ``asyncio_sendfile.py SIZE``.
+"""For each byte that it receives this server sends a file: ``asyncio_sendfile.py FILE``.
 
 With asyncio's own loop: the others have no sendfile.
 """
@@ -9,7 +9,7 @@ import asyncio
 import io
 import socket
 import sys
-import tempfile
+from pathlib import Path
 
 
 async def respond(sock: socket.socket, source: io.FileIO, size: int) -> None:
@@ -19,7 +19,7 @@ async def respond(sock: socket.socket, source: io.FileIO, size: int) -> None:
             await loop.sock_sendfile(sock, source, 0, size)
 
 
-async def serve(path: str, size: int) -> None:
+async def serve(path: Path, size: int) -> None:
     loop = asyncio.get_running_loop()
     tasks = set()
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listening:
@@ -33,6 +33,5 @@ async def serve(path: str, size: int) -> None:
 
 
 if __name__ == "__main__":
-    with tempfile.NamedTemporaryFile() as content:
-        content.truncate(int(sys.argv[1]))
-        asyncio.run(serve(content.name, int(sys.argv[1])))
+    content = Path(sys.argv[1])
+    asyncio.run(serve(content, content.stat().st_size))

@@ -1,12 +1,12 @@
-"""For each byte that it receives this server sends SIZE bytes of a file, with a thread for each connection."""
+"""For each byte that it receives this server sends a file, with a thread for each connection."""
 
 from __future__ import annotations
 
 import os
 import socket
 import sys
-import tempfile
 import threading
+from pathlib import Path
 
 
 def respond(sock: socket.socket, source: int, size: int) -> None:
@@ -24,10 +24,6 @@ def serve(listening: socket.socket, source: int, size: int) -> None:
 
 
 if __name__ == "__main__":
-    with (
-        tempfile.NamedTemporaryFile() as content,
-        socket.create_server(("127.0.0.1", 0), backlog=1024) as listening,
-    ):
-        content.truncate(int(sys.argv[1]))
+    with Path(sys.argv[1]).open("rb") as content, socket.create_server(("127.0.0.1", 0), backlog=1024) as listening:
         print(listening.getsockname()[1], flush=True)
-        serve(listening, content.fileno(), int(sys.argv[1]))
+        serve(listening, content.fileno(), os.fstat(content.fileno()).st_size)

@@ -1,15 +1,16 @@
-"""For each byte that it receives this server sends SIZE bytes of a file: ``unio_sendfile.py SIZE``."""
+"""For each byte that it receives this server sends a file: ``unio_sendfile.py FILE``."""
 
 from __future__ import annotations
 
 import socket
 import sys
-import tempfile
+from pathlib import Path
 
 import unio
 
 
-def serve(listening: socket.socket, path: str, size: int) -> None:
+def serve(listening: socket.socket, path: Path) -> None:
+    size = path.stat().st_size
     with unio.open(path) as source, unio.Port() as port:
         port.submit(unio.Accept(port.associate(listening)))
         while True:
@@ -30,10 +31,6 @@ def serve(listening: socket.socket, path: str, size: int) -> None:
 
 
 if __name__ == "__main__":
-    with (
-        tempfile.NamedTemporaryFile() as content,
-        socket.create_server(("127.0.0.1", 0), backlog=1024) as listening,
-    ):
-        content.truncate(int(sys.argv[1]))
+    with socket.create_server(("127.0.0.1", 0), backlog=1024) as listening:
         print(listening.getsockname()[1], flush=True)
-        serve(listening, content.name, int(sys.argv[1]))
+        serve(listening, Path(sys.argv[1]))
