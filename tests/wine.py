@@ -15,6 +15,9 @@ import pytest
 
 EVERY = (8, 10)
 
+ERROR_ALERTED = 739
+"""What Wine reports of an operation that it was trying again as a thread ended; Windows has no completion with it."""
+
 
 def wine_version() -> int | None:
     """The major version of the Wine that this Python runs under, or None: it may well be real Windows."""

@@ -30,6 +30,7 @@ from support import (
     local_pair,
     until,
 )
+from wine import ERROR_ALERTED, met_row
 
 import unio
 
@@ -283,6 +284,8 @@ def test_data_that_come_between_any_two_lines_of_a_submitting_thread_are_receive
             first.go()
             first.result()
             assert receive in leading.result()
+            if getattr(receive.error, "winerror", None) == ERROR_ALERTED:
+                met_row("thread-ends-amid-retry")
             assert receive.error is None
         if not reached:
             break
