@@ -72,8 +72,7 @@ class Entry:
     file_bytes: int = 0
     """The size of a file that it is given the path of, before its other arguments.
 
-    All have the same file: where its pages lie in memory decides how many of them stay in the processor's cache, and so
-    makes a difference of a fifth.
+    All have the same file, so that nothing differs but what sends it.
     """
 
 
