@@ -25,13 +25,11 @@ static PyObject *share_book(PyObject *module, PyObject *args) {
     Py_RETURN_NONE;
 }
 
-static int number_in(PyObject *socket) { return *(const int *)((char *)socket + sizeof(PyObject)); }
-
 static int int_in(PyObject *socket, Py_ssize_t offset) { return *(const int *)((char *)socket + offset); }
 
 /* Whether an object is an open stream socket that doesn't block, and that no class has made something else of. */
 static int is_plain_socket(PyObject *object) {
-    if (Py_TYPE(object) != socket_type || number_in(object) < 0 || int_in(object, at.type) != SOCK_STREAM)
+    if (Py_TYPE(object) != socket_type || *number_at(object) < 0 || int_in(object, at.type) != SOCK_STREAM)
         return 0;
     PyObject *timeout = PyObject_CallMethodNoArgs(object, name.gettimeout);
     int plain = timeout && PyFloat_CheckExact(timeout) && PyFloat_AS_DOUBLE(timeout) == 0;
@@ -105,7 +103,7 @@ static PyObject *make_handle(struct hot_path *self, PyObject *socket, PyObject *
 /* Enters a handle into the port's table and into the book, if no other is known by its number. Returns whether it has. */
 static int enter(struct hot_path *self, PyObject *handle, PyObject *number) {
     lock_acquire(book_lock);
-    int is_free = usable(self) && number_in(SLOT(handle, socket)) == PyLong_AsLong(number) &&
+    int is_free = usable(self) && *number_at(SLOT(handle, socket)) == PyLong_AsLong(number) &&
                   !PyDict_GetItemWithError(book, number) && !PyErr_Occurred();
     int entered = is_free && PyDict_SetItem(book, number, self->table_reference) == 0;
     if (entered && PyDict_SetItem(self->table, number, handle) < 0)
@@ -142,7 +140,7 @@ static int register_socket(struct hot_path *self, PyObject *number) {
 PyObject *associate(struct hot_path *self, PyObject *socket, PyObject *key) {
     if (!usable(self) || !is_plain_socket(socket))
         return NULL;
-    PyObject *number = PyLong_FromLong(number_in(socket));
+    PyObject *number = PyLong_FromLong(*number_at(socket));
     PyObject *made = number ? make_handle(self, socket, number, key) : NULL;
     if (made && !enter(self, made, number)) {
         Py_CLEAR(made);
@@ -162,7 +160,7 @@ static int end_idle(struct hot_path *self, PyObject *handle, PyObject *socket, P
     lock_acquire(SLOT(handle, lock));
     int idle = usable(self) && SLOT(handle, life) == open_life && SLOT(handle, readiness) == Py_None &&
                is_idle(SLOT(handle, incoming)) && is_idle(SLOT(handle, outgoing)) &&
-               Py_TYPE(socket) == socket_type && number_in(socket) == PyLong_AsLong(number);
+               Py_TYPE(socket) == socket_type && *number_at(socket) == PyLong_AsLong(number);
     if (idle)
         put_ref(&SLOT(handle, life), closed_life);
     lock_release(SLOT(handle, lock));
@@ -172,7 +170,7 @@ static int end_idle(struct hot_path *self, PyObject *handle, PyObject *socket, P
 /* Takes a handle whose life has ended off the port, and closes its socket. */
 static int leave(struct hot_path *self, PyObject *handle, PyObject *socket, PyObject *number) {
     if (!self->ring && PyDict_GetItemWithError(self->table, number) == handle)
-        epoll_ctl(self->epoll, EPOLL_CTL_DEL, number_in(socket), NULL);
+        epoll_ctl(self->epoll, EPOLL_CTL_DEL, *number_at(socket), NULL);
     strike(self, handle, number);
     if (call(socket, name.close) == 0)
         return 0;

@@ -169,14 +169,14 @@ static PyObject *learn(PyObject *module, PyObject *args) {
     Py_RETURN_NONE;
 }
 
-/* keeps_number(socket, number): whether the descriptor of a socket object is where this file looks for it. */
+/* keeps_number(socket, number): whether the descriptor of a socket object is where number_at looks for it. */
 static PyObject *keeps_number(PyObject *module, PyObject *args) {
     (void)module;
     PyObject *socket;
     int number;
     if (!PyArg_ParseTuple(args, "Oi", &socket, &number))
         return NULL;
-    return PyBool_FromLong(*(const int *)((char *)socket + sizeof(PyObject)) == number);
+    return PyBool_FromLong(*number_at(socket) == number);
 }
 
 /* thread_waits(waiter): notes the calling thread's waiter, which its caller keeps alive until it notes another. */

@@ -58,6 +58,9 @@ extern unsigned generation;
 
 #define SLOT(object, name) (*(PyObject **)((char *)(object) + at.name))
 
+/* Where a socket object keeps its descriptor, which is -1 once it is closed; keeps_number tells whether it does. */
+static inline const int *number_at(PyObject *socket) { return (const int *)((char *)socket + sizeof(PyObject)); }
+
 static inline void put(PyObject **slot, PyObject *value) { /* takes over the reference to the value */
     PyObject *old = *slot;
     *slot = value;

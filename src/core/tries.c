@@ -41,7 +41,7 @@ int prepare(struct hot_path *self, struct attempt *attempt, PyObject *handle, st
     enum kind kind = kind_of(operation);
     if (kind == NEITHER || !is_plain(operation, kind))
         return 0;
-    struct attempt made = {.number = (const int *)((char *)SLOT(handle, socket) + sizeof(PyObject)), .kind = (char)kind};
+    struct attempt made = {.number = number_at(SLOT(handle, socket)), .kind = (char)kind};
     if (kind != ACCEPT && !prepare_buffer(&made, operation))
         return 0;
     if (kind == ACCEPT && !(made.peer = PyMem_Malloc(sizeof *made.peer)))

@@ -198,8 +198,7 @@ class _Buffered(Operation):
         The operation holds them, so that a ``bytearray`` can't be resized, for as long as it names them. Assign
         another buffer to let go. Assigning while the operation is in flight raises :class:`unio.InFlight`.
         """
-        if self._made_views is None:
-            _ = self._views  # from now on it has to be held
+        _ = self._views  # from now on its size has to be held
         return self._buffer
 
     @buffer.setter

@@ -545,10 +545,8 @@ def start_poll(handle: IocpHandle, operation: Operation) -> int:
     if handle.disconnected:
         info.Handles[0].Events = AFD_POLL_LOCAL_CLOSE
         return win32.DONE_HERE
-    afd = handle.afd()
-    if (
-        not handle.is_open()
-    ):  # the device was just opened, maybe under the number of the socket that was closed meanwhile
+    afd = handle.afd()  # maybe opened just now, and under the number of the socket, if that was closed meanwhile
+    if not handle.is_open():
         raise cancelled("the object behind the handle was closed")
     info.Timeout = 0x7FFFFFFFFFFFFFFF
     info.NumberOfHandles = 1
