@@ -61,7 +61,7 @@ class Round:
     elsewhere_seconds: float
     """What :class:`host.Watch` has found; the probes of both processors, before the round and after it."""
     load_busy: float = 0.0
-    """The load's own processor time, as a share of the round's."""
+    """For which share of the round's time the load had something to do. It never sleeps, but asks again and again."""
     p50_ns: int = 0
     p99_ns: int = 0
     p999_ns: int = 0
@@ -135,13 +135,13 @@ class Runner:
 
     def _round(self) -> Round:
         self.plan.watch.begin()
-        user, system = host.process_seconds(self._server.pid)
+        before = {process.pid: host.process_seconds(process.pid) for process in self._processes}
         said = json.loads(self._ask(f"run {self.plan.seconds}"))
-        user_after, system_after = host.process_seconds(self._server.pid)
-        user, system = user_after - user, system_after - system
-        own = user + system + said.get("load_busy", 0.0) * self.plan.seconds
+        after = {process.pid: host.process_seconds(process.pid) for process in self._processes}
+        own = sum(sum(after[pid]) - sum(before[pid]) for pid in before)
         watched = self.plan.watch.end(own, self.plan.seconds)
-        return Round(**said, **watched, user_seconds=user, system_seconds=system)
+        (user, system), (user_before, system_before) = after[self._server.pid], before[self._server.pid]
+        return Round(**said, **watched, user_seconds=user - user_before, system_seconds=system - system_before)
 
     def close(self) -> None:
         """End the processes of this entry."""
