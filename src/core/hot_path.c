@@ -438,6 +438,27 @@ static PyObject *harvest_ring(struct hot_path *self, int timeout_ms) {
     return PyBool_FromLong(found != 0);
 }
 
+/* Waits for events, which a signal ends. Nothing found may be the end of a look that was in vain: had a signal come in
+ * the middle of it, no sleep may follow before its handler has run. */
+static int wait_for_events(struct hot_path *self, struct epoll_event *events, int timeout_ms) {
+    if (timeout_ms == 0)
+        return epoll_wait(self->epoll, events, EVENTS_MAX, 0);
+    uint64_t began_ns = spin_now_ns();
+    int found;
+    if (!spin_is_due(&self->spin)) {
+        found = epoll_wait(self->epoll, events, EVENTS_MAX, timeout_ms);
+        spin_slept(&self->spin, spin_now_ns() - began_ns);
+        return found;
+    }
+    unsigned times = 0;
+    do {
+        found = epoll_wait(self->epoll, events, EVENTS_MAX, 0);
+        times++;
+    } while (found == 0 && spin_now_ns() - began_ns < SPIN_NS);
+    spin_ended(&self->spin, times, found > 0);
+    return found;
+}
+
 /* Waits for events and acts on them. Returns whether there were any. */
 static PyObject *harvest(struct hot_path *self, int timeout_ms) {
     if (self->ring)
@@ -446,7 +467,7 @@ static PyObject *harvest(struct hot_path *self, int timeout_ms) {
     struct attempt attempts[2 * EVENTS_MAX];
     int found, prepared = 0;
     Py_BEGIN_ALLOW_THREADS
-    found = epoll_wait(self->epoll, events, EVENTS_MAX, timeout_ms);
+    found = wait_for_events(self, events, timeout_ms);
     Py_END_ALLOW_THREADS
     self->takes = 0;
     if (found < 0) {

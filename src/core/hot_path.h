@@ -3,6 +3,7 @@
 #define UNIO_HOT_PATH_H
 
 #include "core.h"
+#include "spin.h"
 
 #define GATHERED_MAX 256 /* so many are started at once: the first should not wait for a long time */
 
@@ -26,6 +27,7 @@ struct hot_path {
     size_t gathered_count;
     unsigned generation, takes;
     int epoll; /* its descriptor, which Python sets, also when it makes another */
+    struct spin spin;
     char closed;
 };
 

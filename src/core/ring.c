@@ -171,7 +171,7 @@ static unsigned ready(const struct ring *ring)
     return __atomic_load_n(ring->results_tail, __ATOMIC_ACQUIRE) - __atomic_load_n(ring->results_head, __ATOMIC_RELAXED);
 }
 
-int ring_enter(struct ring *ring, int64_t nanoseconds)
+static int enter(struct ring *ring, int64_t nanoseconds)
 {
     struct __kernel_timespec limit = {.tv_sec = nanoseconds / 1000000000, .tv_nsec = nanoseconds % 1000000000};
     struct io_uring_getevents_arg argument = {.ts = nanoseconds > 0 ? (uint64_t)(uintptr_t)&limit : 0};
@@ -186,6 +186,26 @@ int ring_enter(struct ring *ring, int64_t nanoseconds)
             return 0;
         /* another thread has taken some of the entries along, and the kernel didn't wait */
     }
+}
+
+int ring_enter(struct ring *ring, int64_t nanoseconds)
+{
+    if (nanoseconds == 0)
+        return enter(ring, 0);
+    uint64_t began_ns = spin_now_ns();
+    int failed;
+    if (!spin_is_due(&ring->spin)) {
+        failed = enter(ring, nanoseconds);
+        spin_slept(&ring->spin, spin_now_ns() - began_ns);
+        return failed;
+    }
+    unsigned times = 0;
+    do {
+        failed = enter(ring, 0);
+        times++;
+    } while (!failed && !ready(ring) && spin_now_ns() - began_ns < SPIN_NS);
+    spin_ended(&ring->spin, times, ready(ring) > 0);
+    return failed;
 }
 
 int ring_submit(struct ring *ring)

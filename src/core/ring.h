@@ -6,6 +6,8 @@
 #ifndef UNIO_RING_H
 #define UNIO_RING_H
 
+#include "spin.h"
+
 #include <linux/io_uring.h>
 #include <pthread.h>
 #include <stddef.h>
@@ -21,6 +23,7 @@ struct ring {
     unsigned entries_count, entries_mask, results_mask;
     void *queues; /* both queues are one mapping */
     size_t queues_size, entries_size;
+    struct spin spin; /* of the one thread that waits */
 };
 
 /* Make a ring with this many entries, and four times as many results. Returns 0, or a negative errno, with what failed

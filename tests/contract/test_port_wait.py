@@ -7,6 +7,7 @@ import math
 import signal
 import socket
 import sys
+import threading
 import time
 from typing import Any
 
@@ -18,6 +19,7 @@ from support import (
     inside_wait,
     interval_timer,
     needs_interval_timer,
+    times_slept,
 )
 
 import unio
@@ -94,6 +96,24 @@ def test_signals_neither_end_nor_fail_a_wait(port: unio.Port) -> None:
         start = time.monotonic()
         assert port.wait(0.1) == []
         assert time.monotonic() - start >= 0.1
+
+
+@pytest.mark.clause("P6")
+def test_a_wait_for_nothing_sleeps_however_soon_those_before_it_ended(port: unio.Port, make_pair: Any) -> None:
+    """A backend may ask the kernel a few times before it sleeps, where that has always answered at once."""
+    near, far = make_pair(local=True)
+    operation = unio.Recv(port.associate(near), bytearray(8))
+    for _ in range(3):
+        for _ in range(100):
+            port.submit(operation)
+            assert_idle(port)
+            far.send(b"data")
+            assert completion(port).transferred == 4
+        slept, start = times_slept(threading.current_thread()), time.monotonic()
+        assert port.wait(0.05) == []
+        assert time.monotonic() - start >= 0.05
+        if sys.platform == "linux":
+            assert times_slept(threading.current_thread()) > slept
 
 
 @pytest.mark.clause("P6")
