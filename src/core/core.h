@@ -69,11 +69,13 @@ struct attempt {
     char more; /* to receive: as far as a ring tells */
 };
 
+struct spin;
+
 /* What a ring does for the hot path. Those that enter the kernel give Python's lock up: the first, if it has no room for
  * so many attempts, the second, if anything is gathered, and the third. */
 void ring_make_room(PyObject *ring, unsigned attempts);
 void ring_submit_gathered(PyObject *ring);
-unsigned ring_wait_ms(PyObject *ring, int timeout_ms);
+unsigned ring_wait_ms(PyObject *ring, int timeout_ms, struct spin *spin);
 /* Prepares a request, which takes over the references of the attempt. Returns what it is cancelled by; 0 if it fails. */
 unsigned long long ring_attempt(PyObject *ring, const struct attempt *attempt, int poll_first);
 int ring_take_attempts(PyObject *ring, struct attempt *attempts, int most);

@@ -425,10 +425,15 @@ static int notice(struct hot_path *self, struct epoll_event *event, struct attem
     return prepared;
 }
 
+/* For a wait of the leader: NULL where as many threads run as may, for then no processor is left to look with. */
+static struct spin *spin_of(struct hot_path *self) {
+    return PyList_GET_SIZE(self->places) ? &self->spin : NULL;
+}
+
 /* Enters the ring, which starts what was requested, waits for results and acts on them. */
 static PyObject *harvest_ring(struct hot_path *self, int timeout_ms) {
     PyObject *kept = NULL;
-    unsigned found = ring_wait_ms(self->ring, timeout_ms);
+    unsigned found = ring_wait_ms(self->ring, timeout_ms, spin_of(self));
     self->takes = 0;
     act_on_results(self, &kept);
     if (!kept && PyErr_CheckSignals() < 0)
@@ -440,22 +445,22 @@ static PyObject *harvest_ring(struct hot_path *self, int timeout_ms) {
 
 /* Waits for events, which a signal ends. Nothing found may be the end of a look that was in vain: had a signal come in
  * the middle of it, no sleep may follow before its handler has run. */
-static int wait_for_events(struct hot_path *self, struct epoll_event *events, int timeout_ms) {
-    if (timeout_ms == 0)
-        return epoll_wait(self->epoll, events, EVENTS_MAX, 0);
+static int wait_for_events(int epoll, struct epoll_event *events, int timeout_ms, struct spin *spin) {
+    if (timeout_ms == 0 || !spin)
+        return epoll_wait(epoll, events, EVENTS_MAX, timeout_ms);
     uint64_t began_ns = spin_now_ns();
     int found;
-    if (!spin_is_due(&self->spin)) {
-        found = epoll_wait(self->epoll, events, EVENTS_MAX, timeout_ms);
-        spin_slept(&self->spin, spin_now_ns() - began_ns);
+    if (!spin_is_due(spin)) {
+        found = epoll_wait(epoll, events, EVENTS_MAX, timeout_ms);
+        spin_slept(spin, spin_now_ns() - began_ns);
         return found;
     }
     unsigned times = 0;
     do {
-        found = epoll_wait(self->epoll, events, EVENTS_MAX, 0);
+        found = epoll_wait(epoll, events, EVENTS_MAX, 0);
         times++;
     } while (found == 0 && spin_now_ns() - began_ns < SPIN_NS);
-    spin_ended(&self->spin, times, found > 0);
+    spin_ended(spin, times, found > 0);
     return found;
 }
 
@@ -465,9 +470,10 @@ static PyObject *harvest(struct hot_path *self, int timeout_ms) {
         return harvest_ring(self, timeout_ms);
     struct epoll_event events[EVENTS_MAX];
     struct attempt attempts[2 * EVENTS_MAX];
-    int found, prepared = 0;
+    struct spin *spin = spin_of(self);
+    int epoll = self->epoll, found, prepared = 0;
     Py_BEGIN_ALLOW_THREADS
-    found = wait_for_events(self, events, timeout_ms);
+    found = wait_for_events(epoll, events, timeout_ms, spin);
     Py_END_ALLOW_THREADS
     self->takes = 0;
     if (found < 0) {

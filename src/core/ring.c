@@ -188,15 +188,15 @@ static int enter(struct ring *ring, int64_t nanoseconds)
     }
 }
 
-int ring_enter(struct ring *ring, int64_t nanoseconds)
+int ring_enter(struct ring *ring, int64_t nanoseconds, struct spin *spin)
 {
-    if (nanoseconds == 0)
-        return enter(ring, 0);
+    if (nanoseconds == 0 || !spin)
+        return enter(ring, nanoseconds);
     uint64_t began_ns = spin_now_ns();
     int failed;
-    if (!spin_is_due(&ring->spin)) {
+    if (!spin_is_due(spin)) {
         failed = enter(ring, nanoseconds);
-        spin_slept(&ring->spin, spin_now_ns() - began_ns);
+        spin_slept(spin, spin_now_ns() - began_ns);
         return failed;
     }
     unsigned times = 0;
@@ -204,7 +204,7 @@ int ring_enter(struct ring *ring, int64_t nanoseconds)
         failed = enter(ring, 0);
         times++;
     } while (!failed && !ready(ring) && spin_now_ns() - began_ns < SPIN_NS);
-    spin_ended(&ring->spin, times, ready(ring) > 0);
+    spin_ended(spin, times, ready(ring) > 0);
     return failed;
 }
 

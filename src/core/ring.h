@@ -23,7 +23,6 @@ struct ring {
     unsigned entries_count, entries_mask, results_mask;
     void *queues; /* both queues are one mapping */
     size_t queues_size, entries_size;
-    struct spin spin; /* of the one thread that waits */
 };
 
 /* Make a ring with this many entries, and four times as many results. Returns 0, or a negative errno, with what failed
@@ -42,9 +41,9 @@ void ring_publish(struct ring *ring);
 unsigned ring_gathered(const struct ring *ring);
 
 /* Hand over the entries that were published, and wait until there is a result: for up to that many nanoseconds, for ever
- * if they are negative, not at all if they are 0. A signal ends the wait. Returns 0 or a negative errno, of which none
- * needs more than a later call. */
-int ring_enter(struct ring *ring, int64_t nanoseconds);
+ * if they are negative, not at all if they are 0. A signal ends the wait, and so does looking in vain, where spin is not
+ * NULL. Returns 0 or a negative errno, of which none needs more than a later call. */
+int ring_enter(struct ring *ring, int64_t nanoseconds, struct spin *spin);
 
 /* The same without a wait and without looking for results. */
 int ring_submit(struct ring *ring);

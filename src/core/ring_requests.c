@@ -48,7 +48,7 @@ struct request *ring_begin(Ring *self, int opcode, int number, struct io_uring_s
         }
         pthread_mutex_unlock(&self->ring.lock);
         if (!*entry) {
-            ring_cross(self, false, 0);
+            ring_cross(self, false, 0, NULL);
         } else if (!add_block(self)) {
             return (void *)PyErr_NoMemory();
         }

@@ -47,7 +47,7 @@ static void leave(Ring *self)
         ring_close(&self->ring);
 }
 
-void ring_cross(Ring *self, bool for_results, int64_t nanoseconds)
+void ring_cross(Ring *self, bool for_results, int64_t nanoseconds, struct spin *spin)
 {
     pthread_mutex_lock(&self->ring.lock);
     bool open = self->open;
@@ -56,7 +56,7 @@ void ring_cross(Ring *self, bool for_results, int64_t nanoseconds)
     if (!open)
         return;
     Py_BEGIN_ALLOW_THREADS
-    int result = for_results ? ring_enter(&self->ring, nanoseconds) : ring_submit(&self->ring);
+    int result = for_results ? ring_enter(&self->ring, nanoseconds, spin) : ring_submit(&self->ring);
     if (result == -EAGAIN || result == -EBUSY) {
         struct timespec pause = {.tv_nsec = PAUSE_NANOSECONDS};
         nanosleep(&pause, NULL);
@@ -106,7 +106,7 @@ static void publish_plain(Ring *self, int opcode, uint64_t address, uint32_t fla
         pthread_mutex_unlock(&self->ring.lock);
         if (done)
             return;
-        ring_cross(self, false, 0);
+        ring_cross(self, false, 0, NULL);
     }
 }
 
@@ -129,14 +129,14 @@ static PyObject *ring_cancel_all(Ring *self, PyObject *Py_UNUSED(ignored))
 {
     uint32_t flags = IORING_ASYNC_CANCEL_ANY | IORING_ASYNC_CANCEL_ALL;
     publish_plain(self, IORING_OP_ASYNC_CANCEL, 0, flags, UNHEARD);
-    ring_cross(self, false, 0);
+    ring_cross(self, false, 0, NULL);
     Py_RETURN_NONE;
 }
 
 static PyObject *ring_interrupt(Ring *self, PyObject *Py_UNUSED(ignored))
 {
     publish_plain(self, IORING_OP_NOP, 0, 0, WAKES);
-    ring_cross(self, false, 0);
+    ring_cross(self, false, 0, NULL);
     Py_RETURN_NONE;
 }
 
@@ -199,7 +199,7 @@ static unsigned take(Ring *self, uint64_t until)
         }
         pthread_mutex_unlock(&self->ring.lock);
         if (cancelling)
-            ring_cross(self, false, 0);
+            ring_cross(self, false, 0, NULL);
     }
     return all;
 }
@@ -295,7 +295,7 @@ static PyObject *ring_wait(Ring *self, PyObject *timeout)
     if (self->noted)
         nanoseconds = 0; /* what an exception has left */
     pthread_mutex_unlock(&self->ring.lock);
-    ring_cross(self, true, nanoseconds);
+    ring_cross(self, true, nanoseconds, NULL);
     return PyLong_FromUnsignedLong(take(self, NEVER));
 }
 
@@ -309,7 +309,7 @@ void ring_make_room(PyObject *object, unsigned attempts)
         enough = !self->open || self->ring.entries_count - ring_gathered(&self->ring) >= attempts;
         pthread_mutex_unlock(&self->ring.lock);
         if (!enough)
-            ring_cross(self, false, 0);
+            ring_cross(self, false, 0, NULL);
     }
 }
 
@@ -320,7 +320,7 @@ void ring_submit_gathered(PyObject *object)
     bool any = self->open && ring_gathered(&self->ring);
     pthread_mutex_unlock(&self->ring.lock);
     if (any) /* or else not even Python's lock is given up */
-        ring_cross(self, false, 0);
+        ring_cross(self, false, 0, NULL);
 }
 
 static const uint8_t opcodes[] = {[RECV] = IORING_OP_RECV, [SEND] = IORING_OP_SEND, [ACCEPT] = IORING_OP_ACCEPT};
@@ -389,10 +389,10 @@ static struct attempt attempt_of(struct request *request)
     return attempt;
 }
 
-unsigned ring_wait_ms(PyObject *object, int timeout_ms)
+unsigned ring_wait_ms(PyObject *object, int timeout_ms, struct spin *spin)
 {
     Ring *self = (Ring *)object;
-    ring_cross(self, true, ring_has_results(object) ? 0 : timeout_ms < 0 ? -1 : (int64_t)timeout_ms * 1000000);
+    ring_cross(self, true, ring_has_results(object) ? 0 : timeout_ms < 0 ? -1 : (int64_t)timeout_ms * 1000000, spin);
     return take(self, NEVER);
 }
 

@@ -74,7 +74,7 @@ static inline uint64_t name_of(const struct request *request)
 PyObject *ring_error(int number, const char *what);
 
 /* Enter the kernel, without the interpreter's lock; nothing on a closed ring. */
-void ring_cross(Ring *ring, bool for_results, int64_t nanoseconds);
+void ring_cross(Ring *ring, bool for_results, int64_t nanoseconds, struct spin *spin);
 
 /* A request and a free entry for it, with the lock held; NULL and an exception, without the lock, if there is none. */
 struct request *ring_begin(Ring *ring, int opcode, int number, struct io_uring_sqe **entry);
