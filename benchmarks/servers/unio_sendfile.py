@@ -9,9 +9,9 @@ from pathlib import Path
 import unio
 
 
-def serve(listening: socket.socket, path: Path) -> None:
+def serve(port: unio.Port, listening: socket.socket, path: Path) -> None:
     size = path.stat().st_size
-    with unio.open(path) as source, unio.Port() as port:
+    with unio.open(path) as source:
         port.submit(unio.Accept(port.associate(listening)))
         while True:
             for _, operation, transferred, error in port.wait():
@@ -31,6 +31,6 @@ def serve(listening: socket.socket, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    with socket.create_server(("127.0.0.1", 0), backlog=1024) as listening:
+    with socket.create_server(("127.0.0.1", 0), backlog=1024) as listening, unio.Port() as port:
         print(listening.getsockname()[1], flush=True)
-        serve(listening, Path(sys.argv[1]))
+        serve(port, listening, Path(sys.argv[1]))
