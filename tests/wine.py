@@ -79,7 +79,7 @@ ROWS: dict[str, tuple[str, tuple[int, ...]]] = {
     "cancelled-pipe-write": ("a cancelled write to a pipe that was taken in part leaves nothing for the reader", EVERY),
     "cancel-amid-retry": ("CancelIoEx does not find a send that is just being tried again, which then goes on", EVERY),
     "close-amid-retry": (
-        "what is tried again as its socket is closed may move data of the next socket of that number, or never end",
+        "what is tried again as its socket is closed may move data uncounted, or the next socket's, or never end",
         EVERY,
     ),
     "thread-ends-amid-retry": (

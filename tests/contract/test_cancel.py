@@ -287,9 +287,11 @@ def test_a_send_without_an_end_is_ended_while_another_thread_is_at_it(
     handle.close()
     reader.result()
     assert found.transferred < size
+    assert_idle(port)
+    if (kind, end, found.transferred) == ("send", "close", 0):
+        met_row("close-amid-retry")
     if kind == "send" or not has_row("cancelled-send-file"):
         assert received == found.transferred
-    assert_idle(port)
 
 
 @pytest.mark.clause("X1", "S1", "S8", "P2")
