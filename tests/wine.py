@@ -69,7 +69,7 @@ ROWS: dict[str, tuple[str, tuple[int, ...]]] = {
         EVERY,
     ),
     "poll-at-end": ("a poll that pends as both sides end the stream may not be told of it", EVERY),
-    "transmit-file-leaks": ("each TransmitFile leaves 4 KiB in the heap of the process", EVERY),
+    "transmit-file-leaks": ("each TransmitFile leaves its buffer, of 4 to 64 KiB, in the heap of the process", EVERY),
     "cancelled-send-file": ("a TransmitFile that was cancelled does not tell how much it had sent", EVERY),
     "send-unconnected": ("WSASend on a socket that never connected says WSAECONNRESET, not WSAENOTCONN", EVERY),
     "refused-once": ("a connected datagram socket is told once only that nobody is there", EVERY),
