@@ -28,6 +28,7 @@
 #define ARGUMENTS_MAX 8  /* no method has more */
 #define TRIES_MAX 16     /* how often what has ended in a ring is looked for in one go; io_uring.py says the same */
 #define TAKES_MAX 256    /* packets taken before the kernel is asked again; queued_port.py says the same */
+#define ASK_MS 1         /* and how soon it is, however few; queued_port.py says the same */
 
 /* Acts on the results that were taken out of the ring, and has it start what has become the first of its lane. */
 static void act_on_results(struct hot_path *self, PyObject **kept) {
@@ -347,8 +348,8 @@ static PyObject *give_up(struct hot_path *self, PyObject *waiter) {
 static PyObject *wait_once(struct hot_path *self, PyObject *waiter, const struct wait *wait) {
     if (self->gathered_count && start_gathered(self) < 0)
         return give_up(self, waiter);
-    int wants_more = packets_count(self->packets) == 0 || self->takes >= TAKES_MAX;
-    if (wants_more && may_lead(self) && lead(self, waiter, wait) < 0)
+    int asks = packets_count(self->packets) == 0 || self->takes >= TAKES_MAX || monotonic() >= self->asked + ASK_MS * 1e-3;
+    if (asks && may_lead(self) && lead(self, waiter, wait) < 0)
         return give_up(self, waiter);
     if (self->ring)
         ring_submit_gathered(self->ring);
@@ -435,6 +436,7 @@ static PyObject *harvest_ring(struct hot_path *self, int timeout_ms) {
     PyObject *kept = NULL;
     unsigned found = ring_wait_ms(self->ring, timeout_ms, spin_of(self));
     self->takes = 0;
+    self->asked = monotonic();
     act_on_results(self, &kept);
     if (!kept && PyErr_CheckSignals() < 0)
         keep_first(&kept);
@@ -476,6 +478,7 @@ static PyObject *harvest(struct hot_path *self, int timeout_ms) {
     found = wait_for_events(epoll, events, timeout_ms, spin);
     Py_END_ALLOW_THREADS
     self->takes = 0;
+    self->asked = monotonic();
     if (found < 0) {
         if (errno != EINTR)
             return PyErr_SetFromErrno(PyExc_OSError);

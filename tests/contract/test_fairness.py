@@ -332,6 +332,27 @@ def test_a_flood_of_posts_starves_neither_input_nor_timers(
 
 
 @pytest.mark.clause("L3")
+def test_slow_handlers_of_a_flood_keep_input_waiting_for_few_of_them(port: unio.Port, make_pair: Any) -> None:
+    """How many packets are taken before the system is asked again was a number only, however long each of them took."""
+    near, far = make_pair()
+    operation = unio.Recv(port.associate(near, "socket"), bytearray(1))
+    for _ in range(10):
+        port.submit(operation)
+        assert_idle(port)
+        port.post("flood")
+        far.send(b"x")
+        handled = 0
+        while completion(port).key == "flood":
+            port.post("flood")
+            handled += 1
+            end = time.monotonic() + 0.002
+            while time.monotonic() < end:
+                pass
+        assert handled < 10
+        assert completion(port).key == "flood"  # the last one
+
+
+@pytest.mark.clause("L3")
 def test_a_flood_of_posts_does_not_starve_a_file_or_an_accept(
     port: unio.Port, make_listener: Any, resources: contextlib.ExitStack, tmp_path: Path
 ) -> None:

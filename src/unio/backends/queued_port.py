@@ -49,6 +49,9 @@ PENDING = Status.PENDING
 TAKES_MAX = 256
 """How many packets may be taken out of the queue before the kernel is asked again, though the queue is not empty."""
 
+ASK_SECONDS = 0.001
+"""How soon it is asked again however few were taken: a handler may take long over each."""
+
 SWEEP_SECONDS = 0.05
 """How soon an otherwise idle wait looks for handles that were closed behind the port's back."""
 
@@ -79,6 +82,7 @@ class QueuedPort(Port, ABC):
         self._claimed: set[Operation] = set()  # those of them that some thread begins or ends just now
         self._backlog: deque[tuple[EmulatedHandle, Lane]] = deque()  # lanes that used up their tries
         self._takes = 0
+        self._asked = 0.0  # when the kernel was, last
         self._next_sweep = 0.0
         super().__init__(backend=backend, concurrency=concurrency)
 
@@ -456,7 +460,7 @@ class QueuedPort(Port, ABC):
         while True:
             if self._unusable is not None:
                 raise self._unusable
-            if queue.packets and self._takes < TAKES_MAX and (waiter.place or waiter.enter()):
+            if queue.packets and not self._should_ask() and (waiter.place or waiter.enter()):
                 batch = queue.take(limit)
                 if batch:
                     self._takes += len(batch)
@@ -472,6 +476,10 @@ class QueuedPort(Port, ABC):
             ):
                 return []
 
+    def _should_ask(self) -> bool:
+        """Whether the kernel is to be asked before more packets are taken."""
+        return self._takes >= TAKES_MAX or time.monotonic() >= self._asked + ASK_SECONDS
+
     def _lead(self, waiter: Waiter, timeout: float | None) -> bool:
         """Ask the kernel until there is something to return or the time is over. Returns False if another leads."""
         queue = self._queue
@@ -481,8 +489,8 @@ class QueuedPort(Port, ABC):
             return False
         try:
             if self._unusable is None:
-                self._takes = 0
                 self._turn(waiter, timeout)
+                self._takes, self._asked = 0, time.monotonic()  # at its end, as what it found may take long to act on
         except BaseException:
             # Events may have been fetched and not acted on; they don't come again.
             for handle in list(self._table.values()):
@@ -499,7 +507,7 @@ class QueuedPort(Port, ABC):
     def _follow(self, waiter: Waiter, timeout: float | None) -> None:
         """Sleep while another thread leads, unless there is something to return."""
         if self._queue.has_for(waiter):
-            self._takes = 0  # the leader asks the kernel often enough
+            self._takes, self._asked = 0, time.monotonic()  # the leader does it often enough
             return
         self._queue.arrive(waiter)
         waiter.leave()
