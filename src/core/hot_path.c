@@ -28,7 +28,7 @@
 #define ARGUMENTS_MAX 8  /* no method has more */
 #define TRIES_MAX 16     /* how often what has ended in a ring is looked for in one go; io_uring.py says the same */
 #define TAKES_MAX 256    /* packets taken before the kernel is asked again; queued_port.py says the same */
-#define ASK_MS 1         /* and how soon it is, however few; queued_port.py says the same */
+#define ASK_MS 1         /* and how soon after the first of them it is; queued_port.py says the same */
 
 /* Acts on the results that were taken out of the ring, and has it start what has become the first of its lane. */
 static void act_on_results(struct hot_path *self, PyObject **kept) {
@@ -233,6 +233,15 @@ static int move_item(PyObject *from, PyObject *to) {
     return size && !PyList_SetSlice(from, size - 1, size, NULL) && !PyList_Append(to, Py_None);
 }
 
+/* Has Python lead, if nobody does. */
+static int lead_slowly(struct hot_path *self, PyObject *waiter, const struct wait *wait) {
+    self->slow_turn = monotonic();
+    PyObject *left = time_left(wait);
+    int failed = !left || call_port(self, name.lead, waiter, left, NULL) < 0;
+    Py_XDECREF(left);
+    return failed ? -1 : 0;
+}
+
 /* Takes a place for the thread, or has Python lead on: to those that came to wait meanwhile goes what they may take. */
 static int come_back(struct hot_path *self, PyObject *waiter, const struct wait *wait) {
     PyObject *place = SLOT(waiter, place);
@@ -241,12 +250,8 @@ static int come_back(struct hot_path *self, PyObject *waiter, const struct wait 
     PyObject *coming = PyObject_GetAttr(self->queue, name.coming);
     int others = PyList_GET_SIZE(self->parked) || !coming || PyList_GET_SIZE(coming);
     Py_XDECREF(coming);
-    if (others) {
-        PyObject *left = time_left(wait);
-        int failed = !left || call_port(self, name.lead, waiter, left, NULL) < 0;
-        Py_XDECREF(left);
-        return failed ? -1 : 0;
-    }
+    if (others)
+        return lead_slowly(self, waiter, wait);
     move_item(self->places, place);
     return PyErr_Occurred() ? -1 : 0;
 }
@@ -323,6 +328,8 @@ static PyObject *take_hot(struct hot_path *self, PyObject *place, Py_ssize_t lim
     PyObject *batch = take(self, limit);
     if (!batch || PyList_GET_SIZE(batch) == 0)
         return batch;
+    if (self->takes == 0)
+        self->first_take = monotonic();
     self->takes += (unsigned)PyList_GET_SIZE(batch);
     int parked = PyList_GET_SIZE(self->parked) > 0, nobody_leads = PyList_GET_SIZE(self->seat) > 0;
     if ((parked && nobody_leads) || (packets_count(self->packets) > 0 && (parked || !nobody_leads))) {
@@ -344,12 +351,25 @@ static PyObject *give_up(struct hot_path *self, PyObject *waiter) {
     return NULL;
 }
 
+/* Asks the kernel where that is due. Where there is nothing to take, and this is not for C, the slow wait does it. */
+static int ask(struct hot_path *self, PyObject *waiter, const struct wait *wait) {
+    int empty = packets_count(self->packets) == 0;
+    int due = self->takes >= TAKES_MAX || (self->takes && monotonic() >= self->first_take + ASK_MS * 1e-3);
+    if (!empty && !due)
+        return 0;
+    if (may_lead(self))
+        return lead(self, waiter, wait);
+    if (empty)
+        return 0;
+    self->takes = 0; /* also where another thread leads, which asks often enough */
+    return lead_slowly(self, waiter, wait);
+}
+
 /* Takes what there is, after having asked the kernel where that is due; an empty list where that is nothing. */
 static PyObject *wait_once(struct hot_path *self, PyObject *waiter, const struct wait *wait) {
     if (self->gathered_count && start_gathered(self) < 0)
         return give_up(self, waiter);
-    int asks = packets_count(self->packets) == 0 || self->takes >= TAKES_MAX || monotonic() >= self->asked + ASK_MS * 1e-3;
-    if (asks && may_lead(self) && lead(self, waiter, wait) < 0)
+    if (ask(self, waiter, wait) < 0)
         return give_up(self, waiter);
     if (self->ring)
         ring_submit_gathered(self->ring);
@@ -436,7 +456,6 @@ static PyObject *harvest_ring(struct hot_path *self, int timeout_ms) {
     PyObject *kept = NULL;
     unsigned found = ring_wait_ms(self->ring, timeout_ms, spin_of(self));
     self->takes = 0;
-    self->asked = monotonic();
     act_on_results(self, &kept);
     if (!kept && PyErr_CheckSignals() < 0)
         keep_first(&kept);
@@ -478,7 +497,6 @@ static PyObject *harvest(struct hot_path *self, int timeout_ms) {
     found = wait_for_events(epoll, events, timeout_ms, spin);
     Py_END_ALLOW_THREADS
     self->takes = 0;
-    self->asked = monotonic();
     if (found < 0) {
         if (errno != EINTR)
             return PyErr_SetFromErrno(PyExc_OSError);

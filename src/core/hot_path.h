@@ -23,7 +23,7 @@ struct hot_path {
     PyObject *slow_associate, *slow_submit, *slow_wait, *slow_post;
     PyObject *ring; /* an io_uring in the place of an epoll instance, or NULL */
     double slow_turn; /* when Python led last, which looks after what is seldom */
-    double asked;     /* when the kernel was, last */
+    double first_take; /* when the first of takes was */
     struct gathered *gathered; /* lanes that this path owns, and has still to try */
     size_t gathered_count;
     unsigned generation, takes;

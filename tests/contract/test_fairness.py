@@ -332,9 +332,14 @@ def test_a_flood_of_posts_starves_neither_input_nor_timers(
 
 
 @pytest.mark.clause("L3")
-def test_slow_handlers_of_a_flood_keep_input_waiting_for_few_of_them(port: unio.Port, make_pair: Any) -> None:
+@pytest.mark.parametrize("timers", [0, 1])
+def test_slow_handlers_of_a_flood_keep_input_waiting_for_few_of_them(
+    port: unio.Port, make_pair: Any, timers: int
+) -> None:
     """How many packets are taken before the system is asked again was a number only, however long each of them took."""
     near, far = make_pair()
+    for _ in range(timers):
+        port.submit(unio.Timer(3600))
     operation = unio.Recv(port.associate(near, "socket"), bytearray(1))
     for _ in range(10):
         port.submit(operation)

@@ -50,7 +50,7 @@ TAKES_MAX = 256
 """How many packets may be taken out of the queue before the kernel is asked again, though the queue is not empty."""
 
 ASK_SECONDS = 0.001
-"""How soon it is asked again however few were taken: a handler may take long over each."""
+"""How soon after the first of them it is asked again, however few they were: a handler may take long over each."""
 
 SWEEP_SECONDS = 0.05
 """How soon an otherwise idle wait looks for handles that were closed behind the port's back."""
@@ -82,7 +82,7 @@ class QueuedPort(Port, ABC):
         self._claimed: set[Operation] = set()  # those of them that some thread begins or ends just now
         self._backlog: deque[tuple[EmulatedHandle, Lane]] = deque()  # lanes that used up their tries
         self._takes = 0
-        self._asked = 0.0  # when the kernel was, last
+        self._first_take = 0.0  # when the first of them was
         self._next_sweep = 0.0
         super().__init__(backend=backend, concurrency=concurrency)
 
@@ -463,6 +463,8 @@ class QueuedPort(Port, ABC):
             if queue.packets and not self._should_ask() and (waiter.place or waiter.enter()):
                 batch = queue.take(limit)
                 if batch:
+                    if not self._takes:
+                        self._first_take = time.monotonic()
                     self._takes += len(batch)
                     return batch
             left = None if until is None else until - time.monotonic()
@@ -478,7 +480,9 @@ class QueuedPort(Port, ABC):
 
     def _should_ask(self) -> bool:
         """Whether the kernel is to be asked before more packets are taken."""
-        return self._takes >= TAKES_MAX or time.monotonic() >= self._asked + ASK_SECONDS
+        if not self._takes:
+            return False
+        return self._takes >= TAKES_MAX or time.monotonic() >= self._first_take + ASK_SECONDS
 
     def _lead(self, waiter: Waiter, timeout: float | None) -> bool:
         """Ask the kernel until there is something to return or the time is over. Returns False if another leads."""
@@ -490,7 +494,7 @@ class QueuedPort(Port, ABC):
         try:
             if self._unusable is None:
                 self._turn(waiter, timeout)
-                self._takes, self._asked = 0, time.monotonic()  # at its end, as what it found may take long to act on
+                self._takes = 0
         except BaseException:
             # Events may have been fetched and not acted on; they don't come again.
             for handle in list(self._table.values()):
@@ -507,7 +511,7 @@ class QueuedPort(Port, ABC):
     def _follow(self, waiter: Waiter, timeout: float | None) -> None:
         """Sleep while another thread leads, unless there is something to return."""
         if self._queue.has_for(waiter):
-            self._takes, self._asked = 0, time.monotonic()  # the leader does it often enough
+            self._takes = 0  # the leader asks the kernel often enough
             return
         self._queue.arrive(waiter)
         waiter.leave()
