@@ -354,8 +354,7 @@ static PyObject *give_up(struct hot_path *self, PyObject *waiter) {
 /* Asks the kernel where that is due. Where there is nothing to take, and this is not for C, the slow wait does it. */
 static int ask(struct hot_path *self, PyObject *waiter, const struct wait *wait) {
     int empty = packets_count(self->packets) == 0;
-    int due = self->takes >= TAKES_MAX || (self->takes && monotonic() >= self->first_take + ASK_MS * 1e-3);
-    if (!empty && !due)
+    if (!empty && self->takes < TAKES_MAX && (!self->takes || monotonic() < self->first_take + ASK_MS * 1e-3))
         return 0;
     if (may_lead(self))
         return lead(self, waiter, wait);

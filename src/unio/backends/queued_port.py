@@ -494,7 +494,7 @@ class QueuedPort(Port, ABC):
         try:
             if self._unusable is None:
                 self._turn(waiter, timeout)
-                self._takes = 0
+                self._takes = 0  # not before: what others take during a long turn must not lead to another at once
         except BaseException:
             # Events may have been fetched and not acted on; they don't come again.
             for handle in list(self._table.values()):
