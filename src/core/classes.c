@@ -9,6 +9,7 @@ PyTypeObject *recv_type, *send_type, *accept_type, *handle_type, *completion_typ
 PyObject *idle, *pending, *queued, *open_life, *closed_life, *made_socket;
 struct offsets at;
 struct names name;
+struct slow_forms slow;
 _Thread_local PyObject *here __attribute__((tls_model("initial-exec")));
 unsigned generation;
 
@@ -96,13 +97,26 @@ static PyObject *claim(PyObject *module, PyObject *ignored) {
     return PyBool_FromLong(!claimed++);
 }
 
-/* learn(Recv, Send, Accept, EmulatedHandle, Waiter, Completion, Status, Life, socket, made_socket): tells this file the classes
- * of the rest, and what makes the socket of an accepted connection. */
+static int find_slow_forms(PyObject *port_class) {
+    const struct {
+        const char *name;
+        PyObject **at;
+    } wanted[] = {
+        {"associate", &slow.associate}, {"submit", &slow.submit}, {"wait", &slow.wait}, {"post", &slow.post}};
+    for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++) {
+        if (!(*wanted[i].at = PyObject_GetAttrString(port_class, wanted[i].name)))
+            return -1;
+    }
+    return 0;
+}
+
+/* learn(QueuedPort, Recv, Send, Accept, EmulatedHandle, Waiter, Completion, Status, Life, socket, made_socket): tells this file
+ * the classes of the rest, and what makes the socket of an accepted connection. */
 static PyObject *learn(PyObject *module, PyObject *args) {
     (void)module;
     PyObject *recv_class, *send_class, *accept_class, *handle_class, *waiter_class, *completion_class, *status, *life;
-    PyObject *socket_class;
-    if (!PyArg_ParseTuple(args, "OOOOOOOOOO", &recv_class, &send_class, &accept_class, &handle_class, &waiter_class,
+    PyObject *port_class, *socket_class;
+    if (!PyArg_ParseTuple(args, "OOOOOOOOOOO", &port_class, &recv_class, &send_class, &accept_class, &handle_class, &waiter_class,
                           &completion_class, &status, &life, &socket_class, &made_socket))
         return NULL;
     const struct {
@@ -162,7 +176,7 @@ static PyObject *learn(PyObject *module, PyObject *args) {
     queued = PyObject_GetAttrString(status, "QUEUED");
     open_life = PyObject_GetAttrString(life, "OPEN");
     closed_life = PyObject_GetAttrString(life, "CLOSED");
-    if (!idle || !pending || !queued || !open_life || !closed_life || intern_names() < 0 || put_accessors() < 0 ||
+    if (find_slow_forms(port_class) < 0 || !idle || !pending || !queued || !open_life || !closed_life || intern_names() < 0 || put_accessors() < 0 ||
         put_close() < 0)
         return NULL;
     pthread_atfork(NULL, NULL, forked);

@@ -82,7 +82,7 @@ int ring_take_attempts(PyObject *ring, struct attempt *attempts, int most);
 int ring_has_results(PyObject *ring);
 unsigned ring_take_some(PyObject *ring);
 
-extern PyType_Spec lock_spec, packets_spec, lane_spec, hot_path_spec, ring_spec;
+extern PyType_Spec lock_spec, packets_spec, lane_spec, hot_path_spec, fast_port_spec, ring_spec;
 extern PyMethodDef class_functions[], association_functions[];
 
 #endif

@@ -45,9 +45,12 @@ static void act_on_results(struct hot_path *self, PyObject **kept) {
 
 /* Where nobody is parked, the leader has to take what comes of it. */
 int start_for_others(struct hot_path *self) {
-    PyObject *kept = NULL;
+    PyObject *kept = NULL, *port;
     if (!self->gathered_count && !self->ring)
         return 0;
+    /* A handle may be closed when its port is gone, or while it goes: then who drops the port ends what is in flight. */
+    if (!(port = port_of(self)))
+        return PyErr_ExceptionMatches(PyExc_ReferenceError) ? (PyErr_Clear(), 0) : -1;
     if (start_gathered(self) < 0)
         keep_first(&kept);
     if (self->ring) {
@@ -58,6 +61,7 @@ int start_for_others(struct hot_path *self) {
     }
     if (!PyList_GET_SIZE(self->parked) && packets_count(self->packets) > 0 && call(self->queue, name.wake) < 0)
         keep_first(&kept);
+    Py_DECREF(port);
     return raise_kept(kept);
 }
 
@@ -129,41 +133,45 @@ static int submit_hot(struct hot_path *self, PyObject *operation, int *skipped) 
     return done;
 }
 
+/* The port's own methods. Who calls one holds the port for as long as that takes. */
+
+/* The hot path of a port that may use it, or NULL. */
+static struct hot_path *usable_path(PyObject *port) {
+    struct hot_path *self = (struct hot_path *)((struct fast_port *)port)->hot_path;
+    return self && usable(self) ? self : NULL;
+}
+
 /* Calls the Python form of a method, with the arguments of this one. */
-static PyObject *call_slow(struct hot_path *self, PyObject *function, PyObject *const *args, Py_ssize_t count,
-                           PyObject *names) {
-    PyObject *stack[ARGUMENTS_MAX + 1], *result = NULL;
+static PyObject *call_slow(PyObject *port, PyObject *function, PyObject *const *args, Py_ssize_t count, PyObject *names) {
+    PyObject *stack[ARGUMENTS_MAX + 1] = {port};
     Py_ssize_t all = count + (names ? PyTuple_GET_SIZE(names) : 0);
     if (all > ARGUMENTS_MAX)
         return PyErr_Format(PyExc_TypeError, "%zd arguments are too many", all);
-    stack[0] = port_of(self);
-    if (stack[0]) {
-        memcpy(stack + 1, args, (size_t)all * sizeof *args);
-        result = PyObject_Vectorcall(function, stack, (size_t)count + 1, names);
-        Py_DECREF(stack[0]);
-    }
-    return result;
+    memcpy(stack + 1, args, (size_t)all * sizeof *args);
+    return PyObject_Vectorcall(function, stack, (size_t)count + 1, names);
 }
 
-static PyObject *hot_path_associate(struct hot_path *self, PyObject *const *args, Py_ssize_t count, PyObject *names) {
+static PyObject *port_associate(PyObject *port, PyObject *const *args, Py_ssize_t count, PyObject *names) {
+    struct hot_path *self = usable_path(port);
     int has_key_by_name = names && PyTuple_GET_SIZE(names) == 1 && PyTuple_GET_ITEM(names, 0) == name.key;
-    if (names ? count == 1 && has_key_by_name : count == 1 || count == 2) {
+    if (self && (names ? count == 1 && has_key_by_name : count == 1 || count == 2)) {
         PyObject *key = names || count == 2 ? args[1] : Py_None, *handle = associate(self, args[0], key);
         if (handle)
             return handle;
     }
-    return call_slow(self, self->slow_associate, args, count, names);
+    return call_slow(port, slow.associate, args, count, names);
 }
 
-static PyObject *hot_path_submit(struct hot_path *self, PyObject *const *args, Py_ssize_t count, PyObject *names) {
-    if (count == 1 && !names) {
+static PyObject *port_submit(PyObject *port, PyObject *const *args, Py_ssize_t count, PyObject *names) {
+    struct hot_path *self = usable_path(port);
+    if (self && count == 1 && !names) {
         int skipped = 0, done = submit_hot(self, args[0], &skipped);
         if (done < 0)
             return NULL;
         if (done)
             return PyBool_FromLong(skipped);
     }
-    return call_slow(self, self->slow_submit, args, count, names);
+    return call_slow(port, slow.submit, args, count, names);
 }
 
 /* Posting */
@@ -179,15 +187,16 @@ static int somebody_sleeps(struct hot_path *self) {
 
 /* Post, as QueuedPort.post does. Like everything that it does until it wakes somebody, it is one step of Python's, so that
  * it may be called from a signal handler. */
-static PyObject *hot_path_post(struct hot_path *self, PyObject *const *args, Py_ssize_t count, PyObject *names) {
-    if (!usable(self) || names || count < 1 || count > 3)
-        return call_slow(self, self->slow_post, args, count, names);
+static PyObject *port_post(PyObject *port, PyObject *const *args, Py_ssize_t count, PyObject *names) {
+    struct hot_path *self = usable_path(port);
+    if (!self || names || count < 1 || count > 3)
+        return call_slow(port, slow.post, args, count, names);
     PyObject *zero = PyLong_FromLong(0); /* a small number: it is there */
     PyObject *completion = posted_completion(args[0], count > 1 ? args[1] : Py_None, count > 2 ? args[2] : zero);
     Py_DECREF(zero);
     if (completion && !usable(self)) { /* making it has run a finalizer that has closed the port */
         Py_DECREF(completion);
-        return call_slow(self, self->slow_post, args, count, names);
+        return call_slow(port, slow.post, args, count, names);
     }
     int failed = !completion || packets_append(self->packets, completion) < 0;
     Py_XDECREF(completion);
@@ -312,10 +321,10 @@ static int read_arguments(struct wait *wait, PyObject *const *args, Py_ssize_t c
 }
 
 /* Waits in Python, for what is left of the time. */
-static PyObject *wait_slowly(struct hot_path *self, const struct wait *wait) {
+static PyObject *wait_slowly(PyObject *port, struct hot_path *self, const struct wait *wait) {
     self->slow_turn = monotonic();
     PyObject *args[2] = {time_left(wait), PyLong_FromSsize_t(wait->limit)};
-    PyObject *batch = args[0] && args[1] ? call_slow(self, self->slow_wait, args, 2, NULL) : NULL;
+    PyObject *batch = args[0] && args[1] ? call_slow(port, slow.wait, args, 2, NULL) : NULL;
     Py_XDECREF(args[0]);
     Py_XDECREF(args[1]);
     return batch;
@@ -382,10 +391,11 @@ static PyObject *wait_once(struct hot_path *self, PyObject *waiter, const struct
     return batch;
 }
 
-static PyObject *hot_path_wait(struct hot_path *self, PyObject *const *args, Py_ssize_t count, PyObject *names) {
+static PyObject *port_wait(PyObject *port, PyObject *const *args, Py_ssize_t count, PyObject *names) {
+    struct hot_path *self = usable_path(port);
     struct wait wait = {-1, 0, LIMIT};
-    if (!usable(self) || !here || SLOT(here, places) != self->places || !read_arguments(&wait, args, count, names))
-        return call_slow(self, self->slow_wait, args, count, names);
+    if (!self || !here || SLOT(here, places) != self->places || !read_arguments(&wait, args, count, names))
+        return call_slow(port, slow.wait, args, count, names);
     if (wait.timeout >= 0)
         wait.until = monotonic() + wait.timeout;
     PyObject *waiter = Py_NewRef(here), *batch = wait_once(self, waiter, &wait);
@@ -393,7 +403,7 @@ static PyObject *hot_path_wait(struct hot_path *self, PyObject *const *args, Py_
     if (!batch || PyList_GET_SIZE(batch))
         return batch;
     Py_DECREF(batch);
-    return wait_slowly(self, &wait);
+    return wait_slowly(port, self, &wait);
 }
 
 /* Makes this thread the owner of a lane that an event was for, as EmulatedHandle.own does. Returns whether it is. */
@@ -533,12 +543,11 @@ static PyObject *hot_path_close(struct hot_path *self, PyObject *ignored) {
 
 /* The type */
 
-/* HotPath(port, queue, table, backlog, slow_associate, slow_submit, slow_wait, slow_post[, ring]) */
+/* HotPath(port, queue, table, backlog[, ring]) */
 static PyObject *hot_path_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
     (void)keywords;
-    PyObject *port, *queue, *table, *backlog, *slow_associate, *slow_submit, *slow_wait, *slow_post, *ring = NULL;
-    if (!PyArg_ParseTuple(args, "OOO!OOOOO|O", &port, &queue, &PyDict_Type, &table, &backlog, &slow_associate, &slow_submit,
-                          &slow_wait, &slow_post, &ring))
+    PyObject *port, *queue, *table, *backlog, *ring = NULL;
+    if (!PyArg_ParseTuple(args, "OOO!O|O", &port, &queue, &PyDict_Type, &table, &backlog, &ring))
         return NULL;
     struct hot_path *self = (struct hot_path *)type->tp_alloc(type, 0);
     if (!self)
@@ -550,10 +559,6 @@ static PyObject *hot_path_new(PyTypeObject *type, PyObject *args, PyObject *keyw
     self->table = Py_NewRef(table);
     self->backlog = Py_NewRef(backlog);
     self->table_reference = PyWeakref_NewRef(table, NULL);
-    self->slow_associate = Py_NewRef(slow_associate);
-    self->slow_submit = Py_NewRef(slow_submit);
-    self->slow_wait = Py_NewRef(slow_wait);
-    self->slow_post = Py_NewRef(slow_post);
     self->ring = Py_XNewRef(ring);
     self->packets = PyObject_GetAttrString(queue, "packets");
     self->timers = PyObject_GetAttrString(queue, "timers");
@@ -599,10 +604,6 @@ static int hot_path_clear(struct hot_path *self) {
     Py_CLEAR(self->table_reference);
     Py_CLEAR(self->strays);
     Py_CLEAR(self->model);
-    Py_CLEAR(self->slow_associate);
-    Py_CLEAR(self->slow_submit);
-    Py_CLEAR(self->slow_wait);
-    Py_CLEAR(self->slow_post);
     Py_CLEAR(self->ring);
     while (self->gathered_count) {
         self->gathered_count--;
@@ -624,10 +625,6 @@ static void hot_path_dealloc(struct hot_path *self) {
 #define FAST(function) (PyCFunction)(void (*)(void))(function)
 
 static PyMethodDef hot_path_methods[] = {
-    {"associate", FAST(hot_path_associate), METH_FASTCALL | METH_KEYWORDS, NULL},
-    {"submit", FAST(hot_path_submit), METH_FASTCALL | METH_KEYWORDS, NULL},
-    {"wait", FAST(hot_path_wait), METH_FASTCALL | METH_KEYWORDS, NULL},
-    {"post", FAST(hot_path_post), METH_FASTCALL | METH_KEYWORDS, NULL},
     {"harvest", FAST(hot_path_harvest), METH_O, NULL},
     {"start_gathered", FAST(hot_path_start_gathered), METH_NOARGS, NULL},
     {"close", FAST(hot_path_close), METH_NOARGS, NULL},
@@ -650,5 +647,48 @@ PyType_Spec hot_path_spec = {.name = "unio._core.HotPath",
                              .basicsize = sizeof(struct hot_path),
                              .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
                              .slots = hot_path_slots};
+
+/* The methods of a port that are C: its class stands before the Python classes that have their namesakes. */
+
+static PyMethodDef port_methods[] = {
+    {"associate", FAST(port_associate), METH_FASTCALL | METH_KEYWORDS, NULL},
+    {"submit", FAST(port_submit), METH_FASTCALL | METH_KEYWORDS, NULL},
+    {"wait", FAST(port_wait), METH_FASTCALL | METH_KEYWORDS, NULL},
+    {"post", FAST(port_post), METH_FASTCALL | METH_KEYWORDS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMemberDef port_members[] = {
+    {"_hot_path", T_OBJECT, offsetof(struct fast_port, hot_path), 0, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static int port_traverse(PyObject *port, visitproc visit, void *arg) {
+    Py_VISIT(((struct fast_port *)port)->hot_path);
+    return 0;
+}
+
+static int port_clear(PyObject *port) {
+    Py_CLEAR(((struct fast_port *)port)->hot_path);
+    return 0;
+}
+
+static void port_dealloc(PyObject *port) {
+    PyTypeObject *type = Py_TYPE(port);
+    PyObject_GC_UnTrack(port);
+    port_clear(port);
+    type->tp_free(port);
+    Py_DECREF(type);
+}
+
+static PyType_Slot port_slots[] = {
+    {Py_tp_dealloc, port_dealloc}, {Py_tp_traverse, port_traverse}, {Py_tp_clear, port_clear},
+    {Py_tp_methods, port_methods}, {Py_tp_members, port_members},   {0, NULL},
+};
+
+PyType_Spec fast_port_spec = {.name = "unio._core.FastPort",
+                              .basicsize = sizeof(struct fast_port),
+                              .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
+                              .slots = port_slots};
 
 #endif

@@ -20,7 +20,6 @@ struct hot_path {
     PyObject *strays;          /* numbers that Python forgets once they join: see epoll.py, which sets it */
     PyObject *model;           /* a handle that others are made like, or NULL */
     int model_family;          /* of its socket */
-    PyObject *slow_associate, *slow_submit, *slow_wait, *slow_post;
     PyObject *ring; /* an io_uring in the place of an epoll instance, or NULL */
     double slow_turn; /* when Python led last, which looks after what is seldom */
     double first_take; /* when the first of takes was */
@@ -31,6 +30,17 @@ struct hot_path {
     struct spin spin;
     char closed;
 };
+
+/* What a port begins with whose class has its methods from here. */
+struct fast_port {
+    PyObject_HEAD
+    PyObject *hot_path; /* NULL, or None, until it has one */
+};
+
+/* The Python forms of those methods: what is not plain is left to them. */
+extern struct slow_forms {
+    PyObject *associate, *submit, *wait, *post;
+} slow;
 
 /* The classes, and where their instances keep what is used here (classes.c). */
 

@@ -9,6 +9,7 @@ static int fill(PyObject *module) {
         {"Lock", &lock_spec},
         {"Ring", &ring_spec},
 #ifndef Py_GIL_DISABLED
+        {"FastPort", &fast_port_spec},
         {"HotPath", &hot_path_spec},
         {"LaneState", &lane_spec},
         {"Packets", &packets_spec},

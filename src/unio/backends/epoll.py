@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING
 
 from unio.backends.emulation import EmulatedPort
 from unio.backends.interrupt import Interrupt
-from unio.backends.native import has_hot_path
+from unio.backends.native import FastPort, has_hot_path
 from unio.backends.processes import exit_status
 from unio.handle import Kind
 
@@ -59,7 +59,7 @@ def unavailable() -> str | None:
     return None
 
 
-class EpollPort(EmulatedPort):
+class EpollPort(FastPort, EmulatedPort):
     """A port over one epoll instance."""
 
     backend = "epoll"

@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from unio._core import Ring
 from unio.backends.attempts import ATTEMPTS, Outcome, judged, readiness_of
 from unio.backends.lanes import Life
-from unio.backends.native import has_hot_path
+from unio.backends.native import FastPort, has_hot_path
 from unio.backends.processes import exit_status
 from unio.backends.queued_port import PENDING, QueuedPort
 from unio.backends.requests import NOTHING, POLLRDHUP, finish, poll, start
@@ -96,7 +96,7 @@ class Result(NamedTuple):
     detail: Any
 
 
-class IoUringPort(QueuedPort):
+class IoUringPort(FastPort, QueuedPort):
     """A port over one io_uring."""
 
     backend = "io_uring"

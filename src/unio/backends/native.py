@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from unio import _core
 
     core = _core
-    from unio._core import HotPath as HotPath  # noqa: PLC0414 - so that it counts as this module's
+    # So that they count as this module's.
+    from unio._core import FastPort as FastPort  # noqa: PLC0414
+    from unio._core import HotPath as HotPath  # noqa: PLC0414
     from unio._core import Packets
 else:
     try:
@@ -52,8 +54,15 @@ def make_lock() -> AbstractContextManager[Any]:
 if TYPE_CHECKING:
     from unio._core import LaneState as LaneState  # noqa: PLC0414
 elif has_hot_path:
+    FastPort = core.FastPort
     LaneState = core.LaneState
 else:
+
+    class FastPort:
+        """What a port's class begins with, to have its methods in C where there is a hot path."""
+
+        __slots__ = ()
+
 
     class LaneState:
         """What a lane keeps."""

@@ -93,15 +93,9 @@ class QueuedPort(Port, ABC):
 
     def _use_hot_path(self, *ring: Ring) -> HotPath:
         """Have C do the plain operations, where there is a hot path; over a ring, if one is given."""
-        slow = (QueuedPort.associate, QueuedPort.submit, QueuedPort.wait, QueuedPort.post)
-        made = core.HotPath(self, self._queue, self._table, self._backlog, *slow, *ring)
+        made = core.HotPath(self, self._queue, self._table, self._backlog, *ring)
         self._hot_path = made
         self._queue.start_gathered = made.start_gathered
-        # The instance's own names, so that a call goes straight into C.
-        self.associate = made.associate  # type: ignore[method-assign]
-        self.submit = made.submit  # type: ignore[method-assign]
-        self.wait = made.wait  # type: ignore[method-assign]
-        self.post = made.post  # type: ignore[method-assign]
         return made
 
     # What a subclass adds
@@ -643,4 +637,4 @@ def _told_status(operation: ProcessExit) -> int | None:
 
 
 if has_hot_path:
-    core.learn(Recv, Send, Accept, EmulatedHandle, Waiter, Completion, Status, Life, socket.socket, made_socket)
+    core.learn(QueuedPort, Recv, Send, Accept, EmulatedHandle, Waiter, Completion, Status, Life, socket.socket, made_socket)
