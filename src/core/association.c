@@ -184,7 +184,7 @@ static int leave(struct hot_path *self, PyObject *handle, PyObject *socket, PyOb
 static PyObject *close_handle(PyObject *handle, PyObject *ignored) {
     (void)ignored;
     struct hot_path *self = (struct hot_path *)SLOT(handle, hot_path);
-    if (!self || (PyObject *)self == Py_None || !usable(self) || !SLOT(handle, object))
+    if (!self || (PyObject *)self == Py_None || !usable(self) || !SLOT(handle, object) || holds_lock())
         return PyObject_CallOneArg(slow_close, handle);
     Py_INCREF(self);
     PyObject *socket = Py_NewRef(SLOT(handle, object)), *number = Py_NewRef(SLOT(handle, number)), *result = NULL;

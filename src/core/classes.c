@@ -77,7 +77,7 @@ static int intern_names(void) {
         {&name.run, "_run"},           {&name.run_on, "_run_on"},   {&name.resume, "_resume"},
         {&name.event, "_event"},       {&name.lead, "_lead"},       {&name.close_kernel_once, "_close_kernel_once"},
         {&name.wake, "wake"},          {&name.pass_on, "pass_on"},  {&name.release, "release"},
-        {&name.complete, "complete"},  {&name.sleeping, "sleeping"}, {&name.heap, "_heap"},
+        {&name.discard, "discard"},    {&name.empty, "_empty"},  {&name.sleeping, "sleeping"}, {&name.heap, "_heap"},
         {&name.coming, "_coming"},     {&name.timeout, "timeout"},  {&name.limit, "limit"},
         {&name.leave, "leave"},        {&name.key, "key"},          {&name.gettimeout, "gettimeout"},
         {&name.close, "close"},        {&name.skip_on_success, "skip_on_success"},

@@ -11,10 +11,12 @@
 
 struct lock {
     PyObject_HEAD
+    int held;          /* how often its owner has taken it */
+    const void *owner; /* what only the thread that holds it has */
 #ifdef Py_GIL_DISABLED
     PyMutex mutex;
 #else
-    int held, sleepers;
+    int sleepers;
 #endif
 };
 
@@ -22,6 +24,9 @@ struct lock {
 void lock_acquire(PyObject *lock);
 void lock_release(PyObject *lock);
 void lock_forked(void);
+
+/* Whether the calling thread holds one: then what the program asks for has to be put off. */
+int holds_lock(void);
 
 /* A queue: the packets are from head on, round the end of the ring. */
 struct packets {
@@ -83,6 +88,6 @@ int ring_has_results(PyObject *ring);
 unsigned ring_take_some(PyObject *ring);
 
 extern PyType_Spec lock_spec, packets_spec, lane_spec, hot_path_spec, fast_port_spec, ring_spec;
-extern PyMethodDef class_functions[], association_functions[];
+extern PyMethodDef lock_functions[], class_functions[], association_functions[];
 
 #endif

@@ -105,7 +105,7 @@ static enum linked link_locked(struct hot_path *self, PyObject *operation, PyObj
 
 /* Submits an operation that is plain, and says in *skipped whether it has succeeded and queues nothing. */
 static int submit_hot(struct hot_path *self, PyObject *operation, int *skipped) {
-    if (!usable(self) || !here || SLOT(here, places) != self->places)
+    if (!usable(self) || !here || SLOT(here, places) != self->places || holds_lock())
         return 0;
     enum kind kind = kind_of(operation);
     if (kind == NEITHER)
@@ -394,7 +394,7 @@ static PyObject *wait_once(struct hot_path *self, PyObject *waiter, const struct
 static PyObject *port_wait(PyObject *port, PyObject *const *args, Py_ssize_t count, PyObject *names) {
     struct hot_path *self = usable_path(port);
     struct wait wait = {-1, 0, LIMIT};
-    if (!self || !here || SLOT(here, places) != self->places || !read_arguments(&wait, args, count, names))
+    if (!self || !here || SLOT(here, places) != self->places || holds_lock() || !read_arguments(&wait, args, count, names))
         return call_slow(port, slow.wait, args, count, names);
     if (wait.timeout >= 0)
         wait.until = monotonic() + wait.timeout;
@@ -584,6 +584,7 @@ static int hot_path_traverse(struct hot_path *self, visitproc visit, void *arg) 
     Py_VISIT(self->backlog);
     Py_VISIT(self->timers);
     Py_VISIT(self->model);
+    Py_VISIT(self->ring);
     for (size_t i = 0; i < self->gathered_count; i++) {
         Py_VISIT(self->gathered[i].handle);
         Py_VISIT(self->gathered[i].lane);

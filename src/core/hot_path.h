@@ -58,7 +58,7 @@ extern struct offsets {
 
 /* The names of what is called, made once: a string that is made for each call costs more than some of the calls. */
 extern struct names {
-    PyObject *run, *run_on, *resume, *event, *lead, *close_kernel_once, *wake, *pass_on, *release, *complete, *sleeping, *leave,
+    PyObject *run, *run_on, *resume, *event, *lead, *close_kernel_once, *wake, *pass_on, *release, *discard, *empty, *sleeping, *leave,
         *act_on_results;
     PyObject *heap, *coming, *timeout, *limit, *key, *gettimeout, *close, *skip_on_success;
 } name;

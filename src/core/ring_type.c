@@ -470,9 +470,33 @@ static PyObject *ring_make(PyTypeObject *type, PyObject *arguments, PyObject *ke
     return (PyObject *)self;
 }
 
+/* What the program has given an operation may lead to the port, and so to this ring, which holds the operation while it is
+ * in flight. The collector has to see that; then the port's finalizer is called, which ends the requests. Nothing is
+ * cleared here: the kernel may still write to the memory that they name. */
+static int ring_traverse(Ring *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    for (const struct block *block = self->blocks; block; block = block->next) {
+        for (const struct request *request = block->requests; request < block->requests + BLOCK; request++) {
+            if (!request->in_kernel && !request->is_noted) /* it is free, and its fields say nothing */
+                continue;
+            Py_VISIT(request->memory);
+            if (request->is_attempt) {
+                Py_VISIT(request->handle);
+                Py_VISIT(request->operation);
+                Py_VISIT(request->lane);
+            } else {
+                Py_VISIT(request->owner);
+            }
+        }
+    }
+    return 0;
+}
+
 static void ring_dealloc(Ring *self)
 {
     PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
     if (self->open)
         Py_DECREF(ring_shut(self, NULL));
     while (self->blocks && !self->in_flight) { /* or else they are leaked: the kernel may still write to what they name */
@@ -523,6 +547,7 @@ static PyGetSetDef attributes[] = {
 static PyType_Slot slots[] = {
     {Py_tp_new, ring_make},
     {Py_tp_dealloc, ring_dealloc},
+    {Py_tp_traverse, ring_traverse},
     {Py_tp_iter, ring_self},
     {Py_tp_iternext, ring_next_result},
     {Py_tp_methods, methods},
@@ -530,4 +555,5 @@ static PyType_Slot slots[] = {
     {0, NULL},
 };
 
-PyType_Spec ring_spec = {"unio._core.Ring", sizeof(Ring), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE, slots};
+PyType_Spec ring_spec = {"unio._core.Ring", sizeof(Ring), 0,
+                         Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_HAVE_GC, slots};

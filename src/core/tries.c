@@ -94,13 +94,21 @@ static int adopt(struct attempt *a) {
     return a->accepted ? 0 : -1;
 }
 
-/* Queues an operation that has succeeded, as CompletionQueue.complete does. */
+/* Takes back the deadline of an operation that has succeeded. Its lane is this thread's, so nobody else ends it. */
+static int discard_expiry(struct hot_path *self, PyObject *operation) {
+    PyObject *expiry = SLOT(operation, expiry);
+    if (expiry == Py_None)
+        return 0;
+    SLOT(operation, expiry) = Py_NewRef(Py_None);
+    PyObject *result = PyObject_CallMethodOneArg(self->timers, name.discard, expiry);
+    Py_DECREF(expiry);
+    Py_XDECREF(result);
+    return result ? 0 : -1;
+}
+
+/* Queues an operation that has succeeded and has no deadline any more, as CompletionQueue.complete does. Like all that is
+ * done under the handle's lock, it calls nothing. */
 static int complete(struct hot_path *self, PyObject *operation) {
-    if (SLOT(operation, expiry) != Py_None || self->closed) {
-        PyObject *result = PyObject_CallMethodObjArgs(self->queue, name.complete, operation, Py_None, NULL);
-        Py_XDECREF(result);
-        return result ? 0 : -1;
-    }
     put_ref(&SLOT(operation, error), Py_None);
     put_ref(&SLOT(operation, native), Py_None);
     put_ref(&SLOT(operation, status), queued);
@@ -156,7 +164,7 @@ static enum next settle_locked(struct hot_path *self, struct attempt *a, int *fa
             put_ref(&SLOT(following, previous), Py_None);
         put_ref(&lane->first, following);
         put_ref(&SLOT(operation, next), Py_None);
-        if (a->skips && SLOT(operation, expiry) == Py_None) {
+        if (a->skips) {
             put_ref(&SLOT(operation, native), Py_None);
             put_ref(&SLOT(operation, status), idle);
             a->skipped = 1;
@@ -186,9 +194,13 @@ static int settle(struct hot_path *self, struct attempt *a) {
     int failed = 0;
     if (a->kind == ACCEPT && a->result >= 0 && adopt(a) < 0)
         keep_first(&kept);
+    if (is_done(a) && discard_expiry(self, a->operation) < 0)
+        keep_first(&kept);
     lock_acquire(SLOT(a->handle, lock));
     enum next next = settle_locked(self, a, &failed);
     lock_release(SLOT(a->handle, lock));
+    if (self->closed && call(self->queue, name.empty) < 0) /* with what has ended too late to be emptied by who closed it */
+        keep_first(&kept);
     if (next == RUN_ON) {
         failed |= call_port(self, name.run, a->handle, (PyObject *)a->lane, NULL) < 0;
     } else if (next == JUDGE) {

@@ -3,7 +3,7 @@
 
 import socket
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, Self
 
@@ -15,6 +15,9 @@ class Lock:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None: ...
+
+def holds_lock() -> bool: ...
+def put_off(work: Callable[[], object], /) -> None: ...
 
 class LaneState:
     first: Operation | None

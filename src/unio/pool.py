@@ -15,6 +15,7 @@ from concurrent.futures import Executor, Future
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from unio.arguments import seconds
+from unio.backends.locks import Lock
 from unio.backends.processors import usable_processors
 from unio.errors import PortClosed
 
@@ -73,8 +74,9 @@ class Pool(Executor):
         self._port = port
         self._handler = handler
         self._grace = seconds(grace, "the grace")
-        # Reentrant, since a signal handler may shut the pool down in the middle of a submit of the same thread.
-        self._lock = threading.RLock()  # guards what follows
+        # It can be taken again by the thread that has it: a signal handler or a finalizer may shut the pool down in the
+        # middle of a submit. What else the program asks for there is put off, as locks.py says.
+        self._lock = Lock()  # guards what follows
         self._jobs: set[_Job] = set()  # submitted, and not begun yet
         self._stopping = False
         self._deadline = float("inf")
@@ -279,7 +281,7 @@ def _shut_down_all() -> None:
 
 def _after_fork_in_child() -> None:
     for pool in list(_pools):
-        pool._lock = threading.RLock()  # a thread that the child doesn't have may be holding the former one
+        pool._lock = Lock()  # a thread that the child doesn't have may be holding the former one
 
 
 if hasattr(os, "register_at_fork"):

@@ -10,6 +10,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from unio import backends
+from unio.backends.locks import holds_lock, put_off
 from unio.backends.processors import usable_processors
 from unio.errors import PortClosed
 
@@ -222,9 +223,15 @@ class Port:
             if getattr(self, "_forked", False):
                 self.close()
             return
+        if holds_lock():
+            put_off(self._drop)
+        else:
+            self._drop()
+
+    def _drop(self) -> None:
         if count := self._in_flight():
             message = f"{self!r} was dropped with {count} operations in flight: close it"
-            warnings.warn(message, ResourceWarning, source=self, stacklevel=2)
+            warnings.warn(message, ResourceWarning, source=self, stacklevel=3)
         self.close()
 
 

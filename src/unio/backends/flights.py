@@ -422,7 +422,7 @@ def finish_disconnect(handle: IocpHandle, operation: Operation, code: int, count
     with contextlib.suppress(OSError):
         cast("socket.socket", handle.socket).shutdown(socket.SHUT_RD)
     with handle.lock:
-        for each in handle.pending:
+        for each in handle.pending.values():
             if each.route in (Route.INCOMING, Route.READINESS):
                 pointer = handle.pointer if each.route is Route.INCOMING else handle.afd()
                 kernel32.CancelIoEx(pointer, _flight(each).overlapped)

@@ -23,18 +23,21 @@ import math
 import sys
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from unio.arguments import seconds
+from unio.backends.locks import Lock, holds_lock, put_off, refuse_within_lock
+from unio.backends.native import next_sequence
 from unio.backends.pool import FilePool
-from unio.backends.timers import Timers
+from unio.backends.timers import NOT_LINKED, Timers, is_on
 from unio.errors import AssociationError, NotAssociated, cancelled, timed_out
 from unio.operations import Operation, ProcessExit, Route, Status, Timer
 from unio.port import LIMIT_DEFAULT, Completion, Port, check_limit, port_closed
 
 if TYPE_CHECKING:
     from unio.backends.iocp_queue import Packet
-    from unio.backends.timers import Deadline
+    from unio.backends.timers import WhichFlight
     from unio.handle import HasFileno
 
 IDLE = Status.IDLE
@@ -81,13 +84,13 @@ class IocpPort(Port):
 
     def __init__(self, *, backend: str | None = None, concurrency: int = 0) -> None:
         self._queue = KernelQueue(self.concurrency)
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._flights: dict[int, Operation] = {}  # what Windows has, by the address of its OVERLAPPED
         self._timers = Timers()
         self._bound = float("inf")  # until when the thread sleeps that minds the deadlines
         self._pool = FilePool()
         self._handles: dict[int, IocpHandle] = {}
-        self._detached: set[Operation] = set()  # in flight without a handle: timers and process exits
+        self._detached: dict[int, Operation] = {}  # in flight without a handle: timers and process exits; by identity
         self._watches = Watches(self._queue)
         self._afd: Any = None
         super().__init__(backend=backend, concurrency=concurrency)
@@ -117,10 +120,9 @@ class IocpPort(Port):
             made.socket.setblocking(False)
             if not made.stream and not made.connected:
                 win32.report_unreachable(made.socket, report=False)
-        with self._lock:
-            if self._unusable is not None:
-                raise self._unusable
-            self._handles[made.number] = made
+        self._handles[made.number] = made
+        if self._unusable is not None:  # looked at afterwards: else who closes the port finds the handle there
+            raise self._unusable
         return made
 
     # Submitting
@@ -131,6 +133,9 @@ class IocpPort(Port):
         if timeout is not None:
             seconds(timeout, "the time-out")
         handle = self._handle_of(operation)
+        if holds_lock():
+            self._submit_later(handle, operation, timeout)
+            return False
         if handle is None:
             self._submit_detached(operation, timeout)
             return False
@@ -139,19 +144,60 @@ class IocpPort(Port):
             if handle.life is not Life.OPEN or self._unusable is not None:
                 operation._status = IDLE
                 raise self._unusable or NotAssociated(f"{handle!r} is closed")
-            if operation._native is None:
-                operation._native = Flight()
-            operation._native.begin()
-            handle.sequence = operation._sequence = handle.sequence + 1
-            handle.pending[operation] = None
-            self._flights[operation._native.address] = operation
-            handle.directions[operation.route].waiting.append(operation)
-            if timeout is not None:
-                operation._expiry = self._timers.add(timeout, (operation, True))
+            self._enter(handle, operation, timeout)
         done = self._start_waiting(handle, operation.route, operation if handle.skip_on_success else None)
         if timeout is not None:
             self._mind_deadlines()
         return done
+
+    def _enter(self, handle: IocpHandle, operation: Operation, timeout: float | None) -> None:
+        """Let an operation whose flight has begun wait to be started; the caller holds the handle's lock."""
+        if operation._native is None:
+            operation._native = Flight()
+        operation._native.begin()
+        operation._sequence = next_sequence()
+        handle.pending[id(operation)] = operation
+        self._flights[operation._native.address] = operation
+        handle.directions[operation.route].waiting.append(operation)
+        if timeout is not None:
+            operation._expiry = self._timers.add(timeout, (operation, True))
+
+    def _submit_later(self, handle: IocpHandle | None, operation: Operation, timeout: float | None) -> None:
+        """Submit where this thread holds a lock: from now on the operation is in flight, and what is to be done waits.
+
+        Until then nobody has it, which its number says: a verdict is left with it.
+        """
+        if operation._status is IDLE:
+            operation._sequence = NOT_LINKED
+        _left = operation._begin()
+        if handle is not None and handle.life is not Life.OPEN:
+            operation._status = IDLE
+            raise self._unusable or NotAssociated(f"{handle!r} is closed")
+        put_off(partial(self._submit_begun, handle, operation, timeout))
+
+    def _submit_begun(self, handle: IocpHandle | None, operation: Operation, timeout: float | None) -> None:
+        """Submit an operation whose flight has begun before."""
+        verdict = operation._verdict
+        if self._unusable is not None or (handle is not None and handle.life is not Life.OPEN):
+            verdict = verdict or cancelled("the handle or its port was closed")
+        with self._lock if handle is None else handle.lock:
+            if verdict is not None:
+                operation._sequence = next_sequence()
+                delivered = self._complete(operation, verdict)
+            elif handle is None:
+                self._enter_detached(operation, timeout)
+            else:
+                self._enter(handle, operation, timeout)
+        if verdict is not None:
+            if delivered:
+                self._put(operation)
+        elif handle is None:
+            self._start_detached(operation)
+        else:
+            self._start_waiting(handle, operation.route)
+            if handle.life is Life.CLOSING:
+                self._close_handle(handle)
+            self._mind_deadlines()
 
     def _handle_of(self, operation: Operation) -> IocpHandle | None:
         if not isinstance(operation, Operation):
@@ -177,6 +223,7 @@ class IocpPort(Port):
         self, handle: IocpHandle, operation: Operation, sequence: int, direction: Direction | None = None
     ) -> None:
         """The call that starts an operation has returned: catch up on what was asked for meanwhile."""
+        is_open = operation._verdict is None or handle.is_open()  # the program's own code, maybe
         with handle.lock:
             handle.calling -= 1
             if direction is not None:
@@ -184,7 +231,7 @@ class IocpPort(Port):
             if operation._status is PENDING and operation.handle is handle and operation._sequence == sequence:
                 operation._native.started = True
                 if operation._verdict is not None:
-                    self._cancel_io(handle, operation)
+                    self._cancel_io(handle, operation, is_open=is_open)
         if handle.life is Life.CLOSING:
             self._close_handle(handle)
 
@@ -252,21 +299,32 @@ class IocpPort(Port):
             if self._unusable is not None:  # it was closed meanwhile, and nobody would end the operation any more
                 raise self._unusable
             _left = operation._begin()  # goes when this returns, and the lock is given back
-            self._detached.add(operation)
-            if isinstance(operation, Timer):
-                times_out = timeout is not None and timeout < operation.delay
-                delay = timeout if timeout is not None and times_out else operation.delay
-                operation._expiry = self._timers.add(delay, (operation, times_out))
-            elif timeout is not None:
-                operation._expiry = self._timers.add(timeout, (operation, True))
-            if isinstance(operation, ProcessExit):
-                self._start_watch(operation)
+            self._enter_detached(operation, timeout)
+        self._start_detached(operation)
+
+    def _enter_detached(self, operation: Operation, timeout: float | None) -> None:
+        """Keep an operation without a handle until it has ended; the caller holds the port's lock."""
+        operation._sequence = next_sequence()
+        self._detached[id(operation)] = operation
+        if isinstance(operation, Timer):
+            times_out = timeout is not None and timeout < operation.delay
+            delay = timeout if timeout is not None and times_out else operation.delay
+            operation._expiry = self._timers.add(delay, (operation, times_out))
+        elif timeout is not None:
+            operation._expiry = self._timers.add(timeout, (operation, True))
+
+    def _start_detached(self, operation: Operation) -> None:
+        if isinstance(operation, ProcessExit):
+            status = getattr(operation.process, "returncode", None)  # the program's own code, maybe
+            with self._lock:
+                if id(operation) in self._detached:  # else it was ended meanwhile
+                    self._start_watch(operation, status)
         self._mind_deadlines()
 
-    def _start_watch(self, operation: ProcessExit) -> None:
+    def _start_watch(self, operation: ProcessExit, status: int | None) -> None:
         """Have a process watched, or end the operation if that can't be; the caller holds the port's lock."""
-        operation.status = getattr(operation.process, "returncode", None)
-        error = None if operation.status is not None else self._watches.begin(operation)
+        operation.status = status
+        error = None if status is not None else self._watches.begin(operation)
         if operation._native is None:
             self._end_detached(operation, error)
 
@@ -280,7 +338,7 @@ class IocpPort(Port):
 
         Returns whether its completion is still to be delivered.
         """
-        self._detached.discard(operation)
+        self._detached.pop(id(operation), None)
         if operation._native is not None:
             assert isinstance(operation, ProcessExit)
             self._watches.end(operation)
@@ -291,9 +349,12 @@ class IocpPort(Port):
         if self._leave_detached(operation, error):
             self._put(operation)
 
-    def _detached_ended(self, operation: Operation, error: OSError | None, expiry: Deadline | None = None) -> bool:
+    def _detached_ended(self, operation: Operation, error: OSError | None, flight: WhichFlight | None = None) -> bool:
         with self._lock:
-            if operation not in self._detached or (expiry is not None and operation._expiry is not expiry):
+            if operation._status is PENDING and operation._sequence == NOT_LINKED:
+                operation._verdict = operation._verdict or error
+                return True
+            if id(operation) not in self._detached or not is_on(operation, flight):
                 return False
             self._end_detached(operation, error)
         return True
@@ -336,7 +397,9 @@ class IocpPort(Port):
             self._started(handle, operation, sequence)
         return True
 
-    def _error_of(self, handle: IocpHandle, operation: Operation, result: int | None) -> OSError | None:
+    def _error_of(
+        self, handle: IocpHandle, operation: Operation, result: int | None, *, is_open: bool
+    ) -> OSError | None:
         """The error of a completion: the result of the call, unless the operation was ended here.
 
         The caller holds the handle's lock, so that a cancel has either not been asked for or left its verdict.
@@ -348,7 +411,7 @@ class IocpPort(Port):
         if result is None or result in ENDED_HERE:
             if verdict is not None:
                 return verdict
-            if handle.life is not Life.OPEN or not handle.is_open():
+            if handle.life is not Life.OPEN or not is_open:
                 return cancelled("the handle or the object behind it was closed")
         if failure is not None:
             return failure
@@ -358,9 +421,10 @@ class IocpPort(Port):
     def _ended(self, handle: IocpHandle, operation: Operation, result: int | None, *, silent: bool = False) -> bool:
         """End the flight of an operation. Returns whether its completion is still to be delivered."""
         flight: Flight = operation._native
+        is_open = result == 0 or handle.is_open()  # the program's own code, maybe
         with handle.lock:
-            error = self._error_of(handle, operation, result)
-            handle.pending.pop(operation, None)  # it is not there any more if the port was closed meanwhile
+            error = self._error_of(handle, operation, result, is_open=is_open)
+            handle.pending.pop(id(operation), None)  # it is not there any more if the port was closed meanwhile
             self._flights.pop(flight.address, None)
             if flight.given:
                 direction = handle.directions[operation.route]
@@ -415,36 +479,57 @@ class IocpPort(Port):
         if self._unusable is not None:
             raise self._unusable
         self._handle_of(operation)
-        return self._end(operation, cancelled("cancelled by Port.cancel"))
+        return self._cancel(operation, "cancelled by Port.cancel")
 
-    def _end(self, operation: Operation, verdict: OSError, expiry: Deadline | None = None) -> bool:
-        """Ask that an operation ends with *verdict*. Returns whether it was in flight."""
+    def _cancel(self, operation: Operation, reason: str) -> bool:
+        """Ask an operation to end. Returns whether it was in flight."""
+        if not holds_lock():
+            return self._end(operation, cancelled(reason))
+        if operation._status is not PENDING:
+            return False
+        if operation._sequence == NOT_LINKED:
+            operation._verdict = operation._verdict or cancelled(reason)
+        else:
+            put_off(partial(self._end, operation, cancelled(reason), operation._sequence))
+        return True
+
+    def _end(self, operation: Operation, verdict: OSError, flight: WhichFlight | None = None) -> bool:
+        """Ask that an operation ends with *verdict*. Returns whether it was in flight.
+
+        With *flight*, only the one that this number, or this deadline, belongs to: by now it may be on another.
+        """
         handle = operation.handle
         if handle is None:
-            return self._detached_ended(operation, verdict, expiry)
+            return self._detached_ended(operation, verdict, flight)
         assert isinstance(handle, IocpHandle)
+        is_open = handle.is_open()  # the program's own code, maybe
         with handle.lock:
-            if operation._status is not PENDING or (expiry is not None and operation._expiry is not expiry):
+            if operation._status is not PENDING or not is_on(operation, flight):
                 return False
-            if handle.life is not Life.OPEN:  # it is being ended already
-                return False
+            if operation._sequence == NOT_LINKED:
+                operation._verdict = operation._verdict or verdict
+                return True
+            if handle.life is not Life.OPEN or (operation._verdict is not None and not operation._native.given):
+                return False  # it is being ended already
             if operation._native.given:
-                asked = not operation._native.started or self._cancel_io(handle, operation)
-                asked = asked or may_go_on(operation)
-                if asked:  # else its packet is on the way, and is the last
-                    operation._verdict = operation._verdict or verdict
-                return asked
-            if operation._verdict is not None:
-                return False  # it was taken out before, and its packet is on the way
+                return self._ask(handle, operation, verdict, is_open=is_open)
             operation._verdict = verdict
-            handle.directions[operation.route].waiting.remove(operation)
+            handle.directions[operation.route].remove(operation)
         self._queue.post(win32.ERROR_OPERATION_ABORTED, PacketKey.FAILED, operation._native.address)
         return True
 
-    def _cancel_io(self, handle: IocpHandle, operation: Operation) -> bool:
+    def _ask(self, handle: IocpHandle, operation: Operation, verdict: OSError, *, is_open: bool) -> bool:
+        """The same for one that Windows has; the caller holds the handle's lock."""
+        asked = not operation._native.started or self._cancel_io(handle, operation, is_open=is_open)
+        asked = asked or may_go_on(operation)
+        if asked:  # else its packet is on the way, and is the last
+            operation._verdict = operation._verdict or verdict
+        return asked
+
+    def _cancel_io(self, handle: IocpHandle, operation: Operation, *, is_open: bool) -> bool:
         """Ask Windows to end an operation. Returns whether it was still at it (or unio's own threads are)."""
         pointer = self._afd if operation.route is Route.READINESS else handle.pointer
-        if operation.name == "flush" or not handle.is_open():
+        if operation.name == "flush" or not is_open:
             return True
         if pointer is None:  # a poll that has ended before the device was asked anything
             return False
@@ -452,6 +537,7 @@ class IocpPort(Port):
 
     def _close_handle(self, handle: IocpHandle) -> None:
         """Cancel what a closing handle has in flight, and close it, once no thread is starting anything on it."""
+        is_open = handle.is_open()  # the program's own code, maybe
         with handle.lock:
             if handle.life is not Life.CLOSING or handle.calling:
                 return
@@ -459,10 +545,10 @@ class IocpPort(Port):
             unstarted = [operation for each in handle.directions.values() for operation in each.waiting]
             for each in handle.directions.values():
                 each.waiting.clear()
-            for operation in handle.pending:
+            for operation in handle.pending.values():
                 operation._verdict = operation._verdict or cancelled("the handle was closed")
                 if operation._native.given:
-                    self._cancel_io(handle, operation)
+                    self._cancel_io(handle, operation, is_open=is_open)
         for operation in unstarted:
             self._queue.post(win32.ERROR_OPERATION_ABORTED, PacketKey.FAILED, operation._native.address)
         with self._lock:
@@ -478,6 +564,7 @@ class IocpPort(Port):
         self._put(Completion(key, operation, transferred, None))
 
     def wait(self, timeout: float | None = None, limit: int = LIMIT_DEFAULT) -> list[Completion]:
+        refuse_within_lock()
         check_limit(limit)
         until = None if timeout is None else time.monotonic() + seconds(timeout, "the time-out")
         try:
@@ -588,15 +675,18 @@ class IocpPort(Port):
     # Closing
 
     def close(self) -> None:
+        if holds_lock():
+            put_off(self.close)
+            return
         with self._lock:
             if self._unusable is not None:
                 return
             self._unusable = port_closed()
-            handles = list(self._handles.values())
-            self._handles.clear()
+        handles = list(self._handles.values())
+        self._handles.clear()
         for handle in handles:
             self._cancel_all(handle)
-        for operation in list(self._detached):
+        for operation in list(self._detached.values()):
             self._end(operation, cancelled("the port was closed"))
         self._drop_put()
         self._timers.clear()
@@ -610,17 +700,18 @@ class IocpPort(Port):
 
     def _cancel_all(self, handle: IocpHandle) -> None:
         """End what a handle has in flight because the port is closed; the object stays open."""
+        is_open = handle.is_open()  # the program's own code, maybe
         with handle.lock:
             for direction in handle.directions.values():
                 for operation in direction.waiting:
-                    handle.pending.pop(operation, None)
+                    handle.pending.pop(id(operation), None)
                     self._flights.pop(operation._native.address, None)
                     self._complete(operation, cancelled("the port was closed"))
                 direction.waiting.clear()
             self._deliver_ended(handle)
-            for operation in handle.pending:
+            for operation in handle.pending.values():
                 operation._verdict = operation._verdict or cancelled("the port was closed")
-                self._cancel_io(handle, operation)
+                self._cancel_io(handle, operation, is_open=is_open)
 
     def _reap_cancelled(self, handles: list[IocpHandle]) -> None:
         """Fetch the packets of what was cancelled, so that Windows is done with its memory."""
@@ -637,7 +728,7 @@ class IocpPort(Port):
             handle = operation.handle
             assert isinstance(handle, IocpHandle)
             with handle.lock:
-                handle.pending.pop(operation, None)
+                handle.pending.pop(id(operation), None)
                 self._deliver_ended(handle)
             operation._status = IDLE
 

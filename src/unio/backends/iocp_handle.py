@@ -5,16 +5,16 @@ from __future__ import annotations
 import contextlib
 import io
 import socket
-import threading
 import weakref
 from collections import deque
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
 from unio.backends import win32
+from unio.backends.locks import Lock, holds_lock, put_off
 from unio.backends.win32 import kernel32
 from unio.backends.win32_api import ffi
-from unio.errors import AssociationError, cancelled
+from unio.errors import AssociationError
 from unio.handle import Handle, HasFileno, Kind
 from unio.operations import Operation, Route
 from unio.port import port_closed
@@ -42,6 +42,10 @@ class Direction:
         self.busy = 0  # how many Windows has
         self.exclusive = False  # whether the one it has is to be alone
 
+    def remove(self, operation: Operation) -> None:
+        """Take out one of those that wait. By identity: a subclass may compare as it likes."""
+        self.waiting = deque([each for each in self.waiting if each is not operation])
+
 
 class IocpHandle(Handle):
     """A handle of Windows'. Its ``lock`` guards its directions, its life, and the status of its operations.
@@ -63,7 +67,6 @@ class IocpHandle(Handle):
         "pending",
         "pointer",
         "port",
-        "sequence",
     )
 
     def __init__(self, port: IocpPort, given: HasFileno | int, key: Any, *, skip_on_success: bool) -> None:
@@ -73,14 +76,13 @@ class IocpHandle(Handle):
         self.kind, self.number, self.socket = _examine(given)
         self.pointer: Any = ffi.cast("HANDLE", self.number)
         self.port = weakref.ref(port)
-        self.lock = threading.Lock()
+        self.lock = Lock()
         self.life = Life.OPEN
         self.directions = {
             route: Direction() for route in (Route.INCOMING, Route.OUTGOING, Route.READINESS, Route.FILE)
         }
-        self.pending: dict[Operation, None] = {}  # in flight, in the order of submission
+        self.pending: dict[int, Operation] = {}  # in flight, by identity, in the order of submission
         self.ended: list[Operation] = []  # reaped since the handle began to close; delivered in order, at the end
-        self.sequence = 0
         self.calling = 0  # threads that are in a call which starts something here, so that the number must stay
         self.extensions: dict[str, Any] = {}
         self.stream = self.socket is None or self.socket.type == socket.SOCK_STREAM
@@ -129,11 +131,17 @@ class IocpHandle(Handle):
             raise port_closed()
         if port._unusable is not None:
             raise port._unusable
-        with self.lock:  # a submit whose operation is in flight already may be about to enter it here
-            pending = list(self.pending)
-        return sum([port._end(operation, cancelled("cancelled by Handle.cancel")) for operation in pending])
+        if holds_lock():  # perhaps this handle's: in flight is what can be seen now
+            pending = list(self.pending.values())
+        else:
+            with self.lock:  # a submit whose operation is in flight already may be about to enter it here
+                pending = list(self.pending.values())
+        return sum([port._cancel(operation, "cancelled by Handle.cancel") for operation in pending])
 
     def close(self) -> None:
+        if holds_lock():
+            put_off(self.close)
+            return
         with self.lock:
             if self.life is not Life.OPEN:
                 return

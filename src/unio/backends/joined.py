@@ -3,8 +3,11 @@
 A handle joins one port, once. Windows' kernel keeps that book for its own handles; elsewhere this does, by number: the
 table of the port that the handle is in, and once that port is closed the object that was associated, each for as long
 as it lives. The book keeps neither alive: a handle leads to what is the program's, by its key and its operations, and
-so perhaps to the port, which would never be closed when it is dropped. The lock of the book is held to write in it, and
-not to look at a handle, which is a system call and may be the program's own code.
+so perhaps to the port, which would never be closed when it is dropped.
+
+The lock of the book is held to compare and to write, and not to look at a handle, which is a system call and may be the
+program's own code. Nor is anything called with it, so that between two of those steps Python runs nothing else: who
+associates can't leave that for later, and may do so in a finalizer.
 """
 
 from __future__ import annotations
@@ -14,16 +17,17 @@ import weakref
 from typing import Any
 
 from unio.backends.lanes import EmulatedHandle, Life, stands_for
-from unio.backends.native import make_lock, share_book
+from unio.backends.locks import Lock
+from unio.backends.native import share_book
 from unio.errors import AssociationError
 
 _joined: dict[int, weakref.ref[Any]] = {}
-_joined_lock = make_lock()
+_joined_lock = Lock()
 
 
 def _after_fork_in_child() -> None:
     global _joined_lock  # noqa: PLW0603 - the parent's may be held by a thread that the child does not have
-    _joined_lock = make_lock()
+    _joined_lock = Lock()
     _joined.clear()
     share_book(_joined, _joined_lock)
 
@@ -45,8 +49,10 @@ def enter(table: Table, made: EmulatedHandle) -> None:
     stands for has joined a port already.
     """
     number = made.number
+    reference = weakref.ref(table)  # each table has one, the same each time
     while True:
-        known = _known(number)
+        entry = _joined.get(number)
+        known = _known(entry, number)
         if _is_taken(number, known):
             raise AssociationError(
                 f"{made.object!r} has joined a port already; a handle does so once, even if that port is closed"
@@ -54,17 +60,17 @@ def enter(table: Table, made: EmulatedHandle) -> None:
         if isinstance(known, EmulatedHandle):
             known.leave(Life.CLOSING)
         with _joined_lock:
-            now = _known(number)
-            if now is known or now is None:  # nobody has been quicker since that was looked at
-                _joined[number] = weakref.ref(table)
+            now = _joined[number] if number in _joined else None  # noqa: SIM401 - get() is a call
+            left = table[number] if number in table else None  # noqa: SIM401
+            if now is entry and (entry is not reference or left is known or left is None):  # nobody has been quicker
+                _joined[number] = reference
                 table[number] = made
                 return
 
 
-def _known(number: int) -> Any:
+def _known(entry: weakref.ref[Any] | None, number: int) -> Any:
     """The handle that has joined with a number, or the object of one whose port is closed, if it is still known."""
-    found = _joined.get(number)
-    what = found() if found else None
+    what = entry() if entry is not None else None
     return what.get(number) if isinstance(what, Table) else what
 
 
@@ -77,13 +83,17 @@ def _is_taken(number: int, known: Any) -> bool:
 
 def keep_object(handle: EmulatedHandle) -> None:
     """Remember, for a handle whose port is closed, the object instead: it may live longer."""
-    with _joined_lock:
-        known = _known(handle.number)
-        if known is handle or known is None:  # with a port that is dropped, its table may go first
-            try:
-                _joined[handle.number] = weakref.ref(handle.object)
-            except TypeError:  # of such objects no weak references can be made
-                _joined[handle.number] = weakref.ref(handle)
+    number = handle.number
+    try:
+        kept: weakref.ref[Any] = weakref.ref(handle.object)
+    except TypeError:  # of such objects no weak references can be made
+        kept = weakref.ref(handle)
+    entry = _joined.get(number)
+    known = _known(entry, number)
+    if known is handle or known is None:  # with a port that is dropped, its table may go first
+        with _joined_lock:
+            if (_joined[number] if number in _joined else None) is entry:  # noqa: SIM401 - get() is a call
+                _joined[number] = kept
 
 
 def strike(table: Table, handle: EmulatedHandle) -> None:
@@ -93,8 +103,9 @@ def strike(table: Table, handle: EmulatedHandle) -> None:
     by itself only where the book has nothing, and leaves the rest to :func:`enter`.
     """
     number = handle.number
+    reference = weakref.ref(table)
     with _joined_lock:
-        if _known(number) is handle:
-            del _joined[number]
-        if table.get(number) is handle:
+        if number in table and table[number] is handle:
+            if number in _joined and _joined[number] is reference:
+                del _joined[number]
             del table[number]

@@ -32,7 +32,6 @@ import errno
 import fcntl
 import os
 import sys
-import threading
 import time
 from functools import partial
 from itertools import count
@@ -52,6 +51,7 @@ from unio.backends.kevent import (
     dialect,
 )
 from unio.backends.lanes import Life
+from unio.backends.locks import Lock
 from unio.backends.processes import exit_status
 from unio.handle import Kind
 
@@ -102,7 +102,7 @@ class KqueuePort(EmulatedPort):
         self._kqueue = Kqueue()
         self._spoken = dialect()
         self._watches: dict[int, _Watch] = {}  # by the number of the process
-        self._watches_lock = threading.Lock()
+        self._watches_lock = Lock()
         self._serials = count(1)
         self._fifos: set[EmulatedHandle] = set()  # that have to be looked at
         self._next_look = 0.0

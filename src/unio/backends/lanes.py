@@ -9,9 +9,11 @@ import socket
 import stat
 import weakref
 from enum import IntEnum
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from unio.backends.native import LaneState, make_lock
+from unio.backends.locks import Lock, holds_lock, put_off
+from unio.backends.native import LaneState
 from unio.errors import AssociationError, cancelled
 from unio.handle import Handle, HasFileno, Kind
 from unio.operations import Route
@@ -128,7 +130,7 @@ class EmulatedHandle(Handle):
             self.identity = (status.st_dev, status.st_ino)
         self.port = weakref.ref(port)
         self.queue = port._queue
-        self.lock = make_lock()
+        self.lock = Lock()
         self.incoming = Lane()
         self.outgoing = Lane()
         # The other two are seldom needed, and a server may have many handles.
@@ -188,15 +190,21 @@ class EmulatedHandle(Handle):
             raise port_closed()
         if port._unusable is not None:
             raise port._unusable
-        self.queue.start_gathered()
-        with self.lock:
+        if holds_lock():  # perhaps this handle's: in flight is what can be seen now
             operations = self.in_flight()
-        return sum([port._end(operation, cancelled("cancelled by Handle.cancel")) for operation in operations])
+        else:
+            self.queue.start_gathered()
+            with self.lock:
+                operations = self.in_flight()
+        return sum([port._cancel(operation, "cancelled by Handle.cancel") for operation in operations])
 
     def close(self) -> None:
         port = self.port()
         if port is not None and port._forked:
             self._close_object()  # the parent's handle, its lock and its registration are not this process's business
+            return
+        if holds_lock():
+            put_off(self.close)
             return
         self.queue.start_gathered()
         with self.lock:
@@ -209,6 +217,9 @@ class EmulatedHandle(Handle):
 
     def leave(self, life: Life) -> None:
         """Take part in nothing any more: the object was closed behind the port's back, or the port was closed."""
+        if holds_lock():
+            put_off(partial(self.leave, life))
+            return
         with self.lock:
             if self.life is not Life.OPEN:
                 return

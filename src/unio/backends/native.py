@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import itertools
 import socket
-import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from contextlib import AbstractContextManager
 
     from unio import _core
+    from unio.backends.locks import Lock
 
     core = _core
     # So that they count as this module's.
@@ -46,11 +45,6 @@ def _finds_numbers() -> bool:
 has_hot_path = hasattr(core, "HotPath") and _finds_numbers() and core.claim()
 
 
-def make_lock() -> AbstractContextManager[Any]:
-    """Make a lock that is held for moments only."""
-    return threading.Lock() if core is None else core.Lock()
-
-
 if TYPE_CHECKING:
     from unio._core import LaneState as LaneState  # noqa: PLC0414
 elif has_hot_path:
@@ -62,7 +56,6 @@ else:
         """What a port's class begins with, to have its methods in C where there is a hot path."""
 
         __slots__ = ()
-
 
     class LaneState:
         """What a lane keeps."""
@@ -85,7 +78,7 @@ def thread_waits(waiter: object) -> None:
         core.thread_waits(waiter)
 
 
-def share_book(book: dict[int, Any], lock: AbstractContextManager[Any]) -> None:
+def share_book(book: dict[int, Any], lock: Lock) -> None:
     """Let the C part write into the book of the handles that have joined a port, with its lock held."""
     if has_hot_path:
         core.share_book(book, lock)

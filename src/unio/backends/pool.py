@@ -6,6 +6,7 @@ import queue
 import threading
 from typing import TYPE_CHECKING
 
+from unio.backends.locks import Lock
 from unio.backends.processors import usable_processors
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ class FilePool:
     def __init__(self) -> None:
         self._most = min(32, usable_processors() + 4)  # these threads wait for disks much more than they compute
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._threads = 0
         self._waiting = 0  # threads that are free, less the jobs that nobody has taken yet
 

@@ -18,19 +18,21 @@ import contextlib
 import errno
 import os
 import socket
-import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from unio.arguments import seconds
 from unio.backends import joined
 from unio.backends.attempts import Outcome, made_socket
 from unio.backends.lanes import EmulatedHandle, Lane, Life, number_of
+from unio.backends.locks import Lock, holds_lock, put_off, refuse_within_lock
 from unio.backends.native import core, has_hot_path, next_sequence
 from unio.backends.places import WATCH_SECONDS, Waiter, here, join
 from unio.backends.queue import CompletionQueue, nothing_gathered
+from unio.backends.timers import NOT_LINKED, is_on
 from unio.errors import NotAssociated, cancelled, timed_out
 from unio.handle import HasFileno, Kind
 from unio.operations import Accept, Operation, ProcessExit, Recv, Send, Status, Timer
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
 
     from unio._core import Ring
     from unio.backends.native import HotPath
-    from unio.backends.timers import Deadline
+    from unio.backends.timers import Deadline, WhichFlight
 
 IDLE = Status.IDLE
 PENDING = Status.PENDING
@@ -76,10 +78,11 @@ class QueuedPort(Port, ABC):
 
     def __init__(self, *, backend: str | None = None, concurrency: int = 0) -> None:
         self._queue = CompletionQueue(self._make_interrupt(), self.concurrency)
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._table = joined.Table()
-        self._detached: set[Operation] = set()  # in flight without a handle: timers and process exits
-        self._claimed: set[Operation] = set()  # those of them that some thread begins or ends just now
+        # By identity, since a subclass may compare as it likes.
+        self._detached: dict[int, Operation] = {}  # in flight without a handle: timers and process exits
+        self._claimed: set[int] = set()  # those of them that some thread begins or ends just now
         self._backlog: deque[tuple[EmulatedHandle, Lane]] = deque()  # lanes that used up their tries
         self._takes = 0
         self._first_take = 0.0  # when the first of them was
@@ -89,7 +92,13 @@ class QueuedPort(Port, ABC):
     def flush(self) -> None:
         if self._unusable is not None:
             raise self._unusable
-        self._queue.start_gathered()
+        self._start_gathered()
+
+    def _start_gathered(self) -> None:
+        if holds_lock():
+            put_off(self._queue.start_gathered)
+        else:
+            self._queue.start_gathered()
 
     def _use_hot_path(self, *ring: Ring) -> HotPath:
         """Have C do the plain operations, where there is a hot path; over a ring, if one is given."""
@@ -187,9 +196,8 @@ class QueuedPort(Port, ABC):
                 handle.socket.setblocking(False)
         else:
             os.set_blocking(number, False)
-        with self._lock:
-            if self._unusable is not None:  # else who closes the port finds the handle in the table
-                raise self._unusable
+        if self._unusable is not None:  # else who closes the port finds the handle in the table
+            raise self._unusable
         if handle.kind is not Kind.FILE:
             self._register(handle)
 
@@ -207,6 +215,9 @@ class QueuedPort(Port, ABC):
         if timeout is not None:
             seconds(timeout, "the time-out")
         handle = self._handle_of(operation)
+        if holds_lock():
+            self._submit_later(handle, operation, timeout)
+            return False
         if handle is None:
             self._submit_detached(operation, timeout)
             return False
@@ -224,13 +235,49 @@ class QueuedPort(Port, ABC):
             if handle.life is not Life.OPEN:
                 operation._status = IDLE
                 raise self._unusable or NotAssociated(f"{handle!r} is closed")
-            operation._sequence = next_sequence()
-            lane.append(operation)
-            if timeout is not None:
-                operation._expiry = self._queue.timers.add(timeout, (operation, True))
-            if lane is handle.readiness:
-                lane.ready = True  # a poll does not depend on those ahead of it
-            return lane is not handle.files and handle.own(lane)
+            return self._append(handle, lane, operation, timeout)
+
+    def _append(self, handle: EmulatedHandle, lane: Lane, operation: Operation, timeout: float | None) -> bool:
+        """The same for an operation whose flight has begun; the caller holds the handle's lock."""
+        operation._sequence = next_sequence()
+        lane.append(operation)
+        if timeout is not None:
+            operation._expiry = self._queue.timers.add(timeout, (operation, True))
+        if lane is handle.readiness:
+            lane.ready = True  # a poll does not depend on those ahead of it
+        return lane is not handle.files and handle.own(lane)
+
+    def _submit_later(self, handle: EmulatedHandle | None, operation: Operation, timeout: float | None) -> None:
+        """Submit where this thread holds a lock: from now on the operation is in flight, and what is to be done waits.
+
+        Until then it has no place in a lane, which its number says: a verdict is left with it.
+        """
+        if operation._status is IDLE:
+            operation._sequence = NOT_LINKED
+        _left = operation._begin()
+        if handle is not None and handle.life is not Life.OPEN:
+            operation._status = IDLE
+            raise self._unusable or NotAssociated(f"{handle!r} is closed")
+        put_off(partial(self._submit_begun, handle, operation, timeout))
+
+    def _submit_begun(self, handle: EmulatedHandle | None, operation: Operation, timeout: float | None) -> None:
+        """Submit an operation whose flight has begun before."""
+        if handle is None:
+            self._submit_begun_detached(operation, timeout)
+            return
+        lane = handle.lane(operation)
+        with handle.lock:
+            verdict = operation._verdict
+            if handle.life is not Life.OPEN:
+                verdict = verdict or cancelled("the handle or its port was closed")
+            if verdict is not None:
+                operation._sequence = next_sequence()
+                self._queue.complete(operation, verdict)
+            owned = verdict is None and self._append(handle, lane, operation, timeout)
+        if verdict is None:
+            self._start(handle, lane, operation, owned=owned)
+            self._queue.wake_leader()
+        self._queue.wake()
 
     def _handle_of(self, operation: Operation) -> EmulatedHandle | None:
         """The handle of an operation that was given to a method; None for one that has none."""
@@ -246,15 +293,38 @@ class QueuedPort(Port, ABC):
             if self._unusable is not None:  # it was closed meanwhile, and nobody would end the operation any more
                 raise self._unusable
             _left = operation._begin()  # goes when this returns, and the lock is given back
-            self._detached.add(operation)
-            if isinstance(operation, Timer):
-                times_out = timeout is not None and timeout < operation.delay
-                delay = timeout if timeout is not None and times_out else operation.delay
-                operation._expiry = self._queue.timers.add(delay, (operation, times_out))
-            elif timeout is not None:
-                operation._expiry = self._queue.timers.add(timeout, (operation, True))
-            if isinstance(operation, ProcessExit):
-                self._claimed.add(operation)
+            self._enter_detached(operation, timeout)
+        self._start_detached(operation)
+
+    def _submit_begun_detached(self, operation: Operation, timeout: float | None) -> None:
+        with self._lock:
+            verdict = operation._verdict
+            if self._unusable is not None:
+                verdict = verdict or cancelled("the port was closed")
+            if verdict is None:
+                self._enter_detached(operation, timeout)
+            else:
+                operation._sequence = next_sequence()
+                self._queue.complete(operation, verdict)
+        if verdict is None:
+            self._start_detached(operation)
+        else:
+            self._queue.wake()
+
+    def _enter_detached(self, operation: Operation, timeout: float | None) -> None:
+        """Keep an operation without a handle until it has ended; the caller holds the port's lock."""
+        operation._sequence = next_sequence()
+        self._detached[id(operation)] = operation
+        if isinstance(operation, Timer):
+            times_out = timeout is not None and timeout < operation.delay
+            delay = timeout if timeout is not None and times_out else operation.delay
+            operation._expiry = self._queue.timers.add(delay, (operation, times_out))
+        elif timeout is not None:
+            operation._expiry = self._queue.timers.add(timeout, (operation, True))
+        if isinstance(operation, ProcessExit):
+            self._claimed.add(id(operation))
+
+    def _start_detached(self, operation: Operation) -> None:
         if isinstance(operation, ProcessExit):
             self._start_watch(operation)
         self._queue.wake_leader()
@@ -283,27 +353,30 @@ class QueuedPort(Port, ABC):
         if error is not None and (told := _told_status(operation)) is not None:
             status, error = told, None
         with self._lock:
-            if operation not in self._detached:
+            if id(operation) not in self._detached:
                 return
             operation.status = status
-            if operation in self._claimed:
+            if id(operation) in self._claimed:
                 operation._verdict = operation._verdict or error
                 return
-            self._claimed.add(operation)
+            self._claimed.add(id(operation))
         self._end_claim(operation, error)
 
-    def _detached_ended(self, operation: Operation, error: OSError | None, expiry: Deadline | None = None) -> bool:
-        """Complete an operation without a handle, unless that was done already (or *expiry* was of another flight)."""
+    def _detached_ended(self, operation: Operation, error: OSError | None, flight: WhichFlight | None = None) -> bool:
+        """Complete an operation without a handle, unless that was done already, or on another *flight* of it."""
         with self._lock:
-            if operation not in self._detached or (expiry is not None and operation._expiry is not expiry):
+            if operation._status is PENDING and operation._sequence == NOT_LINKED:
+                operation._verdict = operation._verdict or error
+                return True
+            if id(operation) not in self._detached or not is_on(operation, flight):
                 return False
-            if operation in self._claimed:
+            if id(operation) in self._claimed:
                 operation._verdict = operation._verdict or error
                 return True
             if isinstance(operation, ProcessExit):
-                self._claimed.add(operation)
+                self._claimed.add(id(operation))
             else:
-                self._detached.discard(operation)
+                del self._detached[id(operation)]
                 self._queue.complete(operation, error)
         if isinstance(operation, ProcessExit):
             self._end_claim(operation, error)
@@ -315,13 +388,13 @@ class QueuedPort(Port, ABC):
         """Give up the claim of an operation, and complete it if there is a result, an error or a verdict."""
         with self._lock:
             if operation.status is None and error is None and operation._verdict is None:
-                self._claimed.discard(operation)
+                self._claimed.discard(id(operation))
                 return
         if operation._native is not None:
             self._unwatch_process(operation)
         with self._lock:
-            self._claimed.discard(operation)
-            self._detached.discard(operation)
+            self._claimed.discard(id(operation))
+            self._detached.pop(id(operation), None)
             result_won = operation.status is not None
             self._queue.complete(operation, None if result_won else error or operation._verdict)
         self._queue.wake()
@@ -368,23 +441,38 @@ class QueuedPort(Port, ABC):
         if self._unusable is not None:
             raise self._unusable
         self._handle_of(operation)
-        self._queue.start_gathered()
-        return self._end(operation, cancelled("cancelled by Port.cancel"))
+        self._start_gathered()
+        return self._cancel(operation, "cancelled by Port.cancel")
 
-    def _end(self, operation: Operation, verdict: OSError, expiry: Deadline | None = None) -> bool:
+    def _cancel(self, operation: Operation, reason: str) -> bool:
+        """Ask an operation to end. Returns whether it was in flight."""
+        if not holds_lock():
+            return self._end(operation, cancelled(reason))
+        if operation._status is not PENDING:
+            return False
+        if operation._sequence == NOT_LINKED:
+            operation._verdict = operation._verdict or cancelled(reason)
+        else:
+            put_off(partial(self._end, operation, cancelled(reason), operation._sequence))
+        return True
+
+    def _end(self, operation: Operation, verdict: OSError, flight: WhichFlight | None = None) -> bool:
         """End an operation with *verdict* unless its own result wins. Returns whether it was in flight.
 
-        With *expiry*, only the flight that this deadline belongs to: by now the operation may be on another one.
+        With *flight*, only the one that this number, or this deadline, belongs to: by now it may be on another.
         """
         handle = operation.handle
         if handle is None:
-            return self._detached_ended(operation, verdict, expiry)
+            return self._detached_ended(operation, verdict, flight)
         assert isinstance(handle, EmulatedHandle)
         lane = handle.lane(operation)
         run = False
         with handle.lock:
-            if operation._status is not PENDING or (expiry is not None and operation._expiry is not expiry):
+            if operation._status is not PENDING or not is_on(operation, flight):
                 return False
+            if operation._sequence == NOT_LINKED:
+                operation._verdict = operation._verdict or verdict
+                return True
             being_done = self._is_being_done(handle, lane, operation)
             if being_done:
                 operation._verdict = operation._verdict or verdict
@@ -422,6 +510,7 @@ class QueuedPort(Port, ABC):
         self._queue.post(Completion(key, operation, transferred, None))
 
     def wait(self, timeout: float | None = None, limit: int = LIMIT_DEFAULT) -> list[Completion]:
+        refuse_within_lock()
         check_limit(limit)
         until = None if timeout is None else time.monotonic() + seconds(timeout, "the time-out")
         waiter = here.waiter
@@ -440,7 +529,7 @@ class QueuedPort(Port, ABC):
 
     @contextlib.contextmanager
     def blocking(self) -> Iterator[None]:
-        self._queue.start_gathered()
+        self._start_gathered()
         waiter = here.waiter
         left = waiter is not None and waiter.places is self._queue.places and waiter.leave()
         try:
@@ -595,6 +684,9 @@ class QueuedPort(Port, ABC):
         if self._forked:
             self._close_kernel()  # this process's copies of the descriptors; no lock of the parent's is touched
             return
+        if holds_lock():
+            put_off(self.close)
+            return
         with self._lock:
             if self._unusable is not None:
                 return
@@ -608,7 +700,7 @@ class QueuedPort(Port, ABC):
         self._queue.start_gathered()  # what was gathered on those handles ends with them
         self._queue.start_gathered = nothing_gathered
         self._table.clear()
-        for operation in list(self._detached):
+        for operation in list(self._detached.values()):
             self._end(operation, cancelled("the port was closed"))
         self._queue.timers.clear()
         self._close_kernel_once()
@@ -637,4 +729,5 @@ def _told_status(operation: ProcessExit) -> int | None:
 
 
 if has_hot_path:
-    core.learn(QueuedPort, Recv, Send, Accept, EmulatedHandle, Waiter, Completion, Status, Life, socket.socket, made_socket)
+    operations = (Recv, Send, Accept)
+    core.learn(QueuedPort, *operations, EmulatedHandle, Waiter, Completion, Status, Life, socket.socket, made_socket)

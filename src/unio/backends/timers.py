@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import threading
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeAlias
+
+from unio.backends.locks import Lock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from unio.operations import Operation
+
 Deadline: TypeAlias = list[Any]
 """An entry of the heap: [time, a number that keeps equal times in order, what is due]; the last is None once spent."""
+
+WhichFlight: TypeAlias = int | Deadline
+"""One flight of an operation, among others: its number, or the deadline that was set for it."""
+
+NOT_LINKED = -1
+"""The number of an operation whose flight has begun, and which is put off (locks)."""
 
 STALE_MAX = 64
 """How many spent entries may stay in the heap at least, before it is rebuilt without them."""
@@ -26,7 +35,7 @@ class Timers:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._heap: list[Deadline] = []
         self._spent = 0
         self._numbers = itertools.count()
@@ -85,3 +94,8 @@ class Timers:
         while self._heap and self._heap[0][2] is None:
             heapq.heappop(self._heap)
             self._spent -= 1
+
+
+def is_on(operation: Operation, flight: WhichFlight | None) -> bool:
+    """Whether an operation in flight is on the flight that this number, or this deadline, belongs to; or on any."""
+    return flight is None or flight == operation._sequence or flight is operation._expiry
