@@ -124,10 +124,10 @@ static PyObject *learn(PyObject *module, PyObject *args) {
         const char *name;
         Py_ssize_t *offset;
     } wanted[] = {
-        {recv_class, "handle", &at.handle},
-        {recv_class, "key", &at.key},
-        {recv_class, "transferred", &at.transferred},
-        {recv_class, "error", &at.error},
+        {recv_class, "_handle", &at.handle},
+        {recv_class, "_key", &at.key},
+        {recv_class, "_transferred", &at.transferred},
+        {recv_class, "_error", &at.error},
         {recv_class, "_status", &at.status},
         {recv_class, "_next", &at.next},
         {recv_class, "_previous", &at.previous},

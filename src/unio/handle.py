@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 if TYPE_CHECKING:
     import socket
@@ -58,6 +58,9 @@ class Handle:
 
     def __init__(self) -> None:
         raise TypeError("a handle is made by Port.associate")
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise TypeError("a handle can't be copied or pickled: it stands for one socket, pipe or file that has joined")
 
     @abstractmethod
     def fileno(self) -> int:

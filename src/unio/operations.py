@@ -12,7 +12,7 @@ here; what the operating system says of the input or output arrives as the compl
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol
 
 from unio.arguments import Address, checked_address, require, seconds, view, whole_number
 from unio.errors import InFlight
@@ -85,48 +85,44 @@ class Operation:
 
     __slots__ = (
         "__weakref__",
+        "_error",
         "_expiry",
+        "_handle",
+        "_key",
         "_native",
         "_next",
         "_previous",
         "_sequence",
         "_status",
+        "_transferred",
         "_verdict",
-        "error",
-        "handle",
-        "key",
         "state",
-        "transferred",
     )
 
     name: ClassVar[str] = ""
     route: ClassVar[Route]
 
-    handle: Handle
-    """The handle that the operation works on; None for a timer and a process exit, which have none."""
+    _kinds: ClassVar[tuple[Kind, ...]] = ()
+    """The kinds of handles that it works on; none for a timer and a process exit."""
 
-    key: Any
-    """The key that its completions carry: its handle's, or the one given to an operation without a handle."""
+    _hint: ClassVar[str] = ""
+    """What to use for other kinds."""
 
     state: Any
     """Whatever the caller wants to have back with the completion; unio never looks at it."""
-
-    transferred: int
-    """The number of bytes that the last completion reported."""
-
-    error: OSError | None
-    """The error that the last completion reported, or None."""
 
     def __init__(self, handle: Handle | None, key: Any, state: Any) -> None:
         if not self.name:
             raise TypeError(
                 "Operation is what all operations have in common: make one of unio's, or of a subclass of it"
             )
-        self.handle = handle  # type: ignore[assignment]  # or else programs would have to assert that there is one
-        self.key = key
+        if getattr(self, "_status", IDLE) is not IDLE:  # it is made anew
+            self._must_be_idle()
+        self._handle = handle
+        self._key = key
         self.state = state
-        self.transferred = 0
-        self.error = None
+        self._transferred = 0
+        self._error: OSError | None = None
         self._status: Status = IDLE
         self._next: Operation | None = None
         self._previous: Operation | None = None
@@ -134,6 +130,60 @@ class Operation:
         self._expiry: Any = None
         self._verdict: OSError | None = None
         self._native: Any = None  # the backend's own, during one flight
+
+    @property
+    def handle(self) -> Handle:
+        """The handle that the operation works on; None for a timer and a process exit, which have none.
+
+        It may be given another one, of a kind that it works on; its key is that handle's then. Assigning while the
+        operation is in flight raises :class:`unio.InFlight`.
+        """
+        return self._handle  # type: ignore[return-value]  # or else programs would have to assert that there is one
+
+    @handle.setter
+    def handle(self, handle: Handle) -> None:
+        self._must_be_idle()
+        self._check_handle(handle)
+        self._handle, self._key = handle, handle.key
+
+    def _check_handle(self, handle: Handle) -> None:
+        """Raise TypeError for a handle that the operation can't work on, as it is now."""
+        if not self._kinds:
+            raise TypeError(f"{type(self).__name__} works on no handle")
+        require(handle, self._kinds, type(self).__name__, self._hint)
+
+    @property
+    def key(self) -> Any:
+        """The key that its completions carry: its handle's, or the one given to an operation without a handle.
+
+        Assigning while the operation is in flight raises :class:`unio.InFlight`, as for the two below.
+        """
+        return self._key
+
+    @key.setter
+    def key(self, key: Any) -> None:
+        self._must_be_idle()
+        self._key = key
+
+    @property
+    def transferred(self) -> int:
+        """The number of bytes that the last completion reported."""
+        return self._transferred
+
+    @transferred.setter
+    def transferred(self, transferred: int) -> None:
+        self._must_be_idle()
+        self._transferred = whole_number(transferred, "the number of bytes")
+
+    @property
+    def error(self) -> OSError | None:
+        """The error that the last completion reported, or None."""
+        return self._error
+
+    @error.setter
+    def error(self, error: OSError | None) -> None:
+        self._must_be_idle()
+        self._error = error
 
     @property
     def in_flight(self) -> bool:
@@ -152,12 +202,16 @@ class Operation:
         """
         if self._status is not IDLE:
             raise InFlight(f"{self!r} is in flight: wait for its completion, or make another operation")
-        left = self.error, self._verdict
+        left = self._error, self._verdict
         self._status = Status.PENDING
         self._verdict = None
-        self.transferred = 0
-        self.error = None
+        self._transferred = 0
+        self._error = None
         return left
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        # A copy would have this one's place in the port's rows, and its buffers.
+        raise TypeError(f"{type(self).__name__} can't be copied or pickled: make another one")
 
     def __repr__(self) -> str:
         what = self._status.name.lower() if self._status is not IDLE else "idle"
@@ -218,6 +272,29 @@ class _Buffered(Operation):
             self._grows = False  # it is the caller's now
 
 
+class _Addressed(Operation):
+    """An operation with an address, which has to fit its handle's family."""
+
+    __slots__ = ()
+
+    _address: Address
+
+    @property
+    def address(self) -> Address:
+        """Where the datagram goes, or the connection."""
+        return self._address
+
+    @address.setter
+    def address(self, address: Address) -> None:
+        self._must_be_idle()
+        self._address = checked_address(self.handle.socket, address)
+
+    def _check_handle(self, handle: Handle) -> None:
+        super()._check_handle(handle)
+        if hasattr(self, "_address"):
+            checked_address(handle.socket, self._address)
+
+
 class Recv(_Buffered):
     """Receive from a socket or a pipe what there is, up to the size of the buffer.
 
@@ -239,10 +316,12 @@ class Recv(_Buffered):
     __slots__ = ("_grows",)
     name = "recv"
     route = Route.INCOMING
+    _kinds = STREAM
+    _hint = "; use Read"
     _fills = True
 
     def __init__(self, handle: Handle, buffer: Buffers | None = None, *, state: Any = None) -> None:
-        require(handle, STREAM, "Recv", "; use Read")
+        self._check_handle(handle)
         if buffer is not None:
             super().__init__(handle, buffer, state)
         else:
@@ -291,10 +370,12 @@ class Send(_Buffered):
     __slots__ = ()
     name = "send"
     route = Route.OUTGOING
+    _kinds = STREAM
+    _hint = "; use Write"
     _fills = False
 
     def __init__(self, handle: Handle, buffer: Buffers, *, state: Any = None) -> None:
-        require(handle, STREAM, "Send", "; use Write")
+        self._check_handle(handle)
         super().__init__(handle, buffer, state)
 
 
@@ -310,18 +391,19 @@ class RecvFrom(_Buffered):
     __slots__ = ("address",)
     name = "recv_from"
     route = Route.INCOMING
+    _kinds = SOCKET
     _fills = True
 
     address: Address
     """The sender of the datagram that was received last."""
 
     def __init__(self, handle: Handle, buffer: Buffers, *, state: Any = None) -> None:
-        require(handle, SOCKET, "RecvFrom")
+        self._check_handle(handle)
         super().__init__(handle, buffer, state)
         self.address = None
 
 
-class SendTo(_Buffered):
+class SendTo(_Addressed, _Buffered):
     """Send one datagram to *address*, which must be numeric.
 
     Errors: ``EMSGSIZE`` when it is too large for the protocol; what sendto(2) or WSASendTo say otherwise.
@@ -330,22 +412,13 @@ class SendTo(_Buffered):
     __slots__ = ("_address",)
     name = "send_to"
     route = Route.OUTGOING
+    _kinds = SOCKET
     _fills = False
 
     def __init__(self, handle: Handle, buffer: Buffers, address: Address, *, state: Any = None) -> None:
-        require(handle, SOCKET, "SendTo")
+        self._check_handle(handle)
         super().__init__(handle, buffer, state)
         self.address = address
-
-    @property
-    def address(self) -> Address:
-        """Where the datagram goes."""
-        return self._address
-
-    @address.setter
-    def address(self, address: Address) -> None:
-        self._must_be_idle()
-        self._address = checked_address(self.handle.socket, address)
 
 
 class Accept(Operation):
@@ -362,6 +435,7 @@ class Accept(Operation):
     __slots__ = ("address", "socket")
     name = "accept"
     route = Route.INCOMING
+    _kinds = SOCKET
 
     socket: socket.socket
     """The socket that was accepted last, the caller's to close; None before there was one."""
@@ -370,13 +444,13 @@ class Accept(Operation):
     """The address of its peer."""
 
     def __init__(self, handle: Handle, *, state: Any = None) -> None:
-        require(handle, SOCKET, "Accept")
+        self._check_handle(handle)
         super().__init__(handle, handle.key, state)
         self.socket = None  # type: ignore[assignment]  # or else every program would have to assert that there is one
         self.address = None
 
 
-class Connect(Operation):
+class Connect(_Addressed):
     """Connect a socket to *address*, which must be numeric. Success means that it is connected.
 
     Errors: ``ConnectionRefusedError``; ``TimeoutError``; ``OSError`` with ``ENETUNREACH``, ``EHOSTUNREACH`` and what
@@ -386,21 +460,12 @@ class Connect(Operation):
     __slots__ = ("_address",)
     name = "connect"
     route = Route.OUTGOING
+    _kinds = SOCKET
 
     def __init__(self, handle: Handle, address: Address, *, state: Any = None) -> None:
-        require(handle, SOCKET, "Connect")
+        self._check_handle(handle)
         super().__init__(handle, handle.key, state)
         self.address = address
-
-    @property
-    def address(self) -> Address:
-        """Where it connects to."""
-        return self._address
-
-    @address.setter
-    def address(self, address: Address) -> None:
-        self._must_be_idle()
-        self._address = checked_address(self.handle.socket, address)
 
 
 class Shutdown(Operation):
@@ -412,9 +477,10 @@ class Shutdown(Operation):
     __slots__ = ()
     name = "shutdown"
     route = Route.OUTGOING
+    _kinds = SOCKET
 
     def __init__(self, handle: Handle, *, state: Any = None) -> None:
-        require(handle, SOCKET, "Shutdown")
+        self._check_handle(handle)
         super().__init__(handle, handle.key, state)
 
 
@@ -427,9 +493,10 @@ class Disconnect(Operation):
     __slots__ = ()
     name = "disconnect"
     route = Route.OUTGOING
+    _kinds = SOCKET
 
     def __init__(self, handle: Handle, *, state: Any = None) -> None:
-        require(handle, SOCKET, "Disconnect")
+        self._check_handle(handle)
         super().__init__(handle, handle.key, state)
 
 
@@ -465,10 +532,12 @@ class Read(_Positioned):
     __slots__ = ()
     name = "read"
     route = Route.FILE
+    _kinds = FILE
+    _hint = "; use Recv"
     _fills = True
 
     def __init__(self, handle: Handle, buffer: Buffers, offset: int, *, state: Any = None) -> None:
-        require(handle, FILE, "Read", "; use Recv")
+        self._check_handle(handle)
         super().__init__(handle, buffer, offset, state)
 
 
@@ -485,10 +554,12 @@ class Write(_Positioned):
     __slots__ = ()
     name = "write"
     route = Route.FILE
+    _kinds = FILE
+    _hint = "; use Send"
     _fills = False
 
     def __init__(self, handle: Handle, buffer: Buffers, offset: int, *, state: Any = None) -> None:
-        require(handle, FILE, "Write", "; use Send")
+        self._check_handle(handle)
         super().__init__(handle, buffer, offset, state)
 
 
@@ -501,9 +572,10 @@ class Flush(Operation):
     __slots__ = ()
     name = "flush"
     route = Route.FILE
+    _kinds = FILE
 
     def __init__(self, handle: Handle, *, state: Any = None) -> None:
-        require(handle, FILE, "Flush")
+        self._check_handle(handle)
         super().__init__(handle, handle.key, state)
 
 
@@ -523,11 +595,12 @@ class SendFile(Operation):
     __slots__ = ("_count", "_file", "_offset")
     name = "send_file"
     route = Route.OUTGOING
+    _kinds = SOCKET
 
     def __init__(
         self, handle: Handle, file: HasFileno | int, offset: int = 0, count: int | None = None, *, state: Any = None
     ) -> None:
-        require(handle, SOCKET, "SendFile")
+        self._check_handle(handle)
         super().__init__(handle, handle.key, state)
         self.file = file
         self.set_range(offset, count)
@@ -572,12 +645,14 @@ class Poll(Operation):
     __slots__ = ("_readiness", "found")
     name = "poll"
     route = Route.READINESS
+    _kinds = STREAM
+    _hint = "; a file is always ready"
 
     found: Readiness
     """What was ready at the last completion."""
 
     def __init__(self, handle: Handle, readiness: Readiness, *, state: Any = None) -> None:
-        require(handle, STREAM, "Poll", "; a file is always ready")
+        self._check_handle(handle)
         super().__init__(handle, handle.key, state)
         self.found = Readiness(0)
         self.readiness = readiness

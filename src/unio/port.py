@@ -7,7 +7,7 @@ import os
 import sys
 import warnings
 import weakref
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Self
 
 from unio import backends
 from unio.backends.locks import holds_lock, put_off
@@ -210,6 +210,9 @@ class Port:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise TypeError("a port can't be copied or pickled: make another one")
 
     def __repr__(self) -> str:
         return f"<unio.Port {self.backend} {'closed' if self.closed else 'open'}>"

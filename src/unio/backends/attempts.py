@@ -158,7 +158,7 @@ def recv(handle: EmulatedHandle, operation: Operation) -> Outcome:
         return _await_data(handle)
     if handle.socket is None:
         number = handle.checked_number()
-        operation.transferred = os.readv(number, views[:VECTOR_MAX])
+        operation._transferred = os.readv(number, views[:VECTOR_MAX])
         return DONE
     if not handle.stream:
         return _recv_message(handle, operation)
@@ -171,7 +171,7 @@ def recv(handle: EmulatedHandle, operation: Operation) -> Outcome:
 
 def _received(handle: EmulatedHandle, operation: Recv, count: int) -> Outcome:
     """Judge what a receive from a stream socket has returned."""
-    operation.transferred = count
+    operation._transferred = count
     # A TCP receive that did not fill the buffer has emptied the socket: whatever comes from now on is a new edge
     # (epoll(7), question 9), so that the next try can wait for it. Not so once the end of the stream or urgent data
     # have been seen: both make receives short with more behind them, and no further edge.
@@ -202,7 +202,7 @@ def _recv_message(handle: EmulatedHandle, operation: Recv | RecvFrom) -> Outcome
         whole = bytearray(operation._size)
         count, _, flags, address = _recvmsg_into(_socket(handle), [whole])
         _scatter(memoryview(whole)[:count], views)
-    operation.transferred = count
+    operation._transferred = count
     if isinstance(operation, RecvFrom):
         operation.address = address
     if flags & socket.MSG_TRUNC:
@@ -350,7 +350,7 @@ def _send_views(handle: EmulatedHandle, operation: Send | SendTo, address: Any) 
 
 
 def _sent(handle: EmulatedHandle, operation: Send | SendTo, count: int) -> Outcome:
-    operation.transferred += count
+    operation._transferred += count
     return DONE if operation.transferred == operation._size or not handle.stream else PROGRESS
 
 
@@ -421,7 +421,7 @@ def send_file(handle: EmulatedHandle, operation: Operation) -> Outcome:
             operation._native = "copy"
             return PROGRESS
         raise sending_failed(handle, error) from None
-    operation.transferred = done = done + count
+    operation._transferred = done = done + count
     return DONE if count == 0 or done == whole else PROGRESS
 
 
@@ -436,7 +436,7 @@ def read(handle: EmulatedHandle, operation: Operation) -> Outcome:
         if offset > OFFSET_MAX - operation._size:  # no file reaches so far, and the call would be refused
             left = [left[0][: OFFSET_MAX - offset]]
         count = os.preadv(handle.private_number(), left, offset)
-        operation.transferred += count
+        operation._transferred += count
         if count == 0:
             break
     return DONE
@@ -446,7 +446,7 @@ def write(handle: EmulatedHandle, operation: Operation) -> Outcome:
     operation = cast("Write", operation)
     while operation.transferred < operation._size:
         left = remaining(operation._views, operation.transferred)[:VECTOR_MAX]
-        operation.transferred += os.pwritev(handle.private_number(), left, operation._offset + operation.transferred)
+        operation._transferred += os.pwritev(handle.private_number(), left, operation._offset + operation.transferred)
     return DONE
 
 

@@ -186,14 +186,14 @@ def start_recv(handle: IocpHandle, operation: Operation) -> int:
 
 def finish_recv(handle: IocpHandle, operation: Operation, code: int, count: int) -> int | None:
     operation = cast("Recv", operation)
-    operation.transferred = count
+    operation._transferred = count
     _scatter(operation, count)
     if code == win32.ERROR_ACCESS_DENIED and handle.kind is Kind.PIPE:
         return win32.ERROR_INVALID_HANDLE  # the end to send to: EBADF, as POSIX has it
     if code == win32.ERROR_BROKEN_PIPE and handle.kind is Kind.PIPE and not handle.closed:
         return 0  # nobody has the other end any more: the end of the stream
     if code in (win32.ERROR_MORE_DATA, win32.WSAEMSGSIZE) and operation._size == 0:
-        operation.transferred = 0
+        operation._transferred = 0
         return 0
     if handle.disconnected and code:
         return 0  # this side has ended the connection, and nothing more comes
@@ -219,7 +219,7 @@ def finish_recv_from(handle: IocpHandle, operation: Operation, code: int, count:
     operation = cast("RecvFrom", operation)
     if code in UNREACHABLE and not handle.connected:
         return None  # an earlier datagram met nobody, which is none of this socket's business: receive again
-    operation.transferred = count
+    operation._transferred = count
     _scatter(operation, count)
     if code in (0, win32.ERROR_MORE_DATA, win32.WSAEMSGSIZE):
         operation.address = win32.unpack_address(bytes(ffi.buffer(_flight(operation).extra[0])))
@@ -346,7 +346,7 @@ def finish_send(handle: IocpHandle, operation: Operation, code: int, count: int)
     operation = cast("Send", operation)
     if handle.kind is Kind.PIPE:
         return finish_file(handle, operation, code, count)
-    operation.transferred += count
+    operation._transferred += count
     if code in GONE and not handle.disconnected:
         return win32.ERROR_NETNAME_DELETED
     return code if code or operation.transferred >= operation._size or not handle.stream else None
@@ -449,7 +449,7 @@ def _left_to_send(operation: SendFile, file: Any) -> int:
 
 def finish_send_file(handle: IocpHandle, operation: Operation, code: int, count: int) -> int | None:
     operation = cast("SendFile", operation)
-    operation.transferred += count
+    operation._transferred += count
     if code == win32.ERROR_ACCESS_DENIED:
         return win32.ERROR_INVALID_HANDLE  # the file is not open for reading: EBADF, as POSIX has it
     if code:
@@ -478,7 +478,7 @@ def _start_chunk(handle: IocpHandle, operation: Read | Send | Write, call: Any, 
 
 
 def _finish_chunk(operation: Read | Send | Write, code: int, count: int) -> int | None:
-    operation.transferred += count
+    operation._transferred += count
     if code == win32.ERROR_HANDLE_EOF:
         return 0
     return code if code or operation.transferred >= operation._size or count == 0 else None
@@ -592,7 +592,7 @@ def finish_poll(handle: IocpHandle, operation: Operation, code: int, count: int)
 
 def finish_plain(handle: IocpHandle, operation: Operation, code: int, count: int) -> int | None:
     """Most operations end as Windows says."""
-    operation.transferred = count
+    operation._transferred = count
     return code
 
 

@@ -346,7 +346,7 @@ class IoUringPort(FastPort, QueuedPort):
             handle.running -= 1
             operation._native = None
             if outcome is Outcome.PROGRESS and operation._verdict is not None and operation.name == "read":
-                operation.transferred = 0  # a part that was read is no end of the file, and nothing is lost with it
+                operation._transferred = 0  # a part that was read is no end of the file, and nothing is lost with it
             self._settle(handle.lane(operation), operation, outcome, error, None)
         self._start_alone(handle, operation)
         self._after_run(handle)

@@ -436,7 +436,7 @@ class IocpPort(Port):
             elif handle.life is Life.OPEN:
                 return self._complete(operation, error)
             else:
-                operation.error = error
+                operation._error = error
                 handle.ended.append(operation)
             self._deliver_ended(handle)  # also where the one that all of them waited for is told of by its submit
         return False
@@ -459,7 +459,7 @@ class IocpPort(Port):
 
     def _complete(self, operation: Operation, error: OSError | None) -> bool:
         """Give an operation its error. Returns whether its completion is to be delivered: not by a closed port."""
-        operation.error = error
+        operation._error = error
         self._drop_expiry(operation)
         open_still = self._unusable is None
         operation._status = QUEUED if open_still else IDLE

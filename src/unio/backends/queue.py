@@ -81,7 +81,7 @@ class CompletionQueue:
 
     def complete(self, operation: Operation, error: OSError | None) -> None:
         """Queue an operation that has ended, waking nobody; call :meth:`wake` when no lock is held any more."""
-        operation.error = error
+        operation._error = error
         operation._native = None
         if operation._expiry is not None:
             self._cancel_expiry(operation)

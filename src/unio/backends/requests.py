@@ -98,7 +98,7 @@ def _start_recv(ring: Ring, owner: object, handle: EmulatedHandle, operation: Op
 def _finish_recv(handle: EmulatedHandle, operation: Operation, result: int, detail: Any) -> Outcome:
     if isinstance(detail, tuple):
         return _finish_recv_from(handle, operation, result, detail)
-    operation.transferred = result
+    operation._transferred = result
     handle.ended = handle.ended or result == 0
     return Outcome.DONE
 
@@ -113,7 +113,7 @@ def _start_recv_from(ring: Ring, owner: object, handle: EmulatedHandle, operatio
 
 def _finish_recv_from(handle: EmulatedHandle, operation: Operation, result: int, detail: Any) -> Outcome:
     address, flags = detail
-    operation.transferred = result
+    operation._transferred = result
     if operation.name == "recv_from":
         cast("RecvFrom", operation).address = address
     if flags & socket.MSG_TRUNC:
@@ -160,7 +160,7 @@ def _start_send_to(ring: Ring, owner: object, handle: EmulatedHandle, operation:
 def _finish_send(handle: EmulatedHandle, operation: Operation, result: int, detail: Any) -> Outcome:
     operation = cast("Send", operation)
     wanted = min(operation._size - operation.transferred, SEND_CHUNK)
-    operation.transferred += result
+    operation._transferred += result
     if operation.transferred == operation._size or not handle.stream:
         return Outcome.DONE
     # Where a socket took less than it was given, there is no room for more.
@@ -221,7 +221,7 @@ def _start_read(ring: Ring, owner: object, handle: EmulatedHandle, operation: Op
 
 def _finish_read(handle: EmulatedHandle, operation: Operation, result: int, detail: Any) -> Outcome:
     operation = cast("Read", operation)
-    operation.transferred += result
+    operation._transferred += result
     return Outcome.PROGRESS if result > 0 and operation.transferred < operation._size else Outcome.DONE
 
 
