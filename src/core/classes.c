@@ -73,7 +73,7 @@ static int intern_names(void) {
         PyObject **at;
         const char *spelled;
     } wanted[] = {
-        {&name.act_on_results, "_act_on_results"},
+        {&name.act_on_results, "_act_on_results"},             {&name.look_again, "_look_again"},
         {&name.run, "_run"},           {&name.run_on, "_run_on"},   {&name.resume, "_resume"},
         {&name.event, "_event"},       {&name.lead, "_lead"},       {&name.close_kernel_once, "_close_kernel_once"},
         {&name.wake, "wake"},          {&name.pass_on, "pass_on"},  {&name.release, "release"},

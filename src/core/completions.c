@@ -80,19 +80,13 @@ static PyObject *new_completion(void) {
 /* What is in a public attribute of an operation: a program may have deleted it. */
 static PyObject *or_none(PyObject *value) { return Py_NewRef(value ? value : Py_None); }
 
-/* Takes over the reference to the operation. */
-static PyObject *completion_of(PyObject *operation) {
-    PyObject *completion = new_completion();
-    if (!completion) {
-        Py_DECREF(operation);
-        return NULL;
-    }
+/* Fills in the completion of an operation, and takes over the reference to that. */
+static void complete(PyObject *completion, PyObject *operation) {
     PyTuple_SET_ITEM(completion, 0, or_none(SLOT(operation, key)));
     PyTuple_SET_ITEM(completion, 1, operation);
     PyTuple_SET_ITEM(completion, 2, or_none(SLOT(operation, transferred)));
     PyTuple_SET_ITEM(completion, 3, or_none(SLOT(operation, error)));
     put_ref(&SLOT(operation, status), idle); /* last: from here on another thread may submit it again */
-    return completion;
 }
 
 PyObject *posted_completion(PyObject *key, PyObject *operation, PyObject *transferred) {
@@ -109,16 +103,40 @@ PyObject *posted_completion(PyObject *key, PyObject *operation, PyObject *transf
 PyObject *take(struct hot_path *self, Py_ssize_t limit) {
     Py_ssize_t count = packets_count(self->packets), taken = 0;
     PyObject *batch = PyList_New(count < limit ? count : limit), *packet;
-    while (batch && taken < PyList_GET_SIZE(batch) && (packet = packets_popleft(self->packets))) {
-        PyObject *completion = Py_TYPE(packet) == completion_type ? packet : completion_of(packet);
-        if (!completion)
-            Py_CLEAR(batch);
-        else
-            PyList_SET_ITEM(batch, taken++, completion);
+    while (batch && taken < PyList_GET_SIZE(batch) && (packet = packets_first(self->packets))) {
+        PyObject *completion = NULL;
+        /* It is made before the packet is taken, which has to stay where there is no memory. Making it may run a
+         * finalizer, which may take the packet. */
+        if (Py_TYPE(packet) != completion_type && !(completion = new_completion()))
+            break;
+        if (!(packet = packets_popleft(self->packets))) {
+            Py_XDECREF(completion);
+            break;
+        }
+        if (Py_TYPE(packet) == completion_type) {
+            Py_XDECREF(completion);
+            completion = packet;
+        } else if (completion) {
+            complete(completion, packet);
+        } else { /* the first was a completion, and is gone: look again */
+            packets_appendleft(self->packets, packet);
+            Py_DECREF(packet);
+            continue;
+        }
+        PyList_SET_ITEM(batch, taken++, completion);
     }
     if (batch)
         Py_SET_SIZE(batch, taken); /* in the middle of this, a finalizer may have taken some */
+    if (PyErr_Occurred() && taken)
+        PyErr_Clear(); /* those that were taken come first, and the rest by the next wait */
+    if (PyErr_Occurred())
+        Py_CLEAR(batch);
     return batch;
+}
+
+void give_back(struct hot_path *self, PyObject *batch) {
+    for (Py_ssize_t i = batch ? PyList_GET_SIZE(batch) : 0; i > 0; i--)
+        packets_appendleft(self->packets, PyList_GET_ITEM(batch, i - 1));
 }
 
 #endif

@@ -40,7 +40,10 @@ static inline Py_ssize_t packets_count(const PyObject *packets) {
 }
 
 int packets_append(PyObject *packets, PyObject *packet);
-PyObject *packets_popleft(PyObject *packets); /* NULL, without an exception, if there is none */
+int packets_appendleft(PyObject *packets, PyObject *packet);
+/* NULL, without an exception, if there is none; the first is a borrowed reference, to a packet that stays. */
+PyObject *packets_popleft(PyObject *packets);
+PyObject *packets_first(PyObject *packets);
 
 /* A lane, as lanes.py says; first and last are NULL, or None, if it has no operation. */
 struct lane {

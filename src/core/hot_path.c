@@ -280,8 +280,11 @@ static int lead(struct hot_path *self, PyObject *waiter, const struct wait *wait
         found = harvest(self, quiet ? most_ms : 0);
     }
     PyObject *kept = NULL;
-    if (!found)
+    if (!found) {
         keep_first(&kept);
+        if (call_port(self, name.look_again, NULL, NULL, NULL) < 0)
+            keep_first(&kept);
+    }
     Py_XDECREF(found);
     if (PyObject_SetAttr(self->queue, name.sleeping, Py_False) < 0 || PyList_Append(self->seat, Py_None) < 0 ||
         (self->closed && call_port(self, name.close_kernel_once, NULL, NULL, NULL) < 0))
@@ -330,6 +333,15 @@ static PyObject *wait_slowly(PyObject *port, struct hot_path *self, const struct
     return batch;
 }
 
+/* Ends a wait that has taken something with an exception. */
+static void drop_batch(struct hot_path *self, PyObject **batch) {
+    PyObject *kept = NULL;
+    keep_first(&kept);
+    give_back(self, *batch);
+    Py_CLEAR(*batch);
+    raise_kept(kept);
+}
+
 /* Takes what there is for this thread to take, as QueuedPort._wait does; an empty list where that is nothing. */
 static PyObject *take_hot(struct hot_path *self, PyObject *place, Py_ssize_t limit) {
     if (self->takes >= TAKES_MAX || !usable(self) || PyList_GET_SIZE(place) == 0)
@@ -343,7 +355,7 @@ static PyObject *take_hot(struct hot_path *self, PyObject *place, Py_ssize_t lim
     int parked = PyList_GET_SIZE(self->parked) > 0, nobody_leads = PyList_GET_SIZE(self->seat) > 0;
     if ((parked && nobody_leads) || (packets_count(self->packets) > 0 && (parked || !nobody_leads))) {
         if (call(self->queue, name.pass_on) < 0)
-            Py_CLEAR(batch);
+            drop_batch(self, &batch);
     }
     return batch;
 }
@@ -386,8 +398,8 @@ static PyObject *wait_once(struct hot_path *self, PyObject *waiter, const struct
         return give_up(self, waiter);
     PyObject *batch = take_hot(self, SLOT(waiter, place), wait->limit);
     /* A finalizer that ran in the middle of this may have waited on another port, to which the thread belongs now. */
-    if (here != waiter && call(waiter, name.leave) < 0)
-        Py_CLEAR(batch);
+    if (here != waiter && call(waiter, name.leave) < 0 && batch)
+        drop_batch(self, &batch);
     return batch;
 }
 

@@ -59,7 +59,7 @@ extern struct offsets {
 /* The names of what is called, made once: a string that is made for each call costs more than some of the calls. */
 extern struct names {
     PyObject *run, *run_on, *resume, *event, *lead, *close_kernel_once, *wake, *pass_on, *release, *discard, *empty, *sleeping, *leave,
-        *act_on_results;
+        *look_again, *act_on_results;
     PyObject *heap, *coming, *timeout, *limit, *key, *gettimeout, *close, *skip_on_success;
 } name;
 
@@ -142,6 +142,9 @@ int put_accessors(void);
 
 /* Takes packets out of the queue, as CompletionQueue.take does. */
 PyObject *take(struct hot_path *self, Py_ssize_t limit);
+
+/* Puts the completions of a batch back to the head of the queue, as no wait can return them after all. */
+void give_back(struct hot_path *self, PyObject *batch);
 
 /* The completion of a packet of the caller's own. */
 PyObject *posted_completion(PyObject *key, PyObject *operation, PyObject *transferred);

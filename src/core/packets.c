@@ -8,6 +8,8 @@
 static int grow(struct packets *self) {
     size_t room = self->ring ? 2 * (self->mask + 1) : ROOM_MIN;
     PyObject **ring = PyMem_New(PyObject *, room);
+    if (!ring)
+        ring = PyMem_New(PyObject *, room); /* a completion has nowhere else to go, and there may be some memory by now */
     if (!ring) {
         PyErr_NoMemory();
         return -1;
@@ -29,6 +31,21 @@ int packets_append(PyObject *object, PyObject *packet) {
     return 0;
 }
 
+int packets_appendleft(PyObject *object, PyObject *packet) {
+    struct packets *self = (struct packets *)object;
+    if ((!self->ring || self->count > self->mask) && grow(self) < 0)
+        return -1;
+    self->head = (self->head - 1) & self->mask;
+    self->ring[self->head] = Py_NewRef(packet);
+    self->count++;
+    return 0;
+}
+
+PyObject *packets_first(PyObject *object) {
+    struct packets *self = (struct packets *)object;
+    return self->count ? self->ring[self->head] : NULL;
+}
+
 PyObject *packets_popleft(PyObject *object) {
     struct packets *self = (struct packets *)object;
     if (!self->count)
@@ -44,6 +61,12 @@ PyObject *packets_popleft(PyObject *object) {
 
 static PyObject *append(PyObject *self, PyObject *packet) {
     if (packets_append(self, packet) < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *appendleft(PyObject *self, PyObject *packet) {
+    if (packets_appendleft(self, packet) < 0)
         return NULL;
     Py_RETURN_NONE;
 }
@@ -94,6 +117,7 @@ static void dealloc(PyObject *object) {
 
 static PyMethodDef methods[] = {
     {"append", append, METH_O, NULL},
+    {"appendleft", appendleft, METH_O, NULL},
     {"popleft", popleft, METH_NOARGS, NULL},
     {"copy", copy, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},

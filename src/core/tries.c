@@ -111,8 +111,10 @@ static int discard_expiry(struct hot_path *self, PyObject *operation) {
 static int complete(struct hot_path *self, PyObject *operation) {
     put_ref(&SLOT(operation, error), Py_None);
     put_ref(&SLOT(operation, native), Py_None);
-    put_ref(&SLOT(operation, status), queued);
-    return packets_append(self->packets, operation);
+    if (packets_append(self->packets, operation) < 0)
+        return -1;
+    put_ref(&SLOT(operation, status), queued); /* nobody takes it meanwhile, as Python's lock is held */
+    return 0;
 }
 
 enum next { OVER, RUN_ON, JUDGE };
@@ -157,6 +159,14 @@ static enum next settle_locked(struct hot_path *self, struct attempt *a, int *fa
             return JUDGE;
         if (!has_drained(a))
             lane->ready = 1;
+        if (a->skips) {
+            put_ref(&SLOT(operation, native), Py_None);
+            put_ref(&SLOT(operation, status), idle);
+            a->skipped = 1;
+        } else if (complete(self, operation) < 0) { /* first: where it fails, the operation keeps its place */
+            *failed = 1;
+            return a->kind == ACCEPT ? RUN_ON : JUDGE;
+        }
         PyObject *following = SLOT(operation, next);
         if (following == Py_None)
             put_ref(&lane->last, Py_None);
@@ -164,13 +174,6 @@ static enum next settle_locked(struct hot_path *self, struct attempt *a, int *fa
             put_ref(&SLOT(following, previous), Py_None);
         put_ref(&lane->first, following);
         put_ref(&SLOT(operation, next), Py_None);
-        if (a->skips) {
-            put_ref(&SLOT(operation, native), Py_None);
-            put_ref(&SLOT(operation, status), idle);
-            a->skipped = 1;
-        } else {
-            *failed |= complete(self, operation) < 0;
-        }
         if (has_first(lane) && lane->ready && SLOT(handle, life) == open_life)
             return RUN_ON;
     } else if (a->result != -EAGAIN || SLOT(operation, verdict) != Py_None || lane->ready) {

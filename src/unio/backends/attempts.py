@@ -122,6 +122,8 @@ def as_oserror(error: Exception) -> OSError:
     """The error of a completion, for whatever an attempt raised."""
     if isinstance(error, OSError) and error.errno is not None:
         return error
+    if isinstance(error, MemoryError):
+        return failed(errno.ENOMEM)
     # An argument that only the call itself could find wrong: a malformed address, an offset beyond what off_t holds.
     failure = OSError(errno.EINVAL, f"{type(error).__name__}: {error}")
     failure.__cause__ = error

@@ -16,7 +16,7 @@ from unio.backends.locks import Lock, holds_lock, put_off
 from unio.backends.native import LaneState
 from unio.errors import AssociationError, cancelled
 from unio.handle import Handle, HasFileno, Kind
-from unio.operations import Route
+from unio.operations import Route, Status
 from unio.port import port_closed
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from unio.backends.queued_port import QueuedPort
     from unio.operations import Operation
 
+
+PENDING = Status.PENDING
 
 # The properties of socket.socket make an enumeration's member of the number, which takes several times as long.
 family_of: Callable[[socket.socket], int] = socket.SocketType.family.__get__
@@ -211,9 +213,7 @@ class EmulatedHandle(Handle):
             if self.life in (Life.CLOSING, Life.CLOSED):
                 return
             self.life = Life.CLOSING
-        if port is not None:
-            port._abandon(self, at_once=True)
-        self.release()
+        self._end(at_once=True)
 
     def leave(self, life: Life) -> None:
         """Take part in nothing any more: the object was closed behind the port's back, or the port was closed."""
@@ -224,10 +224,20 @@ class EmulatedHandle(Handle):
             if self.life is not Life.OPEN:
                 return
             self.life = life
+        self._end(at_once=False)
+
+    def _end(self, *, at_once: bool) -> None:
+        """End what is in flight, as the life has ended. Where that raises, the leader goes on with it."""
         port = self.port()
-        if port is not None:
-            port._abandon(self, at_once=False)
-        self.release()
+        try:
+            if port is not None:
+                port._abandon(self, at_once=at_once)
+            self.release()
+        except BaseException:
+            if port is not None:
+                port._backlog.append((self, self.incoming))
+                self.queue.wake_leader()
+            raise
 
     def release(self) -> None:
         """Once nobody is in a system call, cancel what is left and part from the descriptor.
@@ -238,12 +248,14 @@ class EmulatedHandle(Handle):
             if self.life in (Life.OPEN, Life.CLOSED) or self._is_busy():
                 return
             closing = self.life is Life.CLOSING
+            for operation in self.in_flight():
+                lane = self.lane(operation)
+                if operation._status is PENDING:  # else an earlier call of this has come so far, and no further
+                    verdict = operation._verdict or cancelled("the handle or its port was closed")
+                    self.queue.complete(operation, verdict)
+                lane.remove(operation)
             if closing:
                 self.life = Life.CLOSED
-            for operation in self.in_flight():
-                self.lane(operation).remove(operation)
-                verdict = operation._verdict or cancelled("the handle or its port was closed")
-                self.queue.complete(operation, verdict)
             private, self.private = self.private, -1
         if private >= 0:
             os.close(private)

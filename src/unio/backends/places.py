@@ -83,9 +83,14 @@ class Waiter:
             return True
         self._beyond = False
         try:
-            self.place.append(self.places.pop())
+            place = self.places.pop()
         except IndexError:  # all are taken
             return False
+        try:
+            self.place.append(place)
+        except BaseException:
+            self.places.append(place)
+            raise
         return True
 
     def leave(self) -> bool:

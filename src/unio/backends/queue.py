@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from unio.operations import Operation
 
 IDLE = Status.IDLE
+PENDING = Status.PENDING
 QUEUED = Status.QUEUED
 
 HAND_OVER_SECONDS = 1.0
@@ -50,6 +51,14 @@ def nothing_gathered() -> None:
 
 
 _new_tuple = tuple.__new__  # makes a Completion at a third of the price of calling the class
+
+
+def _completion_of(packet: Operation | Completion) -> Completion:
+    if isinstance(packet, Completion):
+        return packet
+    completed: tuple[Any, ...] = (packet.key, packet, packet.transferred, packet.error)
+    made: Completion = _new_tuple(Completion, completed)
+    return made
 
 
 class CompletionQueue:
@@ -80,15 +89,29 @@ class CompletionQueue:
         self._coming: list[Waiter] = []  # those that were woken for a packet and have not yet taken one
 
     def complete(self, operation: Operation, error: OSError | None) -> None:
-        """Queue an operation that has ended, waking nobody; call :meth:`wake` when no lock is held any more."""
+        """Queue an operation that has ended, waking nobody; call :meth:`wake` when no lock is held any more.
+
+        Where it raises, as there is no memory, the operation is still in flight, and this can be called again.
+        """
         operation._error = error
-        operation._native = None
         if operation._expiry is not None:
             self._cancel_expiry(operation)
+        operation._native = None
         operation._status = QUEUED
-        self.packets.append(operation)
+        try:
+            self.packets.append(operation)
+        except MemoryError:
+            self._append_again(operation)
         if self.closed:  # looked at after the append, as close() empties the queue after saying so: one of them sees it
             self._empty()
+
+    def _append_again(self, operation: Operation) -> None:
+        """Append a packet for which there was no memory at first: the system may have found some."""
+        try:
+            self.packets.append(operation)
+        except BaseException:
+            operation._status = PENDING
+            raise
 
     def forget(self, operation: Operation) -> None:
         """End the flight of an operation without a packet."""
@@ -116,13 +139,20 @@ class CompletionQueue:
                 packet = packets.popleft()
             except IndexError:  # another thread was quicker
                 break
-            if isinstance(packet, Completion):
-                batch.append(packet)
-                continue
-            completed: tuple[Any, ...] = (packet.key, packet, packet.transferred, packet.error)
-            packet._status = IDLE  # last: from here on another thread may submit it again
-            batch.append(_new_tuple(Completion, completed))
+            try:
+                batch.append(_completion_of(packet))
+            except BaseException:
+                packets.appendleft(packet)
+                self.give_back(batch)
+                raise
+            if not isinstance(packet, Completion):
+                packet._status = IDLE  # last: from here on another thread may submit it again
         return batch
+
+    def give_back(self, batch: list[Completion]) -> None:
+        """Put completions back to the head of the queue, as no wait can return them after all."""
+        while batch:
+            self.packets.appendleft(batch.pop())
 
     def wake(self) -> bool:
         """Let one waiting thread look at the queue, if one may run. Returns whether a parked one was woken."""

@@ -222,43 +222,58 @@ class QueuedPort(Port, ABC):
             self._submit_detached(operation, timeout)
             return False
         lane = handle.lane(operation)
-        owned = self._link(handle, lane, operation, timeout)
-        done_at_once = self._start(handle, lane, operation, owned=owned)
-        if timeout is not None:
-            self._queue.wake_leader()  # it may sleep past the new deadline
+        try:
+            owned = self._link(handle, lane, operation, timeout)
+            done_at_once = self._start(handle, lane, operation, owned=owned)
+            if timeout is not None:
+                self._queue.wake_leader()  # it may sleep past the new deadline
+        except BaseException:  # if the operation is in flight all the same, somebody else shall start it
+            self._backlog.append((handle, lane))
+            self._queue.wake_leader()
+            raise
         return done_at_once
 
     def _link(self, handle: EmulatedHandle, lane: Lane, operation: Operation, timeout: float | None) -> bool:
         """Put an operation into its lane. Returns whether this thread has become the lane's owner."""
         with handle.lock:
-            _left = operation._begin()  # goes when this returns, and the lock is given back
-            if handle.life is not Life.OPEN:
-                operation._status = IDLE
-                raise self._unusable or NotAssociated(f"{handle!r} is closed")
-            return self._append(handle, lane, operation, timeout)
+            idle = operation._status is IDLE
+            try:
+                _left = operation._begin()  # goes when this returns, and the lock is given back
+                if handle.life is not Life.OPEN:
+                    raise self._unusable or NotAssociated(f"{handle!r} is closed")
+                self._append(handle, lane, operation, timeout)
+            except BaseException:
+                if idle:
+                    self._queue.forget(operation)
+                raise
+            return lane is not handle.files and handle.own(lane)
 
-    def _append(self, handle: EmulatedHandle, lane: Lane, operation: Operation, timeout: float | None) -> bool:
-        """The same for an operation whose flight has begun; the caller holds the handle's lock."""
+    def _append(self, handle: EmulatedHandle, lane: Lane, operation: Operation, timeout: float | None) -> None:
+        """Put an operation whose flight has begun into its lane; the caller holds the handle's lock."""
         operation._sequence = next_sequence()
-        lane.append(operation)
         if timeout is not None:
             operation._expiry = self._queue.timers.add(timeout, (operation, True))
         if lane is handle.readiness:
             lane.ready = True  # a poll does not depend on those ahead of it
-        return lane is not handle.files and handle.own(lane)
+        lane.append(operation)
 
     def _submit_later(self, handle: EmulatedHandle | None, operation: Operation, timeout: float | None) -> None:
         """Submit where this thread holds a lock: from now on the operation is in flight, and what is to be done waits.
 
         Until then it has no place in a lane, which its number says: a verdict is left with it.
         """
-        if operation._status is IDLE:
-            operation._sequence = NOT_LINKED
-        _left = operation._begin()
-        if handle is not None and handle.life is not Life.OPEN:
-            operation._status = IDLE
-            raise self._unusable or NotAssociated(f"{handle!r} is closed")
-        put_off(partial(self._submit_begun, handle, operation, timeout))
+        idle = operation._status is IDLE
+        try:
+            if idle:
+                operation._sequence = NOT_LINKED
+            _left = operation._begin()
+            if handle is not None and handle.life is not Life.OPEN:
+                raise self._unusable or NotAssociated(f"{handle!r} is closed")
+            put_off(partial(self._submit_begun, handle, operation, timeout))
+        except BaseException:
+            if idle:
+                self._queue.forget(operation)
+            raise
 
     def _submit_begun(self, handle: EmulatedHandle | None, operation: Operation, timeout: float | None) -> None:
         """Submit an operation whose flight has begun before."""
@@ -273,7 +288,9 @@ class QueuedPort(Port, ABC):
             if verdict is not None:
                 operation._sequence = next_sequence()
                 self._queue.complete(operation, verdict)
-            owned = verdict is None and self._append(handle, lane, operation, timeout)
+            else:
+                self._append(handle, lane, operation, timeout)
+            owned = verdict is None and lane is not handle.files and handle.own(lane)
         if verdict is None:
             self._start(handle, lane, operation, owned=owned)
             self._queue.wake_leader()
@@ -292,8 +309,16 @@ class QueuedPort(Port, ABC):
         with self._lock:
             if self._unusable is not None:  # it was closed meanwhile, and nobody would end the operation any more
                 raise self._unusable
-            _left = operation._begin()  # goes when this returns, and the lock is given back
-            self._enter_detached(operation, timeout)
+            idle = operation._status is IDLE
+            try:
+                _left = operation._begin()  # goes when this returns, and the lock is given back
+                self._enter_detached(operation, timeout)
+            except BaseException:
+                if idle:
+                    self._claimed.discard(id(operation))
+                    self._detached.pop(id(operation), None)
+                    self._queue.forget(operation)
+                raise
         self._start_detached(operation)
 
     def _submit_begun_detached(self, operation: Operation, timeout: float | None) -> None:
@@ -343,6 +368,8 @@ class QueuedPort(Port, ABC):
                 self._watch_process(operation)
         except OverflowError:  # a number that no process can have
             error = OSError(errno.ESRCH, os.strerror(errno.ESRCH))
+        except MemoryError:
+            error = OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
         except OSError as failure:
             error = failure
         finally:
@@ -411,6 +438,8 @@ class QueuedPort(Port, ABC):
             run = handle.own(lane)
         if run:
             self._run(handle, lane)
+        elif handle.life is not Life.OPEN:  # its end was begun, and something kept it from being finished
+            handle.release()
 
     def _settle(
         self, lane: Lane, operation: Operation, outcome: Outcome, error: OSError | None, skipping: Operation | None
@@ -422,11 +451,12 @@ class QueuedPort(Port, ABC):
             lane.ready = True
         if outcome > Outcome.DRAINED:
             return False
-        lane.remove(operation)
         if operation is skipping and error is None:
+            lane.remove(operation)
             self._queue.forget(operation)
             return True
-        self._queue.complete(operation, error)
+        self._queue.complete(operation, error)  # first: where it fails, the operation keeps its place
+        lane.remove(operation)
         return False
 
     def _after_run(self, handle: EmulatedHandle) -> None:
@@ -494,8 +524,8 @@ class QueuedPort(Port, ABC):
         it, for instance a datagram to another receiver.
         """
         first = lane.first is operation
-        lane.remove(operation)
         self._queue.complete(operation, verdict)
+        lane.remove(operation)
         if not first or lane not in (handle.incoming, handle.outgoing):
             return False
         lane.ready = True
@@ -518,14 +548,18 @@ class QueuedPort(Port, ABC):
             waiter = join(self._queue)
         batch: list[Completion] = []
         try:
-            self._queue.start_gathered()
-            batch = self._wait(waiter, until, limit)
-            return batch
-        finally:  # also for what a signal handler raises, such as KeyboardInterrupt
-            self._queue.arrive(waiter)
-            if not batch or waiter is not here.waiter:  # a finalizer may have waited on another port meanwhile
-                waiter.leave()
-            self._queue.pass_on()
+            try:
+                self._queue.start_gathered()
+                batch = self._wait(waiter, until, limit)
+            finally:  # also for what a signal handler raises, such as KeyboardInterrupt
+                self._queue.arrive(waiter)
+                if not batch or waiter is not here.waiter:  # a finalizer may have waited on another port meanwhile
+                    waiter.leave()
+                self._queue.pass_on()
+        except BaseException:
+            self._queue.give_back(batch)
+            raise
+        return batch
 
     @contextlib.contextmanager
     def blocking(self) -> Iterator[None]:
@@ -579,10 +613,7 @@ class QueuedPort(Port, ABC):
                 self._turn(waiter, timeout)
                 self._takes = 0  # not before: what others take during a long turn must not lead to another at once
         except BaseException:
-            # Events may have been fetched and not acted on; they don't come again.
-            for handle in list(self._table.values()):
-                lanes = (handle.incoming, handle.outgoing, handle.readiness)
-                self._backlog.extend((handle, lane) for lane in lanes if lane is not None)
+            self._look_again()
             raise
         finally:
             queue.sleeping = queue.watching = False
@@ -590,6 +621,13 @@ class QueuedPort(Port, ABC):
             if self._unusable is not None:
                 self._close_kernel_once()
         return True
+
+    def _look_again(self) -> None:
+        """Try everything once more: events may have been fetched and not acted on, and they don't come again."""
+        for handle in list(self._table.values()):
+            for lane in (handle.incoming, handle.outgoing, handle.readiness):
+                if lane is not None:
+                    self._backlog.append((handle, lane))
 
     def _follow(self, waiter: Waiter, timeout: float | None) -> None:
         """Sleep while another thread leads, unless there is something to return."""
@@ -691,11 +729,20 @@ class QueuedPort(Port, ABC):
             if self._unusable is not None:
                 return
             self._unusable = port_closed()
+        try:
+            self._end_everything()
+        except BaseException:  # there was no memory, or a signal came: nothing is to stay in flight
+            self._end_everything()
+            raise
+
+    def _end_everything(self) -> None:
+        """Close what a port consists of, as far as that has not been done yet."""
         if self._hot_path is not None:
             self._hot_path.close()
         self._queue.close()
         for handle in list(self._table.values()):
             handle.leave(Life.ORPHANED)
+            handle.release()
             joined.keep_object(handle)
         self._queue.start_gathered()  # what was gathered on those handles ends with them
         self._queue.start_gathered = nothing_gathered
