@@ -91,7 +91,7 @@ def iocp(session: nox.Session) -> None:
     if sys.platform == "win32":
         run_tests(session, "iocp")
     else:
-        pytest = ["python.exe", "-m", "pytest", "--timeout=240", *session.posargs]  # Wine's calls take long
+        pytest = ["python.exe", "-m", "pytest", *session.posargs]
         session.run("python", "tools/wine.py", "run", "--", *pytest, env={"UNIO_BACKEND": "iocp"})
 
 
