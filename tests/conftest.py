@@ -16,6 +16,8 @@ from patience import PATIENCE
 
 import unio
 
+pytest_plugins = ["again"]
+
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "clause(*names): the clauses of docs/contract.md that the test is about")
