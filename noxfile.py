@@ -60,13 +60,17 @@ def install_group(session: nox.Session, group: str) -> None:
     session.install(*nox.project.dependency_groups(PROJECT, group))
 
 
+def output_of(session: nox.Session, *command: str, external: bool = False) -> str:
+    """What a command says on its standard output; the other, where it tells how it goes, is shown."""
+    return str(session.run(*command, silent=True, stderr=None, external=external)).strip()
+
+
 def run_tests(session: nox.Session, backend: str, **variables: str) -> None:
     install_group(session, "test")
     session.install(".", env={"CFLAGS": "-Werror"})  # for others who compile it, a warning is no error
-    if backend == "io_uring":  # a container may forbid it, and where there is no C compiler its module is missing
-        problem = session.run("python", "-c", PROBLEM, backend, silent=True)
-        if reason := str(problem).strip():
-            session.skip(f"io_uring can't run here: {reason}")
+    # A container may forbid io_uring, and where there is no C compiler its module is missing.
+    if backend == "io_uring" and (problem := output_of(session, "python", "-c", PROBLEM, backend)):
+        session.skip(f"io_uring can't run here: {problem}")
     session.run("pytest", *session.posargs, env={"UNIO_BACKEND": backend, **variables})
 
 
@@ -87,7 +91,7 @@ def iocp(session: nox.Session) -> None:
     if sys.platform == "win32":
         run_tests(session, "iocp")
     else:
-        pytest = ["python.exe", "-m", "pytest", "--timeout=240", *session.posargs]  # Wine's calls take long
+        pytest = ["python.exe", "-m", "pytest", *session.posargs]
         session.run("python", "tools/wine.py", "run", "--", *pytest, env={"UNIO_BACKEND": "iocp"})
 
 
@@ -100,8 +104,8 @@ def kqueue(session: nox.Session) -> None:
     if sys.platform == "linux":
         if shutil.which("cc") is None:
             session.install("ziglang")  # a C compiler
-        library = session.run("python", "tests/kqueue_double/build.py", silent=True)
-        run_tests(session, "kqueue", UNIO_KQUEUE_LIBRARY=str(library).strip())
+        library = output_of(session, "python", "tests/kqueue_double/build.py")
+        run_tests(session, "kqueue", UNIO_KQUEUE_LIBRARY=library)
     else:
         run_tests(session, "kqueue")
 
@@ -115,10 +119,10 @@ def freethreaded(session: nox.Session) -> None:
     each run by four threads at once. In the other files of the contract most tests can't be run so, as they make
     threads meet by themselves, or take long alone.
     """
-    built = session.run("python", "tools/freethreaded.py", silent=True)
+    built = output_of(session, "python", "tools/freethreaded.py")
     session.install("virtualenv")
     place = Path(session.virtualenv.location) / "freethreaded"
-    session.run("virtualenv", "--quiet", "--python", str(built).strip(), str(place))
+    session.run("virtualenv", "--quiet", "--python", built, str(place))
     python = str(place / "bin" / "python")
     # The last hypothesis that is Python alone will do. cffi 2 refuses this Python; 1 doesn't say that it needs no GIL.
     group = ["cffi<2" if each.startswith("cffi") else each for each in nox.project.dependency_groups(PROJECT, "test")]
@@ -141,9 +145,9 @@ def sanitize(session: nox.Session) -> None:
     install_group(session, "test")
     session.install("hatchling", "setuptools>=77", ".")
     session.run("python", "-c", SANITIZED)
-    libraries = [session.run("gcc", f"-print-file-name={name}.so", external=True, silent=True) for name in SANITIZERS]
+    libraries = [output_of(session, "gcc", f"-print-file-name={name}.so", external=True) for name in SANITIZERS]
     environment = {
-        "LD_PRELOAD": " ".join(str(library).strip() for library in libraries),
+        "LD_PRELOAD": " ".join(libraries),
         "ASAN_OPTIONS": "detect_leaks=0",  # the interpreter itself leaves much to the end of the process
         "PYTHONMALLOC": "malloc",  # Python's own allocator would hide where an object ends
     }

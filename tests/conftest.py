@@ -12,8 +12,11 @@ from typing import Any
 
 import pytest
 import support
+from patience import PATIENCE
 
 import unio
+
+pytest_plugins = ["again"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -38,7 +41,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("backend", names, scope="session")
 
 
-SHARED = {"backend", "make_listener", "make_pair", "make_port", "port", "request", "resources", "tmp_path"}
+SHARED = {"backend", "make_listener", "make_pair", "make_port", "patience", "port", "request", "resources", "tmp_path"}
 """What several threads that run a test at once may have in common: makers, and the port, of which each thread has
 its own then."""
 
@@ -89,6 +92,13 @@ def port(backend: str, resources: contextlib.ExitStack) -> Iterator[unio.Port]:
     """A port that is closed when the test ends."""
     with unio.Port(backend=backend) as port:
         yield port
+
+
+@pytest.fixture
+def patience(request: pytest.FixtureRequest) -> float:
+    """Seconds to wait for a completion: few where the test is marked as one that fails since none comes."""
+    expected = [mark for mark in request.node.iter_markers("xfail") if mark.args[0]]
+    return PATIENCE / 12 if expected else PATIENCE
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ from machine.listeners import Listener
 from machine.streams import LOCAL, STREAMS, Stream
 from machine.subject import Violation, check
 from machine.world import World, handles_agree, handles_settle, handles_warm
-from support import PATIENCE
+from patience import patience_left
 from wine import has_row
 
 import unio
@@ -173,9 +173,9 @@ class Driver:
 
     def roomy(self, subject: Any) -> Any:
         """The subject, if there is room for one more operation in flight; else one that has room."""
-        deadline = time.monotonic() + PATIENCE
+        since = time.monotonic()
         while len(subject.pending) >= PENDING_MAX:
-            check(time.monotonic() < deadline, "nothing of this completes:", subject)
+            check(patience_left(since) > 0, "nothing of this completes:", subject)
             self.peers_drain(subject)
             self.wait()
             subject = self.stream() if isinstance(subject, Stream) else subject

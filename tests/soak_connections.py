@@ -21,12 +21,10 @@ import sys
 import threading
 import time
 
+from patience import PATIENCE
 from support import open_handles
 
 import unio
-
-PATIENCE = 60.0
-"""Seconds after which a completion that does not come is lost."""
 
 ROUND = 2_000
 """How many connections there are in one round; what is left over is looked for between two."""

@@ -14,10 +14,9 @@ import sys
 import threading
 import time
 
-import unio
+from patience import PATIENCE
 
-PATIENCE = 60.0
-"""Seconds after which a packet that was not taken never will be."""
+import unio
 
 STOP = object()
 

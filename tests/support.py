@@ -23,14 +23,12 @@ from types import FrameType
 from typing import Any, Generic, TypeVar
 
 import pytest
+from patience import PATIENCE, happened, patience_left
 from wine import has_row
 
 import unio
 
 Result = TypeVar("Result")
-
-PATIENCE = 30.0
-"""Seconds after which what a test waits for has failed to happen; long enough for a machine under load."""
 
 HOME = str(Path(unio.__file__).parent)
 """Where unio's own code is."""
@@ -50,17 +48,21 @@ BIG = 1 << 26
 def batch(port: unio.Port, limit: int = 64, patience: float = PATIENCE) -> list[unio.Completion]:
     """What a wait returns that somebody has woken.
 
-    One that nobody wakes still looks once more when its time is over, and would hide that a wake-up was lost.
+    One that nobody wakes still looks once more when its time is over, and would hide that a wake-up was lost. Where
+    there is nothing even then, another thread may have had all that came.
     """
-    end = time.monotonic() + patience
-    found = port.wait(patience, limit)
-    assert found, "a packet was lost, or nobody was woken for it"
-    assert time.monotonic() < end, f"nobody was woken for {found}"
-    return found
+    since = time.monotonic()
+    while True:
+        end = time.monotonic() + patience
+        if found := port.wait(patience, limit):
+            assert time.monotonic() < end, f"nobody was woken for {found}"
+            happened()
+            return found
+        assert patience_left(since, patience) > 0, "a packet was lost, or nobody was woken for it"
 
 
 def completions(port: unio.Port, count: int, patience: float = PATIENCE) -> list[unio.Completion]:
-    """Exactly *count* completions, in their order; for none of them more than *patience* seconds are waited."""
+    """Exactly *count* completions, in their order."""
     found: list[unio.Completion] = []
     while len(found) < count:
         found += batch(port, count - len(found), patience)
@@ -70,11 +72,6 @@ def completions(port: unio.Port, count: int, patience: float = PATIENCE) -> list
 def completion(port: unio.Port, patience: float = PATIENCE) -> unio.Completion:
     """The next completion."""
     return completions(port, 1, patience)[0]
-
-
-def patience_with(row: str) -> float:
-    """How many seconds to wait for what never comes where that row of the table holds."""
-    return PATIENCE / 6 if has_row(row) else PATIENCE
 
 
 def run(port: unio.Port, operation: unio.Operation, timeout: float | None = None) -> unio.Completion:
@@ -174,6 +171,7 @@ def recv_exactly(sock: socket.socket, count: int) -> bytes:
         chunk = sock.recv(min(count - len(received), 1 << 20))
         assert chunk, f"the stream ended after {len(received)} of {count} bytes"
         received += chunk
+        happened()
     return bytes(received)
 
 
@@ -187,6 +185,7 @@ def recv_to_end(sock: socket.socket) -> bytes:
     received = bytearray()
     while chunk := sock.recv(1 << 20):
         received += chunk
+        happened()
     return bytes(received)
 
 
@@ -303,8 +302,11 @@ class Background(threading.Thread, Generic[Result]):
 
     def result(self) -> Result:
         """What the function returned; raises what it raised."""
-        self.join(PATIENCE)
+        since = time.monotonic()
+        while self.is_alive() and (left := patience_left(since)) > 0:
+            self.join(left)
         assert not self.is_alive(), f"{self._function} did not end"
+        happened()
         if self._error is not None:
             error, self._error = self._error, None
             raise error
@@ -343,7 +345,10 @@ class Stepped(Background[Result]):
 
     def reached(self) -> bool:
         """Whether it stopped; not, when it has ended or fallen asleep before it came to that line."""
-        self._stopped.wait(0.03)
+        before = None
+        while before != self._lines and not self._stopped.is_set():
+            before = self._lines
+            self._stopped.wait(0.1)
         return self._lines <= 0
 
     def go(self) -> None:
@@ -454,10 +459,11 @@ def restless() -> Iterator[None]:
 
 def until(condition: Callable[[], object]) -> None:
     """Return as soon as the condition holds."""
-    deadline = time.monotonic() + PATIENCE
+    since = time.monotonic()
     while not condition():
-        assert time.monotonic() < deadline, f"{condition} did not come true"
+        assert patience_left(since) > 0, f"{condition} did not come true"
         time.sleep(0)
+    happened()
 
 
 # Signals
@@ -567,7 +573,7 @@ def no_more_descriptors_than(before: dict[int, str]) -> None:
 
     if left():
         gc.collect()
-    deadline = time.monotonic() + PATIENCE / 10
+    deadline = time.monotonic() + PATIENCE
     while found := left():
         assert time.monotonic() < deadline, f"descriptors left open: {found}"
         time.sleep(0.001)

@@ -11,6 +11,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+from patience import PROGRAM
 
 import unio
 
@@ -70,7 +71,7 @@ def modules_after(statement: str) -> set[str]:
     program = f"{statement}; import sys; print(*sys.modules)"
     environment = {**os.environ, "PYTHONPATH": str(Path(unio.__file__).parent.parent)}
     command = [sys.executable, "-S", "-c", program]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PROGRAM, check=True)
     return set(done.stdout.split())
 
 
@@ -93,7 +94,7 @@ def test_nothing_of_it_brings_the_gil_back() -> None:
     program = "import sys, unio, unio.backends, unio.cli\nunio.Port().close()\nsys.exit(sys._is_gil_enabled())"
     environment = {name: value for name, value in os.environ.items() if name != "PYTHON_GIL"}
     environment["PYTHONPATH"] = str(Path(unio.__file__).parent.parent)
-    subprocess.run([sys.executable, "-c", program], env=environment, timeout=30, check=True)
+    subprocess.run([sys.executable, "-c", program], env=environment, timeout=PROGRAM, check=True)
 
 
 ANOTHER_COPY = """
@@ -108,7 +109,7 @@ def use(unio, port, handle, sock):
         port.post("posted")
         found = []
         while len(found) < 3:
-            found += port.wait(30)
+            found += port.wait(60)
         assert {each.error for each in found} == {None} and "posted" in [each.key for each in found], found
         assert recv.data == b"from there" and not recv.in_flight and not send.in_flight
         assert sock.recv(100) == b"from here"
@@ -124,7 +125,7 @@ with unio.Port() as port:
     there, here = socket.socketpair()
     with another.Port() as second:
         use(another, second, second.associate(there), here)
-        assert port.wait(30)[0].operation == 1
+        assert port.wait(60)[0].operation == 1
         use(unio, port, handle, far)
 print("done")
 """
@@ -133,5 +134,5 @@ print("done")
 def test_another_copy_of_the_package_changes_nothing_for_the_first(backend: str) -> None:
     command = [sys.executable, "-c", ANOTHER_COPY]
     environment = os.environ | {unio.backends.VARIABLE: backend}
-    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=PROGRAM)
     assert done.stdout == "done\n"

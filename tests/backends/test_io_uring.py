@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PROGRAM
 from support import (
     PATIENCE,
     Background,
@@ -75,7 +76,7 @@ def script(source: str, *arguments: str, status: int = 0) -> str:
     environment = {name: value for name, value in os.environ.items() if name != unio.backends.VARIABLE}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [SOURCE, environment.get("PYTHONPATH")]))
     command = [sys.executable, "-W", "error", "-c", source, *arguments]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PROGRAM, check=False)
     assert ended.returncode == status, ended.stderr
     return ended.stdout
 

@@ -12,13 +12,12 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from patience import PATIENCE, PROGRAM
+
 import unio
 
 if TYPE_CHECKING:
     from types import TracebackType
-
-PATIENCE = 30.0
-"""Seconds after which what a test waits for has failed to happen."""
 
 COMMAND = (sys.executable, "-m", "unio")
 
@@ -37,7 +36,7 @@ def run(*arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
         env=environment(**changes),
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=PROGRAM,
         check=False,
     )
 
@@ -45,11 +44,11 @@ def run(*arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
 class Served:
     """A server in a process of its own, listening on a free port of *host*.
 
-    *before* is Python that the process runs first. A watchdog kills the process after *patience* seconds, so that
+    *before* is Python that the process runs first. A watchdog kills the process after so many *seconds*, so that
     waiting for what it says is bounded.
     """
 
-    def __init__(self, *arguments: str, host: str = "127.0.0.1", before: str = "", patience: float = PATIENCE) -> None:
+    def __init__(self, *arguments: str, host: str = "127.0.0.1", before: str = "", seconds: float = PROGRAM) -> None:
         launch = f"{before}\nimport sys\nfrom unio.cli import main\nsys.exit(main())"
         self.process = subprocess.Popen(
             [sys.executable, "-c", launch, "serve", *arguments, "--host", host, "--port", "0"],
@@ -59,7 +58,7 @@ class Served:
             text=True,
         )
         self.stderr = ""
-        self._watchdog = threading.Timer(patience, self.process.kill)
+        self._watchdog = threading.Timer(seconds, self.process.kill)
         self._watchdog.start()
         assert self.process.stdout is not None
         self.first_line = self.process.stdout.readline()

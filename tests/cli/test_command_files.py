@@ -20,6 +20,7 @@ from types import SimpleNamespace
 
 import pytest
 from command import PATIENCE, Served, everything, received
+from patience import PROGRAM
 from platforms import WINDOWS, needs_names_of_bytes, needs_rlimit, needs_signals
 from support import batch
 from wine import wine_row
@@ -65,8 +66,8 @@ def directory(tmp_path_factory):
 
 @pytest.fixture(scope="module", params=["1", "2"], ids=["one thread", "two threads"])
 def served(request, directory):
-    # Most tests of this module share it, so that the patience for one of them is not enough.
-    with Served("files", str(directory), "--threads", request.param, patience=20 * PATIENCE) as server:
+    # Most tests of this module share it, so that the time for one of them is not enough.
+    with Served("files", str(directory), "--threads", request.param, seconds=20 * PROGRAM) as server:
         yield server
         server.ends_in_order()
 
@@ -593,5 +594,5 @@ def test_curl_gets_the_same_bytes_whole_and_in_parts(served, tmp_path):
     whole, rest = tmp_path / "whole", tmp_path / "rest"
     rest.write_bytes(LARGE[:1_234_567])
     for options in (["-o", whole], ["-C", "-", "-o", rest]):
-        subprocess.run(["curl", "-sSf", *options, url], check=True, timeout=PATIENCE)
+        subprocess.run(["curl", "-sSf", *options, url], check=True, timeout=PROGRAM)
     assert Path(whole).read_bytes() == Path(rest).read_bytes() == LARGE

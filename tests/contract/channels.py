@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 import support
+from patience import PROGRAM, happened, patience_left
 from platforms import WINDOWS
 
 import unio
@@ -201,14 +202,15 @@ def read(port: unio.Port, far: Far, count: int) -> int:
 def _drain(port: unio.Port, far: Far, done: Callable[[Drained], bool], most: int) -> Drained:
     drained = Drained()
     far.set_blocking(blocking=False)
-    deadline = time.monotonic() + support.PATIENCE
+    since = time.monotonic()
     nothing = False
     while not done(drained):
-        assert time.monotonic() < deadline, f"{drained.completions} came while {len(drained.data)} bytes were read"
+        assert patience_left(since) > 0, f"{drained.completions} came while {len(drained.data)} bytes were read"
         for completion in port.wait(0.001 if nothing else 0):
             drained.completions.append(completion)
             drained.read_before.append(len(drained.data))
-        chunk = far.recv(most)
+        if chunk := far.recv(most):
+            happened()
         nothing = not chunk
         drained.data += chunk or b""
     far.set_blocking(blocking=True)
@@ -297,9 +299,7 @@ def run_script(script: str, *arguments: str) -> str:
     source = str(Path(unio.__file__).parent.parent)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))}
     command = [sys.executable, "-W", "error", "-c", script, *arguments]
-    ended = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=support.PATIENCE * 2, check=False
-    )
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PROGRAM, check=False)
     assert ended.returncode == 0, ended.stderr
     assert not ended.stderr, ended.stderr
     return ended.stdout
@@ -308,7 +308,7 @@ def run_script(script: str, *arguments: str) -> str:
 def run_program(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run Python code in a process of its own, with all of Python's own checks; it must end well."""
     command = [sys.executable, "-X", "dev", "-c", program, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=support.PATIENCE, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PROGRAM, check=False)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr, done.stderr
     return done

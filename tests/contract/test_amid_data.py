@@ -19,7 +19,6 @@ from support import (
     completion,
     completions,
     local_pair,
-    patience_with,
     recv_exactly,
 )
 from wine import wine_row
@@ -51,7 +50,7 @@ def done_by_another(function: Callable[[], None]) -> Iterator[None]:
 
 @wine_row("cancel-amid-retry", always=False)
 @pytest.mark.clause("X1", "S1")
-def test_a_cancel_is_heard_while_the_peer_makes_room(port: unio.Port) -> None:
+def test_a_cancel_is_heard_while_the_peer_makes_room(port: unio.Port, patience: float) -> None:
     data = bytes(BIG)
 
     def read(sock: socket.socket, amount: list[int], stop: threading.Event) -> None:
@@ -74,7 +73,7 @@ def test_a_cancel_is_heard_while_the_peer_makes_room(port: unio.Port) -> None:
                 asked = port.cancel(send)
                 stop.set()
                 reader.result()
-                found = completion(port, patience_with("cancel-amid-retry"))
+                found = completion(port, patience)
             assert found.operation is send
             if asked:
                 assert_cancelled(found)
@@ -83,7 +82,7 @@ def test_a_cancel_is_heard_while_the_peer_makes_room(port: unio.Port) -> None:
 
 @wine_row("close-amid-retry", always=False)
 @pytest.mark.clause("X3", "S1", "O5")
-def test_a_close_beside_data_leaves_the_next_socket_alone(port: unio.Port) -> None:
+def test_a_close_beside_data_leaves_the_next_socket_alone(port: unio.Port, patience: float) -> None:
     data = b"first" * 20
 
     def submit(receives: list[unio.Recv]) -> None:
@@ -101,7 +100,7 @@ def test_a_close_beside_data_leaves_the_next_socket_alone(port: unio.Port) -> No
             after = sorted(local_pair(), key=lambda sock: sock.fileno() != number)  # the lowest free number comes first
             with far, after[0], after[1]:
                 after[1].send(b"second")
-                found = completions(port, len(data), patience_with("close-amid-retry"))
+                found = completions(port, len(data), patience)
                 assert [each.operation for each in found] == receives
                 received = b"".join([each.operation.buffer for each in found if each.error is None])
                 assert received == data[: len(received)]

@@ -25,7 +25,6 @@ from support import (
     in_threads,
     inside_wait,
     listener,
-    patience_with,
     pending,
     recv_exactly,
     recv_to_end,
@@ -51,7 +50,9 @@ posix_only = pytest.mark.skipif(sys.platform == "win32", reason="descriptors are
         pytest.param("number", marks=posix_only),
     ],
 )
-def test_closing_completes_everything_as_cancelled_in_order(port: unio.Port, make_pair: Any, form: str) -> None:
+def test_closing_completes_everything_as_cancelled_in_order(
+    port: unio.Port, make_pair: Any, patience: float, form: str
+) -> None:
     near, far = make_pair()
     number = near.fileno()
     handle = port.associate(near.detach() if form == "number" else near, "key")
@@ -68,7 +69,7 @@ def test_closing_completes_everything_as_cancelled_in_order(port: unio.Port, mak
         near.close()
     else:
         os.close(number)
-    found = completions(port, len(operations), patience_with("close-with-send-pending"))
+    found = completions(port, len(operations), patience)
     for each in found:
         assert_cancelled(each)
     assert [each.operation for each in found] == operations
@@ -94,7 +95,7 @@ WITH_A_HANDLE = [kind for kind in PENDING if kind not in ("timer", "process_exit
     ],
 )
 def test_closing_completes_a_pending_operation_of_every_kind(
-    port: unio.Port, resources: contextlib.ExitStack, tmp_path: Path, kind: str, form: str
+    port: unio.Port, resources: contextlib.ExitStack, tmp_path: Path, patience: float, kind: str, form: str
 ) -> None:
     operation = pending(kind, port, resources, tmp_path)
     handle = operation.handle
@@ -104,7 +105,7 @@ def test_closing_completes_a_pending_operation_of_every_kind(
         handle.close()
     else:
         handle.object.close()  # type: ignore[union-attr]
-    found = completion(port, patience_with("close-with-send-pending"))
+    found = completion(port, patience)
     assert found.operation is operation
     assert_cancelled(found)
     assert handle.closed

@@ -20,7 +20,6 @@ from support import (
     completion,
     completions,
     connect,
-    patience_with,
     recv_exactly,
     reset,
     run,
@@ -163,7 +162,7 @@ ENDS = ("cancel", "cancel all", "close", "plain close")
     ],
 )
 def test_what_is_ended_here_is_one_distinct_error(
-    port: unio.Port, make_pair: Any, make_listener: Any, kind: str, end: str
+    port: unio.Port, make_pair: Any, make_listener: Any, patience: float, kind: str, end: str
 ) -> None:
     near, _ = make_pair()
     given = make_listener() if kind == "accept" else near
@@ -184,7 +183,7 @@ def test_what_is_ended_here_is_one_distinct_error(
         handle.close()
     else:
         given.close()
-    found = completion(port, patience_with("close-with-send-pending"))
+    found = completion(port, patience)
     assert_cancelled(found)
     assert isinstance(found.error, OSError)
     assert found.error.errno == errno.ECANCELED

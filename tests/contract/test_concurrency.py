@@ -108,7 +108,7 @@ def test_while_as_many_run_as_may_the_others_get_nothing(make_port: MakePort, ca
     assert sorted(key for each in running for key in each.go()) == list(range(2 * cap))
 
 
-@wine_row("no-concurrency-limit")
+@wine_row("no-concurrency-limit", always=False)
 @pytest.mark.clause("P4")
 def test_a_thread_that_runs_already_takes_the_next_and_not_one_that_waits(make_port: MakePort) -> None:
     port = make_port(1)
@@ -185,7 +185,7 @@ def test_one_that_says_it_blocks_makes_room_for_another(make_port: MakePort) -> 
     blocked.result()
 
 
-@wine_row("no-concurrency-limit")
+@wine_row("no-concurrency-limit", always=False)
 @pytest.mark.clause("P4")
 def test_one_that_has_blocked_goes_on_though_another_runs(make_port: MakePort) -> None:
     port = make_port(1)

@@ -295,7 +295,7 @@ def test_an_unreachable_peer_never_breaks_a_socket_that_is_not_connected(
 @wine_row("refused-once")
 @every_udp
 def test_a_refusal_is_an_error_of_a_connected_socket_which_then_works_on(
-    port: unio.Port, resources: contextlib.ExitStack, family: Any
+    port: unio.Port, resources: contextlib.ExitStack, patience: float, family: Any
 ) -> None:
     near, far = datagram(resources, family), datagram(resources, family)
     silent(resources, family, far)
@@ -303,7 +303,6 @@ def test_a_refusal_is_an_error_of_a_connected_socket_which_then_works_on(
     support.succeed(port, unio.Connect(handle, far.getsockname()))
     assert near.getpeername() == far.getsockname()
     recv = unio.Recv(handle, bytearray(10))
-    patience = support.patience_with("refused-once")
     for _ in range(3):
         port.submit(recv)
         support.assert_idle(port)

@@ -311,7 +311,7 @@ with unio.Port(backend=sys.argv[1]) as port, tempfile.TemporaryDirectory() as di
         results = []
         for buffer, offset in ((bytes(25_000), 0), ([bytes(4000)] * 5, 2000), (b"x", 10_000), (b"x", 9_999)):
             port.submit(unio.Write(handle, buffer, offset))
-            [completion] = port.wait(30)
+            [completion] = port.wait(60)
             results.append([completion.transferred, completion.error and completion.error.errno])
 print(json.dumps(results))
 """

@@ -53,7 +53,7 @@ def exhausted(call):
 results = [exhausted(lambda: unio.Port(backend=sys.argv[1])), exhausted(unio.pipe)]
 exit_ = unio.ProcessExit(child)
 port.submit(exit_)
-[completion] = port.wait(30)
+[completion] = port.wait(60)
 results.append(completion.error and errno.errorcode[completion.error.errno])
 port.submit(unio.Recv(handle, bytearray(4)))
 port.submit(unio.Send(handle, b"pong"))
@@ -61,7 +61,7 @@ far.send(b"ping")
 port.submit(unio.Timer(0.01))
 found = []
 while len(found) < 3:
-    found += port.wait(30)
+    found += port.wait(60)
 results.append([str(completion.error) for completion in found if completion.error])
 try:  # a file may need a descriptor of the port's own; if there is none, it can still join later
     stored = port.associate(file)
@@ -76,7 +76,7 @@ child.stdin.close()
 port.submit(exit_)
 found = []
 while len(found) < 2:
-    found += port.wait(30)
+    found += port.wait(60)
 results.append([str(completion.error) for completion in found if completion.error])
 print(json.dumps([*results, exit_.status]))
 child.wait()
@@ -201,12 +201,12 @@ for _ in range(3):
         spare = [os.open(os.devnull, os.O_RDONLY) for _ in range(20)]
         with unio.Port(backend=sys.argv[1]) as own:
             own.post("child")
-            own.wait(30)
+            own.wait(60)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert port.wait(0.01) == []
     far.send(b"hello")
-    [completion] = port.wait(30)
+    [completion] = port.wait(60)
     assert completion == ("kept", recv, 5, None), completion
     port.submit(recv)
 port.close()

@@ -163,7 +163,7 @@ if pid:
     far.send(b"data")
     found = []
     while len(found) < 2:
-        found += [completion.key for completion in port.wait(30) or sys.exit("nothing came")]
+        found += [completion.key for completion in port.wait(60) or sys.exit("nothing came")]
     assert sorted(found) == ["socket", "timer"], found
     port.close()
     print("parent")

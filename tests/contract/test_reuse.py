@@ -286,7 +286,7 @@ said = []
 def fly():
     port.submit(operation)
     port.cancel(operation)
-    [found] = port.wait(30)
+    [found] = port.wait(60)
     assert type(found.error) is unio.Cancelled
     return found.error
 

@@ -366,9 +366,11 @@ def test_what_the_system_says_is_the_error_of_the_completion(
 
 @wine_row("accept-misuse")
 @pytest.mark.clause("S3", "C1")
-def test_accepting_where_nobody_listens_is_an_error_of_the_completion(port: unio.Port, make_pair: Any) -> None:
+def test_accepting_where_nobody_listens_is_an_error_of_the_completion(
+    port: unio.Port, make_pair: Any, patience: float
+) -> None:
     near, _ = make_pair()
-    found = run(port, unio.Accept(port.associate(near)), 1)
+    found = run(port, unio.Accept(port.associate(near)), patience)
     assert isinstance(found.error, OSError)
     assert found.error.errno == errno.EINVAL
 

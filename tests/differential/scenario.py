@@ -1,11 +1,11 @@
 """One scenario, told step by step, that gives the same trace of completions on every backend.
 
-``python tests/differential/scenario.py --backend NAME`` prints the trace. Each step brings about one event after the
-other and waits for what it leads to, so that nothing depends on time: what is submitted pends or does not, and then the
-one thing happens that ends it. A line has the step, the handle's key, the operation, the number transferred, and the
-error as its class and the name of its errno; what an operation found beyond that follows. Completions of one handle
-stand in the order in which they came; where two handles complete in one step, no order between them is promised, and
-the lines are sorted by handle.
+``PYTHONPATH=tests python tests/differential/scenario.py --backend NAME`` prints the trace. Each step brings about
+one event after the other and waits for what it leads to, so that nothing depends on time: what is submitted pends or
+does not, and then the one thing happens that ends it. A line has the step, the handle's key, the operation, the number
+transferred, and the error as its class and the name of its errno; what an operation found beyond that follows.
+Completions of one handle stand in the order in which they came; where two handles complete in one step, no order
+between them is promised, and the lines are sorted by handle.
 """
 
 # ruff: noqa: T201 - a script speaks to whoever runs it

@@ -11,14 +11,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from patience import PATIENCE
+
 import unio
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-
-PATIENCE = 30.0
-"""Seconds after which what a step waits for has failed to happen."""
 
 MORE_THAN_FITS = 1 << 26
 """More bytes than a connection takes while its peer does not read."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import scenario
-from support import PATIENCE
+from patience import PROGRAM
 
 from unio.backends import native
 
@@ -43,7 +43,7 @@ def played(*, with_c: bool) -> list[str]:
         "print(*scenario.play('epoll', []), sep=chr(10))",
     ]
     command = [sys.executable, "-c", "\n".join(lines)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PROGRAM, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 

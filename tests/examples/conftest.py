@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import support
+from patience import PROGRAM
 
 import unio
 
@@ -36,7 +37,7 @@ class Example:
             stderr=subprocess.PIPE,
             text=True,
         )
-        self._watchdog = threading.Timer(support.PATIENCE, self.process.kill)
+        self._watchdog = threading.Timer(PROGRAM, self.process.kill)
         self._watchdog.start()
 
     @functools.cached_property

@@ -7,14 +7,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from patience import PROGRAM
 
 SOAK = Path(__file__).parents[1] / "soak.py"
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.clause("P2", "S1", "X1", "X3", "A3")
 @pytest.mark.parametrize("threads", [1, 4])
 def test_nothing_is_lost_doubled_or_left_over(backend: str, threads: int) -> None:
     arguments = ["--operations", "20000", "--threads", str(threads), "--backend", backend]
-    ran = subprocess.run([sys.executable, SOAK, *arguments], capture_output=True, text=True, timeout=240, check=False)
+    ran = subprocess.run(
+        [sys.executable, SOAK, *arguments], capture_output=True, text=True, timeout=PROGRAM, check=False
+    )
     assert ran.returncode == 0, ran.stdout + ran.stderr

@@ -33,8 +33,9 @@ from machine.pattern import PERIOD, _twice
 from machine.streams import LOCAL, PIPE_IN, PIPE_OUT, TCP, Stream
 from machine.subject import Subject, Submission, Violation, check
 from machine.timers import Timers
+from patience import PATIENCE, happened
 from platforms import WINDOWS
-from support import PATIENCE, open_handles
+from support import open_handles
 
 import unio
 
@@ -187,6 +188,8 @@ class World:
         took = time.monotonic() - start
         check(len(completions) <= limit, len(completions), "completions for a limit of", limit)
         check(completions or took >= timeout, "nothing after", took, "seconds instead of", timeout)
+        if completions:
+            happened()
         latest: dict[int, int] = {}
         for completion in completions:
             self._take(completion, latest)

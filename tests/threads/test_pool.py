@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PROGRAM
 from support import (
     PATIENCE,
     Background,
@@ -580,7 +581,7 @@ def run(port: unio.Port, program: str) -> subprocess.CompletedProcess[str]:
     paths = [str(Path(unio.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), unio.backends.VARIABLE: port.backend}
     return subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=PROGRAM, check=False
     )
 
 

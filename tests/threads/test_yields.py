@@ -143,7 +143,6 @@ class Connection:
             self.handle.close()
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.clause("P2", "P4", "P8", "S1", "X1", "X3")
 @pytest.mark.parametrize("concurrency", [1, 2], ids=["one runs", "two run"])
 @pytest.mark.parametrize("ways", [WAYS, (*WAYS, "all at once")], ids=["one by one", "all at once"])
