@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import calendar
 import contextlib
+import math
 import os
 import subprocess
 import sys
@@ -73,14 +74,11 @@ def test_a_file_of_a_time_that_no_date_can_say_has_none(tmp_path, moment):
             assert get(served, "/file", **{name: "Mon, 01 Jan 1990 00:00:00 GMT"})[0].status == 200
 
 
-@pytest.mark.parametrize("moment", [0, 1, -1, -86400 * 365 * 5, 2**31])
+@pytest.mark.parametrize("moment", [0, 1, 1.75, -1, -1.75, -86400 * 365 * 5])
 def test_a_file_of_any_other_time_has_its_date(tmp_path, moment):
     with file_of(moment, tmp_path) as path, Served("files", str(path.parent)) as served:
         date = get(served, "/file")[0].headers["Last-Modified"]
-        if moment > time.time():
-            assert date is None
-            return
-        assert parsedate_to_datetime(date).timestamp() == moment
+        assert parsedate_to_datetime(date).timestamp() == math.floor(moment)
         assert get(served, "/file", If_Modified_Since=date)[0].status == 304
 
 

@@ -51,9 +51,8 @@ def answer_to_pieces(directory, pieces):
         for piece in pieces:
             client.sendall(piece)
             assert isinstance(step(), unio.Recv)
-            if connection.recv.in_flight:
-                continue
-            break
+            if not connection.recv.in_flight:  # it answers
+                break
         client.shutdown(socket.SHUT_WR)
         while not connection.handle.closed:
             step()
@@ -99,6 +98,12 @@ def test_a_head_that_never_ends_is_refused_when_it_is_too_long(served):
     for begin in (GET + b"X: ", b"\r\n" * 1000 + GET):
         assert raw(served, begin.ljust(HEAD_SIZE_MAX, b"x"))[0] == 431
     assert raw(served, b"\r\n" * (HEAD_SIZE_MAX // 2))[0] == 431
+
+
+def test_the_head_of_one_request_makes_no_difference_to_the_next(served, directory):
+    first, second = GET + b"X: " + b"x" * 3000 + b"\r\n\r\n", head(HEAD_SIZE_MAX)
+    assert raw(served, b"\r\n" * 1000 + first + second)[1].count(SMALL) == 2
+    assert answer_to_pieces(directory, [first[:-1], first[-1:] + LAST]).count(SMALL) == 2
 
 
 # Where it begins
@@ -194,6 +199,7 @@ def test_tags_may_come_on_several_lines(served, tag, place):
     tags[place] = tag
     assert raw(served, request("/small.txt", *(f"If-Match: {each}" for each in tags)))[0] == 200
     assert raw(served, request("/small.txt", *(f"If-None-Match: {each}" for each in tags)))[0] == 304
+    assert raw(served, request("/small.txt", *(f"If-Match: W/{each}" for each in tags)))[0] == 412
     assert raw(served, request("/small.txt", *(f"if-none-MATCH: W/{each}, " for each in tags)))[0] == 304
 
 

@@ -71,8 +71,10 @@ class FilesConnection(Connection):
                 self.receive(max(0.0, self._deadline - time.monotonic()))
                 return
             request = self._parse(head)
-            # Nobody wants the body of a request here. The connection ends instead of reading past it.
-            last = self._has_body(request)
+            # Nobody wants the body of a request here. The connection ends instead of reading past it. One in chunks is
+            # there even if it is empty, as h11 was given no byte of it: where its length is said besides, somebody on
+            # the way may see another request begin than is seen here (RFC 9112, section 6.1).
+            last = not isinstance(self._http.next_event(), h11.EndOfMessage)
         except Refused as refusal:
             self._respond(refuse(refusal.status), last=True)
         else:
@@ -87,12 +89,6 @@ class FilesConnection(Connection):
         if not isinstance(request, h11.Request):
             raise Refused(400)
         return request
-
-    def _has_body(self, request: h11.Request) -> bool:
-        # One that is said to come in chunks counts, though it were empty: whoever gives its length besides may have
-        # somebody on the way see other requests than are seen here (RFC 9112, section 6.1).
-        in_chunks = any(name == b"transfer-encoding" for name, _ in request.headers)
-        return in_chunks or not isinstance(self._http.next_event(), h11.EndOfMessage)
 
     def _answer(self, request: h11.Request) -> Answer:
         if not request.http_version.startswith(b"1."):
