@@ -157,7 +157,6 @@ def test_a_link_that_leads_nowhere_hides_nothing(tmp_path, served):
     assert get(served, "/file")[1] == SMALL
 
 
-@wine_row("no-symbolic-links")
 @pytest.mark.parametrize("target", ["index.html", "missing", "index.html/below", "file/below", "x" * 300])
 def test_an_index_that_leads_nowhere_is_none(tmp_path, served, target):
     (tmp_path / "file").write_bytes(SMALL)
@@ -168,7 +167,6 @@ def test_an_index_that_leads_nowhere_is_none(tmp_path, served, target):
     assert get(served, "/index.html")[0].status == 404
 
 
-@wine_row("no-symbolic-links")
 def test_a_chain_of_links_of_any_length_gets_an_answer(tmp_path, served):
     (tmp_path / "link0").write_bytes(SMALL)
     for number in range(1, 1500):
@@ -214,7 +212,7 @@ def test_a_file_that_is_longer_than_it_says_is_delivered_whole(name):
 SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
-@pytest.mark.skipif(not SETTING.exists(), reason=f"needs {SETTING}")
+@pytest.mark.skipif(not LINUX or not SETTING.exists(), reason=f"needs Linux with {SETTING}")
 def test_a_file_that_is_shorter_than_it_says_is_delivered_whole():
     assert SETTING.stat().st_size > len(SETTING.read_bytes())
     with Served("files", str(SETTING.parent)) as served:

@@ -78,6 +78,6 @@ def why(error: OSError | UnicodeError | ImportError) -> str:
         return str(error)
     if error.errno == errno.EADDRINUSE:  # Windows says it in a sentence from which few would see what to do
         return "the address is in use"
-    if isinstance(error, socket.gaierror) or os.name == "nt":
+    if isinstance(error, socket.gaierror) or getattr(error, "winerror", None):  # their numbers are of another kind
         return str(error.strerror)
     return os.strerror(error.errno or 0)  # the error's own words may be the call that failed
