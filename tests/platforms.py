@@ -11,6 +11,7 @@ import pytest
 import unio
 
 WINDOWS = sys.platform == "win32"
+LINUX = sys.platform.startswith("linux")
 
 needs_af_unix = pytest.mark.skipif(
     WINDOWS or not hasattr(socket, "AF_UNIX"), reason="needs AF_UNIX sockets, which Python does not have here"
@@ -22,6 +23,9 @@ needs_kqueue = pytest.mark.skipif(not _kqueue.available, reason=f"kqueue can't r
 needs_dup2 = pytest.mark.skipif(WINDOWS, reason="needs descriptors whose number can be chosen; Windows chooses handles")
 needs_rlimit = pytest.mark.skipif(WINDOWS, reason="needs resource limits")
 needs_signals = pytest.mark.skipif(WINDOWS, reason="needs signals that end another process")
+needs_to_lose_rights = pytest.mark.skipif(
+    WINDOWS or (not LINUX and os.geteuid() == 0), reason="needs a user to whom the mode of a file can forbid something"
+)
 needs_non_blocking_mode = pytest.mark.skipif(WINDOWS, reason="needs O_NONBLOCK; overlapped handles never block")
 needs_crt_files = pytest.mark.skipif(WINDOWS, reason="needs files that join however they were opened; see unio.open")
 needs_names_of_bytes = pytest.mark.skipif(WINDOWS, reason="needs names of files that are any bytes; Windows' are text")

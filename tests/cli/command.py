@@ -19,7 +19,19 @@ import unio
 if TYPE_CHECKING:
     from types import TracebackType
 
-COMMAND = (sys.executable, "-m", "unio")
+UNPRIVILEGED = """
+import os
+if os.geteuid() == 0:
+    import ctypes
+    assert ctypes.CDLL(None).capset((ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()) == 0
+"""
+"""Python with which a process gives up what root may do besides others; for Linux."""
+
+
+def command(*arguments: str, before: str = "") -> list[str]:
+    """What runs the command; *before* is Python that its process runs first."""
+    launch = ["-c", f"{before}\nimport runpy; runpy.run_module('unio', run_name='__main__', alter_sys=True)"]
+    return [sys.executable, *(launch if before else ["-m", "unio"]), *arguments]
 
 
 def environment(**changes: str) -> dict[str, str]:
@@ -29,10 +41,10 @@ def environment(**changes: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path, **changes}
 
 
-def run(*arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, before: str = "", **changes: str) -> subprocess.CompletedProcess[str]:
     """Run the command to its end; the keyword arguments are environment variables."""
     return subprocess.run(
-        [*COMMAND, *arguments],
+        command(*arguments, before=before),
         env=environment(**changes),
         capture_output=True,
         text=True,
@@ -41,17 +53,25 @@ def run(*arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+class DidNotStart(AssertionError):
+    """The server ended before it said where it listens, with that status and those words."""
+
+    def __init__(self, status: int, stderr: str) -> None:
+        super().__init__(f"the server ended with {status} and said {stderr}")
+        self.status = status
+        self.stderr = stderr
+
+
 class Served:
     """A server in a process of its own, listening on a free port of *host*.
 
     *before* is Python that the process runs first. A watchdog kills the process after so many *seconds*, so that
-    waiting for what it says is bounded.
+    waiting for what it says is bounded. Raises DidNotStart.
     """
 
     def __init__(self, *arguments: str, host: str = "127.0.0.1", before: str = "", seconds: float = PROGRAM) -> None:
-        launch = f"{before}\nimport sys\nfrom unio.cli import main\nsys.exit(main())"
         self.process = subprocess.Popen(
-            [sys.executable, "-c", launch, "serve", *arguments, "--host", host, "--port", "0"],
+            command("serve", *arguments, "--host", host, "--port", "0", before=before),
             env=environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -62,6 +82,9 @@ class Served:
         self._watchdog.start()
         assert self.process.stdout is not None
         self.first_line = self.process.stdout.readline()
+        if not self.first_line:
+            status = self.exit_status()
+            raise DidNotStart(status, self.stderr)
         found = re.fullmatch(r"listening on (\S+):(\d+) \((\w+)\)\n", self.first_line)
         if found is None:
             self.kill()

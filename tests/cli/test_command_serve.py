@@ -8,7 +8,7 @@ import socket
 from types import SimpleNamespace
 
 import pytest
-from command import PATIENCE, Served, everything, received, run
+from command import PATIENCE, Served, everything, received
 from platforms import needs_signals
 from support import batch
 
@@ -137,70 +137,3 @@ def test_the_second_signal_ends_the_server_at_once(directory, number):
         assert served.has_stopped_accepting()
         served.signal(number)
         assert served.exit_status() == -number
-
-
-def refused(*arguments, **changes):
-    """The one line that the command says instead of starting."""
-    done = run("serve", *arguments, **changes)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.endswith("\n")
-    assert done.stderr.count("\n") == 1, done.stderr
-    return done.stderr
-
-
-def test_a_port_in_use_is_refused(server):
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        port = str(other.getsockname()[1])
-        said = refused(*server, "--port", port)
-    assert port in said
-    assert "in use" in said
-
-
-def test_an_address_of_another_machine_is_refused(server):
-    assert "192.0.2.1" in refused(*server, "--host", "192.0.2.1")
-
-
-def test_what_is_no_host_name_is_refused(server):
-    assert "a..b" in refused(*server, "--host", "a..b")
-
-
-@pytest.mark.parametrize("port", ["-1", "65536", "http", "1.5", "²"])
-def test_what_is_no_port_number_is_refused(server, port):
-    assert port in refused(*server, f"--port={port}")
-
-
-@pytest.mark.parametrize("threads", ["0", "many", "1000000"])
-def test_what_is_no_number_of_threads_is_refused(server, threads):
-    assert threads in refused(*server, "--threads", threads)
-
-
-@pytest.mark.parametrize("grace", ["-1", "inf", "nan", "soon"])
-def test_what_is_no_time_limit_is_refused(server, grace):
-    assert grace in refused(*server, f"--grace={grace}")
-
-
-def test_an_unknown_backend_is_refused(server):
-    said = refused(*server, "--port", "0", "--backend", "abacus")
-    assert "'abacus'" in said
-    for candidate in unio.backends.candidates():
-        assert candidate.name in said
-    assert "'abacus'" in refused(*server, "--port", "0", UNIO_BACKEND="abacus")
-
-
-def test_a_directory_that_is_missing_is_refused(tmp_path):
-    assert "missing" in refused("files", str(tmp_path / "missing"))
-    (tmp_path / "file").write_bytes(b"")
-    assert "file" in refused("files", str(tmp_path / "file"))
-
-
-def test_without_h11_the_extra_is_named(tmp_path):
-    (tmp_path / "h11.py").write_text("raise ModuleNotFoundError('No module named h11', name='h11')")
-    assert "pip install unio[http]" in refused("files", str(tmp_path), PYTHONPATH=str(tmp_path))
-
-
-def test_without_a_command_the_help_is_named():
-    done = run()
-    assert done.returncode == 2
-    assert "--help" in done.stderr
-    assert run("serve").returncode == 2
-    assert run("--help").returncode == 0

@@ -3,49 +3,56 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import functools
 import math
-import os
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import unio
 from unio.cli.doctor import doctor
-from unio.cli.server import Connect, Server, listen, stopping_on_signals
+from unio.cli.output import Problem, complain, drop_unwritten, occupy_closed, write
+from unio.cli.starting import readable_directory, serve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 PROGRAM = "python -m unio"
 
-EXIT_USAGE = 2
-"""The exit status when the command can't start and its user has to change something; argparse uses the same."""
+EXIT_PROBLEM = 2
+"""The exit status when the command can't do what it is for and its user has to change something; argparse uses the
+same."""
 
 THREADS_MAX = 1024
 """A slip of the finger should get a message and not a machine out of memory."""
-
-
-class Problem(Exception):
-    """Why the command can't start, said in one line."""
 
 
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line, without the usage before it."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_USAGE, f"{self.prog}: {message} (--help explains)\n")
+        raise Problem(f"{message} ({self.prog} --help explains)")
+
+    def _print_message(self, message: str, file: object = None) -> None:  # noqa: ARG002 - there is but one for the help
+        write(message)  # argparse itself keeps silent of what it can't print
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    options = parser().parse_args(arguments)
+    occupy_closed()
     try:
-        status: int = options.run(options)
-    except (Problem, unio.BackendUnavailable) as problem:
-        sys.stderr.write(f"{PROGRAM}: {problem}\n")
-        return EXIT_USAGE
+        return run(arguments)
+    except Problem as problem:
+        complain(f"{PROGRAM}: {problem}\n")
+        return EXIT_PROBLEM
+    finally:
+        drop_unwritten()
+
+
+def run(arguments: Sequence[str] | None) -> int:
+    try:
+        options = parser().parse_args(arguments)
+    except SystemExit:  # it has printed the help or the version
+        return 0
+    status: int = options.run(options)
     return status
 
 
@@ -107,38 +114,4 @@ def serve_files(options: argparse.Namespace) -> int:
         if error.name != "h11":
             raise
         raise Problem("serve files speaks HTTP through h11, which is not here: pip install unio[http]") from error
-    return serve(options, functools.partial(FilesConnection, real_directory(options.directory)))
-
-
-def real_directory(path: str) -> Path:
-    try:
-        directory = Path(os.path.realpath(path, strict=True))
-        if not directory.is_dir():
-            raise Problem(f"{path!r} is not a directory")
-    except OSError as error:
-        raise Problem(f"can't serve {path!r}: {error.strerror}") from error
-    return directory
-
-
-def why(error: OSError | UnicodeError) -> str | None:
-    """Why it can't listen."""
-    if isinstance(error, UnicodeError):
-        return "that can't be the name of a host"
-    if error.errno == errno.EADDRINUSE:  # Windows says it in a sentence from which few would see what to do
-        return "the address is in use"
-    return error.strerror
-
-
-def serve(options: argparse.Namespace, connect: Connect) -> int:
-    """Listen, say where, and serve until a signal ends it."""
-    try:
-        listener = listen(options.host, options.port)
-    except (OSError, UnicodeError) as error:
-        raise Problem(f"can't listen on {options.host} port {options.port}: {why(error)}") from error
-    with listener, unio.Port(backend=options.backend) as port:
-        server = Server(port, listener, connect, options.grace)
-        with stopping_on_signals(port):
-            sys.stdout.write(f"listening on {server.address} ({port.backend})\n")
-            sys.stdout.flush()
-            server.run(options.threads)
-    return 0
+    return serve(options, functools.partial(FilesConnection, readable_directory(options.directory)))

@@ -6,23 +6,28 @@ import importlib.metadata
 import json
 import os
 import platform
-import sys
+import textwrap
 from typing import Any
 
 import unio
+from unio.backends import Candidate
+from unio.cli.output import complain, write
 
 EXIT_NO_BACKEND = 1
 """The exit status when no port can be made."""
 
+WIDTH = 100
+"""How many characters a line has, of what may be long."""
+
 
 def doctor(*, as_json: bool) -> int:
-    """Print the findings and return the exit status."""
+    """Print the findings and return the exit status. Raises Problem when they can't be printed."""
     findings = examine()
-    sys.stdout.write(json.dumps(findings, indent=2) + "\n" if as_json else report(findings))
+    write(json.dumps(findings, indent=2) + "\n" if as_json else report(findings))
     if findings["problem"] is None:
         return 0
     if as_json:  # the report begins with it
-        sys.stderr.write(f"{findings['problem']}\n")
+        complain(f"{wrapped(findings['problem'])}\n")
     return EXIT_NO_BACKEND
 
 
@@ -87,11 +92,9 @@ def report(findings: dict[str, Any]) -> str:
     if findings["problem"] is None:
         lines = [f"backend: {findings['backend']}"]
     else:
-        lines = ["backend: none", f"problem: {findings['problem']}"]
+        lines = ["backend: none", wrapped(f"problem: {findings['problem']}")]
     lines += ["", "candidates, the preferred one first:"]
-    for candidate in findings["candidates"]:
-        mark = "" if candidate["available"] else "not available: "
-        lines.append(f"  {candidate['name']}: {mark}{candidate['reason']}")
+    lines += [f"  {describe(Candidate(**candidate))}" for candidate in findings["candidates"]]
     lines += ["", f"the part in C: {findings['c_part']}", "", "versions:"]
     lines += [f"  {name}: {version or 'not installed'}" for name, version in findings["versions"].items()]
     soft, hard = ("no limit" if limit is None else limit for limit in findings["limits"]["open_files"].values())
@@ -102,3 +105,19 @@ def report(findings: dict[str, Any]) -> str:
         f"  usable processors: {findings['limits']['processors']}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def describe(candidate: Candidate) -> str:
+    return f"{candidate.name}: {'' if candidate.available else 'not available: '}{candidate.reason}"
+
+
+def wrapped(text: str, indent: str = "") -> str:
+    """The text in lines that people can read."""
+    return textwrap.fill(
+        text,
+        WIDTH,
+        initial_indent=indent,
+        subsequent_indent=f"{indent}  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

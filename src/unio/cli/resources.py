@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import quote, unquote_to_bytes
 
@@ -17,6 +19,9 @@ _FORBIDDEN = ("\0", "/", "\\", ":") if os.name == "nt" else ("\0", "/", "\\")
 # Windows drops these from the end of a name, so that a name which ends in them would stand for another name's file.
 _DROPPED = ". " if os.name == "nt" else ""
 
+# What the system says of a path, as HTTP says it; whatever is not here means that there is nothing to be had.
+_STATUS = {errno.EACCES: 403, errno.EPERM: 403, errno.EMFILE: 503, errno.ENFILE: 503, errno.ENOMEM: 503}
+
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
@@ -27,6 +32,10 @@ class Refused(Exception):
         super().__init__(status)
         self.status = status
         self.headers = headers or {}
+
+
+def status_of(error: OSError) -> int:
+    return _STATUS.get(error.errno or 0, 404)
 
 
 def find(root: Path, target: str) -> Path:
@@ -48,8 +57,10 @@ def find(root: Path, target: str) -> Path:
         raise Refused(301, {"Location": location(names)})
     try:
         index = resolve(root, [*names, INDEX])
-    except FileNotFoundError:
-        return path
+    except OSError as error:
+        if status_of(error) != HTTPStatus.NOT_FOUND:
+            raise
+        return path  # it has none, or a link in the place of one that leads nowhere
     return index if index.is_file() else path
 
 
@@ -76,11 +87,19 @@ def decode(part: str) -> str:
 
 def resolve(root: Path, names: list[str]) -> Path:
     """The real path of what is there, which links may have led anywhere. Raises OSError when nothing is."""
-    # Not Path.resolve, which says RuntimeError of links that go round in a circle.
-    path = Path(os.path.realpath(root.joinpath(*names), strict=True))
+    path = real(root.joinpath(*names))
     if not path.is_relative_to(root):
         raise Refused(404)  # what is outside is not even said to exist
     return path
+
+
+def real(path: str | Path) -> Path:
+    """The path without links. Raises OSError when nothing is there."""
+    # Not Path.resolve, which says RuntimeError of links that go round in a circle.
+    try:
+        return Path(os.path.realpath(path, strict=True))
+    except RecursionError as error:  # more links in a row than Python can follow, let alone the system
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from error
 
 
 def location(names: list[str]) -> str:

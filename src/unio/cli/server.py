@@ -10,7 +10,6 @@ import contextlib
 import enum
 import signal
 import socket
-import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import unio
 from unio.cli.connection import Connection
+from unio.cli.output import Problem, complain
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -69,19 +69,32 @@ class Server:
         self._lock = threading.Lock()  # guards _connections
         self._said: set[str] = set()
 
-    def run(self, threads: int) -> None:
-        """Serve with this thread and as many others as make *threads*, until STOP was posted and all is done."""
+    def run(self, threads: int, ready: Callable[[], None]) -> None:
+        """Serve with this thread and as many others as make *threads*, until STOP was posted and all is done.
+
+        *ready* is called once they are there. Raises Problem if the system doesn't have so many.
+        """
         for _ in range(ACCEPTS):
             self.port.submit(unio.Accept(self._listener, state=self._accepted))
-        helpers = [threading.Thread(target=self._work) for _ in range(threads - 1)]
-        with signals_blocked():
-            for helper in helpers:
-                helper.start()
-        self._work()
-        for helper in helpers:
-            helper.join()
+        with self._helpers(threads - 1):
+            ready()
+            self._work()
         for connection in self._current():  # what had not ended when the time was up
             connection.close()
+
+    @contextlib.contextmanager
+    def _helpers(self, count: int) -> Iterator[None]:
+        """Have so many other threads at work, which end with this one."""
+        helpers: list[threading.Thread] = []
+        try:
+            with signals_blocked():
+                for _ in range(count):
+                    helpers.append(start_thread(self._work))  # noqa: PERF401 - to know those before one that fails
+            yield
+        finally:
+            self.port.post(Packet.EXIT)
+            for helper in helpers:
+                helper.join()
 
     def remove(self, connection: Connection) -> None:
         with self._lock:
@@ -151,11 +164,20 @@ class Server:
         # Trouble of this kind comes a thousand times over, and one line is enough to know.
         if message not in self._said:
             self._said.add(message)
-            sys.stderr.write(f"{message}\n")
+            complain(f"{message}\n")
 
 
 Connect: TypeAlias = Callable[[Server, socket.socket], Connection]
 """What makes the connection of an accepted socket. Raises OSError when the system lacks what it takes."""
+
+
+def start_thread(work: Callable[[], None]) -> threading.Thread:
+    thread = threading.Thread(target=work)
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise Problem(f"can't serve with that many threads: {error}") from error
+    return thread
 
 
 def call(key: Server | Connection, operation: unio.Operation) -> None:
@@ -163,7 +185,7 @@ def call(key: Server | Connection, operation: unio.Operation) -> None:
     try:
         operation.state(operation)
     except Exception:  # noqa: BLE001 - a fault in serving one client ends that client's connection, not the server
-        traceback.print_exc()
+        complain(traceback.format_exc())
         if isinstance(key, Connection):
             key.close()
 
@@ -202,9 +224,9 @@ def stopping_on_signals(port: unio.Port) -> Iterator[None]:
         tells.setblocking(False)
         handle = port.associate(told)
         port.submit(unio.Recv(handle, bytearray(1), state=lambda _recv: port.post(Packet.STOP)))
-        for number in SIGNALS:
-            signal.signal(number, next_one_kills)
         before = signal.set_wakeup_fd(tells.fileno(), warn_on_full_buffer=False)
+        for number in SIGNALS:  # after that, or one could come between and be told to nobody
+            signal.signal(number, next_one_kills)
         try:
             yield
         finally:
