@@ -30,7 +30,6 @@ import errno
 import math
 import os
 import select
-import threading
 import time
 import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -39,6 +38,7 @@ from unio._core import Ring
 from unio.backends.attempts import ATTEMPTS, Outcome, judged, readiness_of
 from unio.backends.lanes import Life
 from unio.backends.native import FastPort, has_hot_path
+from unio.backends.pool import start_thread
 from unio.backends.processes import exit_status
 from unio.backends.queued_port import PENDING, QueuedPort
 from unio.backends.requests import NOTHING, POLLRDHUP, finish, poll, start
@@ -421,7 +421,7 @@ class IoUringPort(FastPort, QueuedPort):
             self._reap(DRAIN_STEP_SECONDS)
         if self._ring.in_flight:
             with contextlib.suppress(RuntimeError):  # at the end of the program, which is the end of the ring too
-                threading.Thread(target=self._drain, name="unio-drain", daemon=True).start()
+                start_thread(self._drain, "unio-drain")
         else:
             self._ring.close()
 
