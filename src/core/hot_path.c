@@ -534,8 +534,13 @@ static PyObject *hot_path_start_gathered(struct hot_path *self, PyObject *ignore
     Py_RETURN_NONE;
 }
 
-static PyObject *hot_path_close(struct hot_path *self, PyObject *ignored) {
-    (void)ignored;
+/* close(port). A garbage collection has taken the weak references to a port before it has the port close itself, which
+ * takes what is Python's to do. */
+static PyObject *hot_path_close(struct hot_path *self, PyObject *port) {
+    PyObject *reference = PyWeakref_NewRef(port, NULL);
+    if (!reference)
+        return NULL;
+    Py_XSETREF(self->port, reference);
     self->closed = 1;
     Py_CLEAR(self->model);
     Py_RETURN_NONE;
@@ -628,7 +633,7 @@ static void hot_path_dealloc(struct hot_path *self) {
 static PyMethodDef hot_path_methods[] = {
     {"harvest", FAST(hot_path_harvest), METH_O, NULL},
     {"start_gathered", FAST(hot_path_start_gathered), METH_NOARGS, NULL},
-    {"close", FAST(hot_path_close), METH_NOARGS, NULL},
+    {"close", FAST(hot_path_close), METH_O, NULL},
     {NULL, NULL, 0, NULL},
 };
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import warnings
 import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Self
@@ -13,6 +12,7 @@ from unio import backends
 from unio.backends.locks import holds_lock, put_off
 from unio.backends.processors import usable_processors
 from unio.errors import PortClosed
+from unio.finalizers import is_ending
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -217,10 +217,8 @@ class Port:
     def __repr__(self) -> str:
         return f"<unio.Port {self.backend} {'closed' if self.closed else 'open'}>"
 
-    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        # At the program's end Python stops the other threads wherever they are, also with a lock in hand that this
-        # would wait for, and takes the modules that this needs. Nothing is lost: the process ends.
-        if is_finalizing():
+    def __del__(self, is_ending: Callable[[], bool] = is_ending) -> None:
+        if is_ending():  # nothing is lost: the descriptors go with the objects that have them, or with the process
             return
         if getattr(self, "_unusable", self) is not None:  # closed, or its making failed
             if getattr(self, "_forked", False):

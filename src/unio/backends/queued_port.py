@@ -692,7 +692,7 @@ class QueuedPort(Port, ABC):
                 return
             self._unusable = port_closed()
         if self._hot_path is not None:
-            self._hot_path.close()
+            self._hot_path.close(self)
         self._queue.close()
         for handle in list(self._table.values()):
             handle.leave(Life.ORPHANED)
