@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import warnings
 import weakref
@@ -71,8 +72,11 @@ class Port:
     backend: str
     """The name of the backend in use."""
 
-    _unusable: Exception | None
-    """What every method raises once the port is closed, or in the child after a fork."""
+    _unusable: Callable[[], Exception] | None
+    """Makes what every method raises once the port is closed, or in the child after a fork.
+
+    A new one each time: what was raised keeps the frames that it has come through, and so the port.
+    """
 
     _forked: bool
     """Whether this process was forked from the port's own."""
@@ -134,7 +138,7 @@ class Port:
         Raises :class:`unio.PortClosed`.
         """
         if self._unusable is not None:  # a backend that gathers nothing has no more to see to
-            raise self._unusable
+            raise self._unusable()
 
     def wait(self, timeout: float | None = None, limit: int = LIMIT_DEFAULT) -> list[Completion]:
         """Wait for completions and return from 1 to *limit* of them, first in, first out.
@@ -271,9 +275,8 @@ def _after_fork_in_child() -> None:
     for port in list(_ports):
         if port._unusable is None:
             port._forked = True
-            port._unusable = RuntimeError(
-                f"{port!r} belongs to process {os.getppid()}, from which this one was forked: make a new port here"
-            )
+            why = f"{port!r} belongs to process {os.getppid()}, from which this one was forked: make a new port here"
+            port._unusable = functools.partial(RuntimeError, why)
 
 
 if hasattr(os, "register_at_fork"):

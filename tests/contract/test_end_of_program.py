@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 from typing import Any
 
 import channels
@@ -10,7 +11,7 @@ import pytest
 import support
 
 BEGINNING = """
-import gc, os, socket, subprocess, sys, tempfile, threading, warnings
+import gc, socket, subprocess, sys, threading, warnings
 import unio
 warnings.simplefilter("ignore", ResourceWarning)  # of the sockets
 near, far = socket.socketpair()
@@ -68,7 +69,7 @@ for operation in operations:
 """
 
 OF_A_FILE = """
-file = tempfile.TemporaryFile()
+file = unio.open(sys.argv[2], "w+b")
 operation = unio.Write(port.associate(file), bytes(1_000_000), 0)
 port.submit(operation)
 port.wait(0)
@@ -135,9 +136,10 @@ PAIRS += [("in flight", holder) for holder in HOLDERS if ("in flight", holder) n
 @pytest.mark.clause("P11")
 @pytest.mark.parametrize(("state", "holder"), PAIRS)
 def test_whatever_is_in_flight_and_whoever_holds_the_port_nothing_is_said(
-    backend: str, state: str, holder: str
+    backend: str, tmp_path: Path, state: str, holder: str
 ) -> None:
-    assert channels.run_script(BEGINNING + STATES[state] + HOLDERS[holder], backend) == ""
+    program = BEGINNING + STATES[state] + HOLDERS[holder]
+    assert channels.run_script(program, backend, str(tmp_path / "file")) == ""
 
 
 @pytest.mark.clause("P11")

@@ -32,6 +32,7 @@ from unio.backends.emulation import EmulatedPort
 from unio.backends.interrupt import Interrupt
 from unio.backends.native import FastPort, has_hot_path
 from unio.backends.processes import exit_status
+from unio.errors import as_oserror
 from unio.handle import Kind
 
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ class EpollPort(FastPort, EmulatedPort):
             if status is None:
                 return  # threads of it are still ending; the event comes again
         except OSError as failure:  # it was waited for already, or is no child
-            error = failure
+            error = as_oserror(failure)
         if self._processes.get(pidfd) is watch:  # else the number may have been another's when it was asked
             self._complete_exit(watch[0], status, error)
 

@@ -42,6 +42,7 @@ from unio.backends.pool import start_thread
 from unio.backends.processes import exit_status
 from unio.backends.queued_port import PENDING, QueuedPort
 from unio.backends.requests import NOTHING, POLLRDHUP, finish, poll, start
+from unio.errors import as_oserror
 from unio.operations import Route
 
 if TYPE_CHECKING:
@@ -402,7 +403,7 @@ class IoUringPort(FastPort, QueuedPort):
         try:
             status = exit_status(os.P_PIDFD, watch.pidfd, os.WNOHANG)
         except OSError as failure:  # it was waited for already, or is no child
-            error = failure if result.number >= 0 else None
+            error = as_oserror(failure) if result.number >= 0 else None
         if status is None and error is None:  # threads of it are still ending, or the thread that polled has ended
             self._poll_process(operation, watch)
         elif operation._native is watch and watch.pidfd >= 0:  # else it was cancelled meanwhile

@@ -53,6 +53,7 @@ from unio.backends.kevent import (
 from unio.backends.lanes import Life
 from unio.backends.locks import Lock
 from unio.backends.processes import exit_status
+from unio.errors import as_oserror
 from unio.handle import Kind
 
 if TYPE_CHECKING:
@@ -224,7 +225,7 @@ class KqueuePort(EmulatedPort):
         try:
             status = ask()
         except OSError as failure:  # it was waited for already, or is no child
-            error = failure
+            error = as_oserror(failure)
         for operation in operations:
             self._complete_exit(operation, status, error)
 

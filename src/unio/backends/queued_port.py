@@ -33,7 +33,7 @@ from unio.backends.native import core, has_hot_path, next_sequence
 from unio.backends.places import WATCH_SECONDS, Waiter, here, join
 from unio.backends.queue import CompletionQueue, nothing_gathered
 from unio.backends.timers import NOT_LINKED, is_on
-from unio.errors import NotAssociated, cancelled, timed_out
+from unio.errors import NotAssociated, as_oserror, cancelled, timed_out
 from unio.handle import HasFileno, Kind
 from unio.operations import Accept, Operation, ProcessExit, Recv, Send, Status, Timer
 from unio.port import LIMIT_DEFAULT, Completion, Port, check_limit, port_closed
@@ -91,7 +91,7 @@ class QueuedPort(Port, ABC):
 
     def flush(self) -> None:
         if self._unusable is not None:
-            raise self._unusable
+            raise self._unusable()
         self._start_gathered()
 
     def _start_gathered(self) -> None:
@@ -171,7 +171,7 @@ class QueuedPort(Port, ABC):
 
     def associate(self, handle: HasFileno | int, key: Any = None, *, skip_on_success: bool = False) -> EmulatedHandle:
         if self._unusable is not None:
-            raise self._unusable
+            raise self._unusable()
         number = number_of(handle)
         made = EmulatedHandle(self, handle, number, key, skip_on_success=skip_on_success)
         joined.enter(self._table, made)
@@ -181,7 +181,7 @@ class QueuedPort(Port, ABC):
             self._forget(made, is_open=True)
             made.leave(Life.ORPHANED)
             if self._unusable is not None:  # it was closed in the middle of this
-                raise self._unusable from None
+                raise self._unusable() from None
             raise
         return made
 
@@ -197,7 +197,7 @@ class QueuedPort(Port, ABC):
         else:
             os.set_blocking(number, False)
         if self._unusable is not None:  # else who closes the port finds the handle in the table
-            raise self._unusable
+            raise self._unusable()
         if handle.kind is not Kind.FILE:
             self._register(handle)
 
@@ -211,7 +211,7 @@ class QueuedPort(Port, ABC):
 
     def submit(self, operation: Operation, timeout: float | None = None) -> bool:
         if self._unusable is not None:
-            raise self._unusable
+            raise self._unusable()
         if timeout is not None:
             seconds(timeout, "the time-out")
         handle = self._handle_of(operation)
@@ -234,7 +234,7 @@ class QueuedPort(Port, ABC):
             _left = operation._begin()  # goes when this returns, and the lock is given back
             if handle.life is not Life.OPEN:
                 operation._status = IDLE
-                raise self._unusable or NotAssociated(f"{handle!r} is closed")
+                raise self._unusable() if self._unusable else NotAssociated(f"{handle!r} is closed")
             return self._append(handle, lane, operation, timeout)
 
     def _append(self, handle: EmulatedHandle, lane: Lane, operation: Operation, timeout: float | None) -> bool:
@@ -257,7 +257,7 @@ class QueuedPort(Port, ABC):
         _left = operation._begin()
         if handle is not None and handle.life is not Life.OPEN:
             operation._status = IDLE
-            raise self._unusable or NotAssociated(f"{handle!r} is closed")
+            raise self._unusable() if self._unusable else NotAssociated(f"{handle!r} is closed")
         put_off(partial(self._submit_begun, handle, operation, timeout))
 
     def _submit_begun(self, handle: EmulatedHandle | None, operation: Operation, timeout: float | None) -> None:
@@ -291,7 +291,7 @@ class QueuedPort(Port, ABC):
     def _submit_detached(self, operation: Operation, timeout: float | None) -> None:
         with self._lock:
             if self._unusable is not None:  # it was closed meanwhile, and nobody would end the operation any more
-                raise self._unusable
+                raise self._unusable()
             _left = operation._begin()  # goes when this returns, and the lock is given back
             self._enter_detached(operation, timeout)
         self._start_detached(operation)
@@ -344,7 +344,7 @@ class QueuedPort(Port, ABC):
         except OverflowError:  # a number that no process can have
             error = OSError(errno.ESRCH, os.strerror(errno.ESRCH))
         except OSError as failure:
-            error = failure
+            error = as_oserror(failure)
         finally:
             self._end_claim(operation, error)
 
@@ -439,7 +439,7 @@ class QueuedPort(Port, ABC):
 
     def cancel(self, operation: Operation) -> bool:
         if self._unusable is not None:
-            raise self._unusable
+            raise self._unusable()
         self._handle_of(operation)
         self._start_gathered()
         return self._cancel(operation, "cancelled by Port.cancel")
@@ -506,7 +506,7 @@ class QueuedPort(Port, ABC):
 
     def post(self, key: Any, operation: Any = None, transferred: int = 0) -> None:
         if self._unusable is not None:
-            raise self._unusable
+            raise self._unusable()
         self._queue.post(Completion(key, operation, transferred, None))
 
     def wait(self, timeout: float | None = None, limit: int = LIMIT_DEFAULT) -> list[Completion]:
@@ -542,7 +542,7 @@ class QueuedPort(Port, ABC):
         queue = self._queue
         while True:
             if self._unusable is not None:
-                raise self._unusable
+                raise self._unusable()
             if queue.packets and not self._should_ask() and (waiter.place or waiter.enter()):
                 batch = queue.take(limit)
                 if batch:
@@ -690,7 +690,7 @@ class QueuedPort(Port, ABC):
         with self._lock:
             if self._unusable is not None:
                 return
-            self._unusable = port_closed()
+            self._unusable = port_closed
         if self._hot_path is not None:
             self._hot_path.close(self)
         self._queue.close()
