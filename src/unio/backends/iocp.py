@@ -20,17 +20,22 @@ from __future__ import annotations
 
 import errno
 import math
-import sys
 import threading
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from unio.arguments import seconds
+from unio.backends import win32
+from unio.backends.flights import FINISHES, STARTS, Flight, goes_alone, may_go_on
+from unio.backends.iocp_handle import Direction, IocpHandle, Life
+from unio.backends.iocp_processes import Watches
+from unio.backends.iocp_queue import KernelQueue, PacketKey
 from unio.backends.locks import Lock, holds_lock, put_off, refuse_within_lock
 from unio.backends.native import next_sequence
 from unio.backends.pool import FilePool
 from unio.backends.timers import NOT_LINKED, Timers, is_on
+from unio.backends.win32 import kernel32, last_error
 from unio.errors import AssociationError, NotAssociated, cancelled, timed_out
 from unio.operations import Operation, ProcessExit, Route, Status, Timer
 from unio.port import LIMIT_DEFAULT, Completion, Port, check_limit, port_closed
@@ -47,22 +52,15 @@ QUEUED = Status.QUEUED
 
 def unavailable() -> str | None:
     """Why this backend can't run here, or None."""
-    if sys.platform != "win32":
-        return f"IOCP is Windows', and this is {sys.platform}"
     try:
-        import unio.backends.win32  # noqa: F401, PLC0415 - that it can be imported is the question
-    except ImportError as error:
-        return f"it needs cffi, which can't be imported: {error}"
+        queue = KernelQueue(1)
+        queue.post(0, PacketKey.WAKE)
+        queue.fetch(1, 0)
+        queue.close()
+    except OSError as error:
+        return f"completion ports fail: {error}"
     return None
 
-
-if TYPE_CHECKING or unavailable() is None:
-    from unio.backends import win32
-    from unio.backends.flights import FINISHES, STARTS, Flight, goes_alone, may_go_on
-    from unio.backends.iocp_handle import Direction, IocpHandle, Life
-    from unio.backends.iocp_processes import Watches
-    from unio.backends.iocp_queue import KernelQueue, PacketKey
-    from unio.backends.win32 import kernel32, last_error
 
 SLICE_MS_MAX = 100
 """How long the main thread sleeps in one go: Windows does not wake it for a signal, and Python's handlers run in it."""
