@@ -99,6 +99,16 @@ blocked = port.blocking()
 blocked.__enter__()
 """
 
+BLOCKED_IN_A_GENERATOR = """
+def blocks():
+    with port.blocking():
+        yield
+port.post("key")
+port.wait()
+generator = blocks()
+next(generator)
+"""
+
 OF_TWO_PORTS = """
 other = unio.Port(backend=sys.argv[1])
 for each in (port, other, port):
@@ -119,6 +129,7 @@ STATES = {
     "of a pipe": OF_A_PIPE,
     "of a process": OF_A_PROCESS,
     "blocked": BLOCKED,
+    "blocked in a generator": BLOCKED_IN_A_GENERATOR,
     "of two ports": OF_TWO_PORTS,
 }
 
@@ -143,9 +154,10 @@ def test_whatever_is_in_flight_and_whoever_holds_the_port_nothing_is_said(
 
 
 @pytest.mark.clause("P11")
+@pytest.mark.parametrize("state", ["in flight", "blocked", "blocked in a generator"])
 @pytest.mark.parametrize("end", ["sys.exit()", "threading.Thread(target=gc.collect).start()", DROPPED])
-def test_however_a_program_ends_nothing_is_said(backend: str, end: str) -> None:
-    assert channels.run_script(BEGINNING + IN_FLIGHT + end, backend) == ""
+def test_however_a_program_ends_nothing_is_said(backend: str, state: str, end: str) -> None:
+    assert channels.run_script(BEGINNING + STATES[state] + end, backend) == ""
 
 
 @pytest.mark.clause("P11")

@@ -182,6 +182,29 @@ class _Here(threading.local):
 here = _Here()
 
 
+class Blocking:
+    """A block in which a thread has left its port's places, to run again at the end of it."""
+
+    __slots__ = ("_left", "_places", "_start_gathered")
+
+    def __init__(self, start_gathered: Callable[[], None], places: list[None]) -> None:
+        self._start_gathered = start_gathered
+        self._places = places
+        self._left: Waiter | None = None
+
+    def __enter__(self) -> None:
+        self._start_gathered()
+        waiter = here.waiter
+        if waiter is not None and waiter.places is self._places and waiter.leave():
+            self._left = waiter
+
+    # A generator of the program's may be in the block when it is dropped: at the end of the program, too.
+    def __exit__(self, *_: object, here: _Here = here) -> None:
+        left, self._left = self._left, None
+        if left is not None and left is here.waiter:  # or else it has gone to another port
+            left.resume()
+
+
 def join(queue: CompletionQueue) -> Waiter:
     """Let the thread that calls this belong to the port of *queue*, and to no other any more."""
     if here.waiter is not None:

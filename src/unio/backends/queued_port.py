@@ -14,7 +14,6 @@ handed to the kernel, where that does it by itself. Those methods are the abstra
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import socket
@@ -30,7 +29,7 @@ from unio.backends.attempts import Outcome, made_socket
 from unio.backends.lanes import EmulatedHandle, Lane, Life, number_of
 from unio.backends.locks import Lock, holds_lock, put_off, refuse_within_lock
 from unio.backends.native import core, has_hot_path, next_sequence
-from unio.backends.places import WATCH_SECONDS, Waiter, here, join
+from unio.backends.places import WATCH_SECONDS, Blocking, Waiter, here, join
 from unio.backends.queue import CompletionQueue, nothing_gathered
 from unio.backends.timers import NOT_LINKED, is_on
 from unio.errors import NotAssociated, as_oserror, cancelled, timed_out
@@ -39,7 +38,7 @@ from unio.operations import Accept, Operation, ProcessExit, Recv, Send, Status, 
 from unio.port import LIMIT_DEFAULT, Completion, Port, check_limit, port_closed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from unio._core import Ring
     from unio.backends.native import HotPath
@@ -527,16 +526,8 @@ class QueuedPort(Port, ABC):
                 waiter.leave()
             self._queue.pass_on()
 
-    @contextlib.contextmanager
-    def blocking(self) -> Iterator[None]:
-        self._start_gathered()
-        waiter = here.waiter
-        left = waiter is not None and waiter.places is self._queue.places and waiter.leave()
-        try:
-            yield
-        finally:
-            if waiter is not None and left and waiter is here.waiter:  # and has not gone to another port
-                waiter.resume()
+    def blocking(self) -> Blocking:
+        return Blocking(self._start_gathered, self._queue.places)
 
     def _wait(self, waiter: Waiter, until: float | None, limit: int) -> list[Completion]:
         queue = self._queue
