@@ -15,7 +15,8 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 SOURCES = "src/core"
-FLAGS = ["-std=c11", "-O2", "-fvisibility=hidden", "-Wall", "-Wextra"]
+# The last: a thread may have a stack of 32 KiB (threading.stack_size), which Python itself needs some of.
+FLAGS = ["-std=c11", "-O2", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wframe-larger-than=2048"]
 
 
 class CoreHook(BuildHookInterface):  # type: ignore[type-arg]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import sys
 import types
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,16 +23,22 @@ def without_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def three(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three candidates: one that can't run here, and two that can."""
+def three(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Three candidates: one that can't run here, and two that can. Returns the names of those that are examined."""
+    examined: list[str] = []
+
+    def examine(name: str, reason: str | None) -> str | None:
+        examined.append(name)
+        return reason
 
     for name, reason in {"broken": "this kernel is too old", "first": None, "second": None}.items():
         made: Any = types.ModuleType(f"unio.backends.{name}")
-        made.unavailable = lambda reason=reason: reason
+        made.unavailable = functools.partial(examine, name, reason)
         made.PORT = type(name, (), {"backend": name})
         monkeypatch.setitem(sys.modules, made.__name__, made)
     here = (sys.platform,)
     monkeypatch.setattr(backends, "_SYSTEMS", {"broken": here, "first": here, "second": here})
+    return examined
 
 
 def test_there_is_a_backend_here() -> None:
@@ -104,6 +112,39 @@ def test_the_first_that_is_available_is_the_default() -> None:
     assert backends.choose() == "first"
 
 
+def test_a_choice_examines_none_behind_the_one_that_it_makes(three: list[str]) -> None:
+    assert backends.choose() == "first"
+    assert three == ["broken", "first"]
+    assert backends.choose("second") == "second"
+    assert three == ["broken", "first", "second"]
+
+
+IMPORTS_THAT_FAIL = {
+    "a module that is lacking": ("import no_such_module", "No module named 'no_such_module'"),
+    "a name that is lacking": ("from os import no_such_name", "cannot import name 'no_such_name' from 'os'"),
+    "a module that can't be loaded": ("raise ImportError('it is of another Python')", "it is of another Python"),
+    "any other error": ("raise OSError(5, 'the disk is broken')", "OSError: [Errno 5] the disk is broken"),
+    "an error of its test": ("def unavailable(): raise ValueError('it has a fault')", "ValueError: it has a fault"),
+}
+
+
+@pytest.mark.parametrize("case", IMPORTS_THAT_FAIL)
+def test_whatever_is_wrong_with_one_is_its_reason_and_the_next_one_serves(
+    three: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, case: str
+) -> None:
+    source, reason = IMPORTS_THAT_FAIL[case]
+    (tmp_path / "broken.py").write_text(source)
+    monkeypatch.delitem(sys.modules, "unio.backends.broken")
+    monkeypatch.setattr(backends, "__path__", [*backends.__path__, str(tmp_path)])
+    broken, *others = backends.candidates()
+    assert (broken.name, broken.available) == ("broken", False)
+    assert reason in broken.reason
+    assert [each.available for each in others] == [True, True]
+    assert backends.choose() == "first"
+    with pytest.raises(unio.BackendUnavailable, match=re.escape(reason)):
+        unio.Port(backend="broken")
+
+
 @pytest.mark.usefixtures("three")
 def test_argument_variable_and_default_in_this_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UNIO_BACKEND", "second")
@@ -123,7 +164,7 @@ def test_one_that_can_not_run_here_is_refused_and_never_replaced_by_another(monk
         unio.Port()
 
 
-def test_where_nothing_can_run_the_error_says_why(three: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_nothing_can_run_the_error_says_why(three: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "_SYSTEMS", {"broken": (sys.platform,)})
     with pytest.raises(unio.BackendUnavailable, match="broken: this kernel is too old"):
         unio.Port()

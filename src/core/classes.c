@@ -89,12 +89,12 @@ static int intern_names(void) {
     return 0;
 }
 
-/* claim(): whether the hot path is the caller's, as it is the first that asks. What is learned is kept once for the
- * process, and another copy of the package, as another interpreter has it, has classes of its own. */
+/* claim(): whether the hot path is the caller's, as it is the first that asks in the main interpreter. What is learned is
+ * kept once for the process: another copy of the package has classes of its own, and other interpreters come and go. */
 static PyObject *claim(PyObject *module, PyObject *ignored) {
     (void)module, (void)ignored;
     static int claimed;
-    return PyBool_FromLong(!claimed++);
+    return PyBool_FromLong(PyInterpreterState_Get() == PyInterpreterState_Main() && !claimed++);
 }
 
 static int find_slow_forms(PyObject *port_class) {

@@ -19,10 +19,8 @@
 
 #include <errno.h>
 #include <structmember.h> /* T_INT, until Python 3.12 */
-#include <sys/epoll.h>
 #include <time.h>
 
-#define EVENTS_MAX 256   /* fetched by one call at most; more of them wait in the kernel for the next */
 #define SWEEP_MS 50      /* how soon Python is let look for handles that were closed behind the port's back */
 #define LIMIT 64         /* of the completions of one wait, unless told; port.py says the same */
 #define ARGUMENTS_MAX 8  /* no method has more */
@@ -30,14 +28,38 @@
 #define TAKES_MAX 256    /* packets taken before the kernel is asked again; queued_port.py says the same */
 #define ASK_MS 1         /* and how soon after the first of them it is; queued_port.py says the same */
 
-/* Acts on the results that were taken out of the ring, and has it start what has become the first of its lane. */
-static void act_on_results(struct hot_path *self, PyObject **kept) {
-    struct attempt attempts[EVENTS_MAX];
-    int count = EVENTS_MAX;
+struct room *take_room(struct hot_path *self) {
+    struct room *room = self->room ? self->room : PyMem_Malloc(sizeof *room);
+    self->room = NULL;
+    if (!room)
+        PyErr_NoMemory();
+    return room;
+}
+
+void give_back_room(struct hot_path *self, struct room *room) {
+    if (self->room)
+        PyMem_Free(room);
+    else
+        self->room = room;
+}
+
+/* Acts on the results of attempts that were taken out of the ring. */
+static void settle_results(struct hot_path *self, PyObject **kept) {
+    struct room *room = take_room(self);
+    int count = room ? EVENTS_MAX : 0;
+    if (!room)
+        keep_first(kept);
     while (count == EVENTS_MAX) {
-        count = ring_take_attempts(self->ring, attempts, EVENTS_MAX);
-        settle_all(self, attempts, count, kept);
+        count = ring_take_attempts(self->ring, room->attempts, EVENTS_MAX);
+        settle_all(self, room->attempts, count, kept);
     }
+    if (room)
+        give_back_room(self, room);
+}
+
+/* Acts on all results that were, and has the ring start what has become the first of its lane. */
+static void act_on_results(struct hot_path *self, PyObject **kept) {
+    settle_results(self, kept);
     if (ring_has_results(self->ring) && call_port(self, name.act_on_results, NULL, NULL, NULL) < 0)
         keep_first(kept);
     ring_submit_gathered(self->ring);
@@ -506,32 +528,35 @@ static int wait_for_events(int epoll, struct epoll_event *events, int timeout_ms
     return found;
 }
 
-/* Waits for events and acts on them. Returns whether there were any. */
-static PyObject *harvest(struct hot_path *self, int timeout_ms) {
-    if (self->ring)
-        return harvest_ring(self, timeout_ms);
-    struct epoll_event events[EVENTS_MAX];
-    struct attempt attempts[2 * EVENTS_MAX];
+/* Waits for events and acts on them. Returns how many there were, or -1 with an exception. */
+static int harvest_events(struct hot_path *self, int timeout_ms, struct room *room) {
     struct spin *spin = spin_of(self);
     int epoll = self->epoll, found, prepared = 0;
     Py_BEGIN_ALLOW_THREADS
-    found = wait_for_events(epoll, events, timeout_ms, spin);
+    found = wait_for_events(epoll, room->events, timeout_ms, spin);
     Py_END_ALLOW_THREADS
     self->takes = 0;
     if (found < 0) {
         if (errno != EINTR)
-            return PyErr_SetFromErrno(PyExc_OSError);
-        if (PyErr_CheckSignals() < 0)
-            return NULL;
-        found = 0;
+            PyErr_SetFromErrno(PyExc_OSError);
+        return PyErr_Occurred() || PyErr_CheckSignals() < 0 ? -1 : 0;
     }
     PyObject *kept = NULL;
     for (int i = 0; i < found; i++)
-        prepared += notice(self, &events[i], &attempts[prepared], &kept);
-    make_attempts(self, attempts, prepared, &kept);
-    if (raise_kept(kept) < 0)
-        return NULL;
-    return PyBool_FromLong(found);
+        prepared += notice(self, &room->events[i], &room->attempts[prepared], &kept);
+    make_attempts(self, room->attempts, prepared, &kept);
+    return raise_kept(kept) < 0 ? -1 : found;
+}
+
+/* Waits for events, or results, and acts on them. Returns whether there were any. */
+static PyObject *harvest(struct hot_path *self, int timeout_ms) {
+    if (self->ring)
+        return harvest_ring(self, timeout_ms);
+    struct room *room = take_room(self);
+    int found = room ? harvest_events(self, timeout_ms, room) : -1;
+    if (room)
+        give_back_room(self, room);
+    return found < 0 ? NULL : PyBool_FromLong(found);
 }
 
 static PyObject *hot_path_harvest(struct hot_path *self, PyObject *timeout_ms) {
@@ -546,8 +571,13 @@ static PyObject *hot_path_start_gathered(struct hot_path *self, PyObject *ignore
     Py_RETURN_NONE;
 }
 
-static PyObject *hot_path_close(struct hot_path *self, PyObject *ignored) {
-    (void)ignored;
+/* close(port). A garbage collection has taken the weak references to a port before it has the port close itself, which
+ * takes what is Python's to do. */
+static PyObject *hot_path_close(struct hot_path *self, PyObject *port) {
+    PyObject *reference = PyWeakref_NewRef(port, NULL);
+    if (!reference)
+        return NULL;
+    Py_XSETREF(self->port, reference);
     self->closed = 1;
     Py_CLEAR(self->model);
     Py_RETURN_NONE;
@@ -631,6 +661,7 @@ static void hot_path_dealloc(struct hot_path *self) {
     PyObject_GC_UnTrack(self);
     hot_path_clear(self);
     PyMem_Free(self->gathered);
+    PyMem_Free(self->room);
     type->tp_free((PyObject *)self);
     Py_DECREF(type);
 }
@@ -640,7 +671,7 @@ static void hot_path_dealloc(struct hot_path *self) {
 static PyMethodDef hot_path_methods[] = {
     {"harvest", FAST(hot_path_harvest), METH_O, NULL},
     {"start_gathered", FAST(hot_path_start_gathered), METH_NOARGS, NULL},
-    {"close", FAST(hot_path_close), METH_NOARGS, NULL},
+    {"close", FAST(hot_path_close), METH_O, NULL},
     {NULL, NULL, 0, NULL},
 };
 

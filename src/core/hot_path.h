@@ -5,11 +5,21 @@
 #include "core.h"
 #include "spin.h"
 
+#include <sys/epoll.h>
+
 #define GATHERED_MAX 256 /* so many are started at once: the first should not wait for a long time */
+#define EVENTS_MAX 256   /* fetched by one call at most; more of them wait in the kernel for the next */
 
 struct gathered {
     PyObject *handle;
     struct lane *lane;
+};
+
+/* What one call deals with at once. A thread's stack may have 32 KiB, and this takes more. */
+struct room {
+    struct epoll_event events[EVENTS_MAX];
+    struct attempt attempts[2 * EVENTS_MAX]; /* an event may be one for each direction */
+    struct gathered gathered[GATHERED_MAX];
 };
 
 struct hot_path {
@@ -25,6 +35,7 @@ struct hot_path {
     double first_take; /* when the first of takes was */
     struct gathered *gathered; /* lanes that this path owns, and has still to try */
     size_t gathered_count;
+    struct room *room; /* for the next call that needs one, or NULL */
     unsigned generation, takes;
     int epoll; /* its descriptor, which Python sets, also when it makes another */
     struct spin spin;
@@ -126,6 +137,11 @@ PyObject *port_of(struct hot_path *self);
 /* Calls a method of the port, or of another object, and drops the result. Returns -1 with an exception if it fails. */
 int call_port(struct hot_path *self, PyObject *method, PyObject *a, PyObject *b, PyObject *c);
 int call(PyObject *object, PyObject *method);
+
+/* Room for a call, which gives it back; NULL with an exception if there is no memory. A port keeps one, and seldom needs
+ * another: where two threads start what was gathered at once, or one in the middle of another call. */
+struct room *take_room(struct hot_path *self);
+void give_back_room(struct hot_path *self, struct room *room);
 
 /* Buffers (buffers.c) */
 

@@ -67,11 +67,12 @@ uint64_t ring_commit(Ring *self, struct request *request, PyObject *owner, PyObj
     return name;
 }
 
-/* Where the bytes of a tuple of memoryviews are, up to *most* after the first *done*. Returns how many parts that makes. */
-static int parts(PyObject *views, Py_ssize_t done, Py_ssize_t most, struct iovec *vector)
+/* Where the bytes of a tuple of memoryviews are, up to *most* after the first *done*, in up to *room* parts. Returns how
+ * many parts that makes. */
+static int parts(PyObject *views, Py_ssize_t done, Py_ssize_t most, struct iovec *vector, int room)
 {
     int count = 0;
-    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(views) && count < VECTOR_MAX && most; i++) {
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(views) && count < room && most; i++) {
         const Py_buffer *view = PyMemoryView_GET_BUFFER(PyTuple_GET_ITEM(views, i));
         Py_ssize_t skipped = done < view->len ? done : view->len, size = view->len - skipped;
         done -= skipped;
@@ -96,15 +97,23 @@ static bool are_views(PyObject *views)
     return fine;
 }
 
-static struct message *new_message(const struct iovec *vector, int count)
+static struct message *new_message(int parts)
 {
-    struct message *message = calloc(1, sizeof *message + (size_t)count * sizeof *vector);
-    if (!message)
-        return (void *)PyErr_NoMemory();
-    if (count)
-        memcpy(message->vector, vector, (size_t)count * sizeof *vector);
-    message->header.msg_iov = message->vector;
-    message->header.msg_iovlen = (size_t)count;
+    struct message *message = calloc(1, sizeof *message + (size_t)parts * sizeof *message->vector);
+    if (message)
+        message->header.msg_iov = message->vector;
+    else
+        PyErr_NoMemory();
+    return message;
+}
+
+/* A message with the buffers as its parts. */
+static struct message *message_of(PyObject *views, Py_ssize_t done, Py_ssize_t most)
+{
+    int room = PyTuple_GET_SIZE(views) < VECTOR_MAX ? (int)PyTuple_GET_SIZE(views) : VECTOR_MAX;
+    struct message *message = new_message(room);
+    if (message)
+        message->header.msg_iovlen = (size_t)parts(views, done, most, message->vector, room);
     return message;
 }
 
@@ -113,15 +122,18 @@ static struct message *new_message(const struct iovec *vector, int count)
 static PyObject *transfer(Ring *self, PyObject *owner, int number, PyObject *views, Py_ssize_t done, Py_ssize_t most,
                           int single, int many, uint64_t offset, uint32_t flags, uint16_t hints)
 {
-    struct iovec vector[VECTOR_MAX];
-    if (!are_views(views))
-        return NULL;
-    int count = parts(views, done, most, vector);
+    struct iovec one = {NULL, 0};
     struct message *message = NULL;
-    if (count > 1 && !(message = new_message(vector, count)))
+    if (!are_views(views) || (PyTuple_GET_SIZE(views) > 1 && !(message = message_of(views, done, most))))
         return NULL;
+    int count = message ? (int)message->header.msg_iovlen : parts(views, done, most, &one, 1);
+    if (message && count <= 1) { /* the others are empty, or done */
+        one = count ? message->vector[0] : one;
+        free(message);
+        message = NULL;
+    }
     struct io_uring_sqe *entry;
-    struct request *request = ring_begin(self, count > 1 ? many : single, number, &entry);
+    struct request *request = ring_begin(self, message ? many : single, number, &entry);
     if (!request) {
         free(message);
         return NULL;
@@ -129,9 +141,9 @@ static PyObject *transfer(Ring *self, PyObject *owner, int number, PyObject *vie
     entry->off = offset;
     entry->msg_flags = flags;
     entry->ioprio = hints;
-    if (count <= 1) {
-        entry->addr = count ? (uint64_t)(uintptr_t)vector[0].iov_base : 0;
-        entry->len = count ? (uint32_t)vector[0].iov_len : 0;
+    if (!message) {
+        entry->addr = (uint64_t)(uintptr_t)one.iov_base;
+        entry->len = (uint32_t)one.iov_len;
     } else if (many == IORING_OP_RECVMSG || many == IORING_OP_SENDMSG) {
         entry->addr = (uint64_t)(uintptr_t)&message->header;
         entry->len = 1;
@@ -192,9 +204,8 @@ PyObject *ring_write(Ring *self, PyObject *arguments)
 static PyObject *exchange(Ring *self, int opcode, PyObject *owner, int number, PyObject *views, int family,
                           PyObject *address)
 {
-    struct iovec vector[VECTOR_MAX];
-    struct message *message = NULL;
-    if (!are_views(views) || !(message = new_message(vector, parts(views, 0, TRANSFER_MAX, vector))))
+    struct message *message = are_views(views) ? message_of(views, 0, TRANSFER_MAX) : NULL;
+    if (!message)
         return NULL;
     if (opcode == IORING_OP_RECVMSG) {
         message->header.msg_name = &message->address;
@@ -245,7 +256,7 @@ PyObject *ring_accept(Ring *self, PyObject *arguments)
     int number;
     if (!PyArg_ParseTuple(arguments, "Oi", &owner, &number))
         return NULL;
-    struct message *message = new_message(NULL, 0);
+    struct message *message = new_message(0);
     if (!message)
         return NULL;
     struct io_uring_sqe *entry;
@@ -267,7 +278,7 @@ PyObject *ring_connect(Ring *self, PyObject *arguments)
     int number, family;
     if (!PyArg_ParseTuple(arguments, "OiiO", &owner, &number, &family, &address))
         return NULL;
-    struct message *message = new_message(NULL, 0);
+    struct message *message = new_message(0);
     if (!message)
         return NULL;
     int size = address_from(family, address, &message->address);

@@ -19,7 +19,7 @@
 
 #include "address.h"
 
-#define TAKEN 256                   /* results that are taken in one go */
+#define TAKEN 64                    /* results that are taken in one go */
 #define UNHEARD 0                   /* the user_data of an entry whose result nobody waits for */
 #define WAKES 2                     /* of one that fetches a thread out of the kernel */
 #define CANCELS 1                   /* a bit in that of one that cancels a request, beside the request's own */

@@ -279,28 +279,34 @@ static void request_attempts(struct hot_path *self, struct attempt *attempts, in
     }
 }
 
+/* Tries all that is gathered now, which makes place for more. */
+static void try_gathered(struct hot_path *self, struct room *room, PyObject **kept) {
+    size_t count = self->gathered_count;
+    int prepared = 0;
+    memcpy(room->gathered, self->gathered, count * sizeof *room->gathered);
+    self->gathered_count = 0;
+    for (struct gathered *each = room->gathered; each < room->gathered + count; each++) {
+        if (prepare(self, &room->attempts[prepared], each->handle, each->lane))
+            prepared++;
+        else if (call_port(self, name.run, each->handle, (PyObject *)each->lane, NULL) < 0)
+            keep_first(kept);
+        Py_DECREF(each->handle);
+        Py_DECREF(each->lane);
+    }
+    if (!self->ring)
+        make_attempts(self, room->attempts, prepared, kept);
+    else
+        request_attempts(self, room->attempts, prepared, kept);
+}
+
 int start_gathered(struct hot_path *self) {
     PyObject *kept = NULL;
-    while (self->gathered_count) {
-        struct attempt attempts[GATHERED_MAX];
-        struct gathered taken[GATHERED_MAX];
-        size_t count = self->gathered_count;
-        int prepared = 0;
-        memcpy(taken, self->gathered, count * sizeof *taken);
-        self->gathered_count = 0;
-        for (size_t i = 0; i < count; i++) {
-            if (prepare(self, &attempts[prepared], taken[i].handle, taken[i].lane))
-                prepared++;
-            else if (call_port(self, name.run, taken[i].handle, (PyObject *)taken[i].lane, NULL) < 0)
-                keep_first(&kept);
-            Py_DECREF(taken[i].handle);
-            Py_DECREF(taken[i].lane);
-        }
-        if (!self->ring)
-            make_attempts(self, attempts, prepared, &kept);
-        else
-            request_attempts(self, attempts, prepared, &kept);
-    }
+    struct room *room = self->gathered_count ? take_room(self) : NULL;
+    if (!room)
+        return self->gathered_count ? -1 : 0;
+    while (self->gathered_count)
+        try_gathered(self, room, &kept);
+    give_back_room(self, room);
     return raise_kept(kept);
 }
 

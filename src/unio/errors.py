@@ -6,6 +6,7 @@ as the error of a completion, always an :class:`OSError`, with the same ``errno`
 """
 
 import errno
+import os
 
 
 class PortClosed(RuntimeError):
@@ -42,6 +43,29 @@ class Cancelled(OSError):
 
 def cancelled(reason: str) -> Cancelled:
     return Cancelled(errno.ECANCELED, reason)
+
+
+def as_oserror(raised: Exception) -> OSError:
+    """The error of a completion, for whatever was raised on the way; the caller holds no lock.
+
+    It stays on the operation. So it loses what would keep all that was at hand when it was raised alive, and the
+    operation too, in a cycle: the tracebacks, whose frames have that in their variables, and the error that the program
+    was just dealing with, if any, which is another matter.
+    """
+    if isinstance(raised, OSError) and raised.errno is not None:
+        error = raised
+    elif isinstance(raised, MemoryError):
+        error = OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+    else:  # an argument that only the call itself could find wrong: an address, an offset beyond what off_t holds
+        error = OSError(errno.EINVAL, f"{type(raised).__name__}: {raised}")
+        error.__cause__ = raised
+    known: set[int] = set()
+    each: BaseException | None = error
+    while each is not None and id(each) not in known:
+        known.add(id(each))
+        each.__traceback__ = each.__context__ = None
+        each = each.__cause__
+    return error
 
 
 def timed_out() -> TimeoutError:

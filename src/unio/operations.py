@@ -700,7 +700,7 @@ class ProcessExit(Operation):
 
     Errors: ``ProcessLookupError`` when there is no such process; once it has ended, ``ChildProcessError`` when it was
     not a child of this one, or was waited for by someone else before its status could be read (an object that knows
-    its ``returncode`` answers then).
+    its ``returncode`` answers then); ``ENOSYS`` on Linux before 5.3.
     """
 
     __slots__ = ("_pid", "_process", "status")

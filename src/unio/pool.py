@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from unio.arguments import seconds
 from unio.backends.locks import Lock
+from unio.backends.pool import in_main_interpreter
 from unio.backends.processors import usable_processors
 from unio.errors import PortClosed
 
@@ -83,11 +84,11 @@ class Pool(Executor):
         self._called = False  # whether the packet by which threads leave is in the queue
         self._threads = [
             threading.Thread(
-                # Daemons, since the interpreter waits for others before it says that the program ends.
+                # Daemons, since the main interpreter waits for others before it says that the program ends.
                 target=contextvars.copy_context().run,
                 args=(self._work,),
                 name=f"unio-{number}",
-                daemon=True,
+                daemon=in_main_interpreter(),
             )
             for number in range(count)
         ]
@@ -273,10 +274,15 @@ def _report(error: BaseException, completion: Completion) -> None:
 _pools: weakref.WeakSet[Pool] = weakref.WeakSet()
 
 
-@atexit.register
 def _shut_down_all() -> None:
     for pool in list(_pools):
         pool.shutdown()
+
+
+if in_main_interpreter():
+    atexit.register(_shut_down_all)
+else:  # it says so before it waits for threads only where concurrent.futures has it tell its own
+    threading._register_atexit(_shut_down_all)  # type: ignore[attr-defined]
 
 
 def _after_fork_in_child() -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
-import sys
 import warnings
 import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Self
@@ -13,6 +13,7 @@ from unio import backends
 from unio.backends.locks import holds_lock, put_off
 from unio.backends.processors import usable_processors
 from unio.errors import PortClosed
+from unio.finalizers import is_ending
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,8 +72,11 @@ class Port:
     backend: str
     """The name of the backend in use."""
 
-    _unusable: Exception | None
-    """What every method raises once the port is closed, or in the child after a fork."""
+    _unusable: Callable[[], Exception] | None
+    """Makes what every method raises once the port is closed, or in the child after a fork.
+
+    A new one each time: what was raised keeps the frames that it has come through, and so the port.
+    """
 
     _forked: bool
     """Whether this process was forked from the port's own."""
@@ -134,7 +138,7 @@ class Port:
         Raises :class:`unio.PortClosed`.
         """
         if self._unusable is not None:  # a backend that gathers nothing has no more to see to
-            raise self._unusable
+            raise self._unusable()
 
     def wait(self, timeout: float | None = None, limit: int = LIMIT_DEFAULT) -> list[Completion]:
         """Wait for completions and return from 1 to *limit* of them, first in, first out.
@@ -217,10 +221,8 @@ class Port:
     def __repr__(self) -> str:
         return f"<unio.Port {self.backend} {'closed' if self.closed else 'open'}>"
 
-    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        # At the program's end Python stops the other threads wherever they are, also with a lock in hand that this
-        # would wait for, and takes the modules that this needs. Nothing is lost: the process ends.
-        if is_finalizing():
+    def __del__(self, is_ending: Callable[[], bool] = is_ending) -> None:
+        if is_ending():  # nothing is lost: the descriptors go with the objects that have them, or with the process
             return
         if getattr(self, "_unusable", self) is not None:  # closed, or its making failed
             if getattr(self, "_forked", False):
@@ -273,9 +275,8 @@ def _after_fork_in_child() -> None:
     for port in list(_ports):
         if port._unusable is None:
             port._forked = True
-            port._unusable = RuntimeError(
-                f"{port!r} belongs to process {os.getppid()}, from which this one was forked: make a new port here"
-            )
+            why = f"{port!r} belongs to process {os.getppid()}, from which this one was forked: make a new port here"
+            port._unusable = functools.partial(RuntimeError, why)
 
 
 if hasattr(os, "register_at_fork"):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from patience import PROGRAM
+from sandbox import FORBID, ended_script, script
 from support import (
     PATIENCE,
     Background,
@@ -34,27 +34,8 @@ import unio
 resource = pytest.importorskip("resource", reason="io_uring is Linux', and this system has no resource limits")
 io_uring = pytest.importorskip("unio.backends.io_uring", reason="its module in C is not there")
 
-SOURCE = str(Path(unio.__file__).parent.parent)
-
-# Lets the kernel answer io_uring_setup with an error, as containers do: a filter of system calls (seccomp(2)).
-FORBID = """
-import ctypes, struct, sys
-number = int(sys.argv[1])
-filter = b"".join(struct.pack("HBBI", *step) for step in (
-    (0x20, 0, 0, 0),                     # load the number of the system call
-    (0x15, 0, 1, 425),                   # io_uring_setup, on every architecture?
-    (0x06, 0, 0, 0x00050000 | number),   # then fail with this error
-    (0x06, 0, 0, 0x7FFF0000),            # else allow it
-))
-room = ctypes.create_string_buffer(filter, len(filter))
-class Program(ctypes.Structure):
-    _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
-program = Program(len(filter) // 8, ctypes.addressof(room))
-libc = ctypes.CDLL(None, use_errno=True)
-assert libc.prctl(38, 1, 0, 0, 0) == 0           # PR_SET_NO_NEW_PRIVS
-assert libc.prctl(22, 2, ctypes.byref(program), 0, 0) == 0  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
-sys.argv = ["unio", *sys.argv[2:]]
-"""
+# The numbers of the system calls, on every architecture.
+IO_URING_SETUP, IO_URING_ENTER, IO_URING_REGISTER = 425, 426, 427
 
 DOCTOR = "import runpy; runpy.run_module('unio', run_name='__main__')"
 
@@ -71,26 +52,21 @@ except unio.BackendUnavailable as error:
 """
 
 
-def script(source: str, *arguments: str, status: int = 0) -> str:
-    """Run a program in a process of its own; returns what it printed."""
-    environment = {name: value for name, value in os.environ.items() if name != unio.backends.VARIABLE}
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [SOURCE, environment.get("PYTHONPATH")]))
-    command = [sys.executable, "-W", "error", "-c", source, *arguments]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PROGRAM, check=False)
-    assert ended.returncode == status, ended.stderr
-    return ended.stdout
-
-
 @pytest.mark.parametrize(
-    ("number", "words"),
-    [(1, "io_uring_setup fails: Operation not permitted"), (38, "io_uring_setup fails: Function not implemented")],
+    ("call", "number", "words"),
+    [
+        (IO_URING_SETUP, 1, "io_uring_setup fails: Operation not permitted"),
+        (IO_URING_SETUP, 38, "io_uring_setup fails: Function not implemented"),
+        (IO_URING_ENTER, 1, "io_uring_enter fails: Operation not permitted"),
+        (IO_URING_REGISTER, 13, "io_uring_register(IORING_REGISTER_PROBE) fails: Permission denied"),
+    ],
 )
-def test_where_the_kernel_forbids_io_uring_epoll_serves_and_doctor_says_why(number: int, words: str) -> None:
-    first, second, third, *_ = script(FORBID + FALL_BACK, str(number)).splitlines()
+def test_where_the_kernel_forbids_io_uring_epoll_serves_and_doctor_says_why(call: int, number: int, words: str) -> None:
+    first, second, third, *_ = script(FORBID + FALL_BACK, str(call), str(number)).splitlines()
     assert first == f"False {words}"
     assert second == "epoll"
     assert f"io_uring: {words}" in third
-    assert words in script(FORBID + DOCTOR, str(number), "doctor")
+    assert words in script(FORBID + DOCTOR, str(call), str(number), "doctor")
 
 
 def test_without_the_compiled_module_epoll_serves_and_doctor_says_why() -> None:
@@ -99,6 +75,77 @@ def test_without_the_compiled_module_epoll_serves_and_doctor_says_why() -> None:
     assert first.startswith("False it needs unio._core, the part of unio that is C, which wasn't compiled")
     assert second == "epoll"
     assert "it needs unio._core" in script(hide + DOCTOR, "doctor")
+
+
+# Lets this process have so many KiB of locked memory, as a user whom no other process has: root may have any number.
+# What the program needs is imported before, since that user may not be able to read it.
+LOCKED = """
+import errno, os, resource, sys
+import unio, unio.backends.io_uring
+from unio._core import Ring
+from unio.cli.doctor import examine, report
+examine()
+def limit(kib):
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, (kib * 1024, kib * 1024))
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(20000 + os.getpid() % 40000)
+def is_counted():
+    try:
+        Ring(unio.backends.io_uring.ENTRIES).close()
+    except OSError as error:
+        assert error.errno == errno.ENOMEM
+        return True
+    return False
+"""
+
+TOO_LITTLE = """
+limit(64)
+if not is_counted():
+    sys.exit("it is not counted")
+found = {each.name: each for each in unio.backends.candidates()}
+print(found["io_uring"].available, found["io_uring"].reason)
+try:
+    unio.Port(backend="io_uring")
+except unio.BackendUnavailable as error:
+    print(error)
+try:
+    unio.backends.io_uring.PORT()
+except OSError as error:
+    print(error)
+print(unio.Port().backend)
+print(*[each for each in report(examine()).splitlines() if "io_uring: " in each])
+"""
+
+ENOUGH = """
+limit(unio.backends.io_uring.RING_KIB * 3 // 2)
+for _ in range(5):  # the memory of one is given back a little after it was closed
+    with unio.Port(backend="io_uring") as port:
+        port.post("key")
+        assert port.wait(30)[0].key == "key"
+print("served")
+"""
+
+
+def test_where_too_little_memory_may_be_locked_it_says_how_much_may_and_what_to_do() -> None:
+    ended = ended_script(LOCKED + TOO_LITTLE)
+    if ended.stderr == "it is not counted\n":
+        pytest.skip("this kernel does not count a ring as locked memory")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    candidate, unavailable, raised, default, doctor = ended.stdout.splitlines()
+    words = "io_uring_setup fails: Cannot allocate memory; the rings of a user count as locked memory, of which "
+    words += "RLIMIT_MEMLOCK allows 64 KiB here, and one takes 136 KiB: raise that limit (ulimit -l), or choose epoll"
+    assert candidate == f"False {words}"
+    assert f"io_uring: {words}" in unavailable
+    assert raised == f"[Errno 12] {words}"
+    assert default == "epoll"
+    assert doctor == f"  io_uring: not available: {words}"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the rings of a user count together: it needs a user of its own")
+def test_where_there_is_memory_for_one_ring_one_port_after_the_other_serves() -> None:
+    assert script(LOCKED + ENOUGH) == "served\n"
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import sys
@@ -16,7 +17,7 @@ from platforms import needs_fork, needs_kqueue
 
 import unio
 from unio import backends
-from unio.backends import kevent
+from unio.backends import kevent, kqueue
 from unio.backends.kqueue_api import ffi
 
 needs_stand_in = pytest.mark.skipif(
@@ -118,6 +119,18 @@ def test_a_closed_kqueue_touches_nothing(resources: contextlib.ExitStack) -> Non
 
 
 @needs_kqueue
+def test_where_what_interrupts_it_is_forbidden_it_can_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "pipes are forbidden")
+
+    assert found().available
+    monkeypatch.setattr(kqueue, "dialect", lambda: kevent.dialect()._replace(user=-99))  # which no system has
+    assert found().available, "a pipe does"
+    monkeypatch.setattr(os, "pipe", forbidden)
+    assert found()[1:] == (False, "kqueue fails: [Errno 1] pipes are forbidden")
+
+
+@needs_kqueue
 @needs_fork
 def test_a_forked_child_has_no_kqueue_to_close(resources: contextlib.ExitStack) -> None:
     kqueue = resources.enter_context(contextlib.closing(kevent.Kqueue()))
@@ -186,6 +199,7 @@ def test_data_that_nobody_wants_yet_is_told_once(
 
 @needs_kqueue
 def test_a_wake_up_is_told_once(events: list[int], port: unio.Port) -> None:
+    events.clear()  # of the choice of the backend
     waiter = support.Background(support.completion, port)
     support.asleep(waiter)
     port.post("key")
@@ -200,6 +214,7 @@ def test_a_pipe_wakes_where_there_is_no_user_event(
 ) -> None:
     monkeypatch.setattr(kevent, "STAND_IN", kevent.STAND_IN._replace(user=-99))  # which it doesn't know
     port = resources.enter_context(unio.Port(backend="kqueue"))
+    events.clear()  # of the choice of the backend
     for number in range(3):
         waiter = support.Background(support.completion, port)
         support.asleep(waiter)

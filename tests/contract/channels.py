@@ -294,12 +294,17 @@ def assert_sleeps(port: unio.Port, seconds: float = 0.2) -> None:
     assert time.thread_time() - before < seconds / 10
 
 
-def run_script(script: str, *arguments: str) -> str:
-    """Run a program in a process of its own and return what it printed; it must end well."""
+def ended_script(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a program in a process of its own, in which a warning is an error, until it has ended."""
     source = str(Path(unio.__file__).parent.parent)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))}
     command = [sys.executable, "-W", "error", "-c", script, *arguments]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PROGRAM, check=False)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PROGRAM, check=False)
+
+
+def run_script(script: str, *arguments: str) -> str:
+    """Run such a program and return what it printed; it must end well."""
+    ended = ended_script(script, *arguments)
     assert ended.returncode == 0, ended.stderr
     assert not ended.stderr, ended.stderr
     return ended.stdout

@@ -244,6 +244,25 @@ def test_a_port_dropped_with_operations_in_flight_warns(
     assert recv_exactly(near, 4) == b"data", "the socket is the caller's, and nobody receives on it any more"
 
 
+@pytest.mark.clause("P11", "S9")
+@pytest.mark.parametrize("by", ["its last user", "the garbage collection"])
+def test_what_a_dropped_port_was_gathering_is_in_flight_no_more(backend: str, make_pair: Any, by: str) -> None:
+    near, _ = make_pair()
+    port = unio.Port(backend=backend)
+    handle = port.associate(near)
+    port.post("this thread waits")
+    port.wait(PATIENCE)
+    operation = unio.Recv(handle)
+    port.submit(operation)
+    users: list[Any] = [port]
+    if by == "the garbage collection":
+        users.append(users)
+    with pytest.warns(ResourceWarning, match="was dropped with 1 operations? in flight"):  # noqa: PT031
+        del port, users
+        gc.collect()
+    assert not operation.in_flight
+
+
 @pytest.mark.clause("P11")
 def test_a_port_dropped_while_a_file_is_read_frees_nothing_too_early(
     backend: str, resources: contextlib.ExitStack, tmp_path: Path

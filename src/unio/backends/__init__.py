@@ -45,7 +45,7 @@ _SYSTEMS = {
     "io_uring": ("linux",),
     "kqueue": ("darwin", "dragonfly", "freebsd", "netbsd", "openbsd"),
 }
-# What is imported by a backend and may be lacking, or be of another version of unio.
+# What is imported by a backend and may not be there.
 _NEEDED = {
     "_cffi_backend": "it needs cffi, which isn't installed",
     "unio._core": "it needs unio._core, the part of unio that is C, which wasn't compiled for this installation",
@@ -55,29 +55,32 @@ _STAND_INS = {"kqueue": KQUEUE_LIBRARY}  # what names a library that makes a bac
 
 def candidates() -> list[Candidate]:
     """All backends in the order of preference, each with the reason why it can or can't run here."""
-    found = []
-    for name, systems in _SYSTEMS.items():
-        stand_in = _STAND_INS.get(name, "")
-        if sys.platform.startswith(systems) or (os.name == "posix" and os.environ.get(stand_in)):
-            problem = _unavailable(name)
-        else:
-            problem = f"it is for {_listed(systems)}, and this is {sys.platform}"
-            if stand_in:
-                problem += f"; {stand_in} is not set"
-        found.append(Candidate(name, problem is None, problem or "available"))
-    return found
+    return [_candidate(name) for name in _SYSTEMS]
+
+
+def _candidate(name: str) -> Candidate:
+    systems, stand_in = _SYSTEMS[name], _STAND_INS.get(name, "")
+    if sys.platform.startswith(systems) or (os.name == "posix" and os.environ.get(stand_in)):
+        problem = _unavailable(name)
+    else:
+        problem = f"it is for {_listed(systems)}, and this is {sys.platform}"
+        if stand_in:
+            problem += f"; {stand_in} is not set"
+    return Candidate(name, problem is None, problem or "available")
 
 
 def _unavailable(name: str) -> str | None:
+    """Why a backend can't run here, or None. What its module raises is a reason, and keeps no other from serving."""
     try:
         module = importlib.import_module(f"unio.backends.{name}")
-    except ImportError as error:
-        if error.name not in _NEEDED:
-            raise
-        return _NEEDED[error.name]
-    if not hasattr(module, "unavailable"):  # another thread's import of it has just failed, and left this half
-        return _unavailable(name)
-    problem: str | None = module.unavailable()
+        if not hasattr(module, "unavailable"):  # another thread's import of it has just failed, and left this half
+            return _unavailable(name)
+        problem: str | None = module.unavailable()
+    except ImportError as error:  # also of what is there: a subinterpreter may refuse the part in C, for instance
+        lacking = _NEEDED.get(error.name or "") if isinstance(error, ModuleNotFoundError) else None
+        return lacking or f"it can't be imported: {error}"
+    except Exception as error:  # noqa: BLE001 - see above
+        return f"{type(error).__name__}: {error}"
     return problem
 
 
@@ -94,11 +97,10 @@ def choose(name: str | None = None) -> str:
     if name is None:
         name = os.environ.get(VARIABLE) or None
         source = f"named by {VARIABLE}"
-    known = candidates()
-    for candidate in known:
-        if candidate.available and name in (None, candidate.name):
-            return candidate.name
-    listed = "; ".join(f"{each.name}: {each.reason}" for each in known)
+    for each in _SYSTEMS if name is None else {name} & _SYSTEMS.keys():  # those behind it are not even imported
+        if _candidate(each).available:
+            return each
+    listed = "; ".join(f"{each.name}: {each.reason}" for each in candidates())
     if name is None:
         raise BackendUnavailable(f"no backend can run here ({listed})")
     what = "can't run here" if name in _SYSTEMS else "is unknown"

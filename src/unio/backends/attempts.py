@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from unio.arguments import OFFSET_MAX, file_number
 from unio.backends.lanes import Life, family_of, type_of
+from unio.errors import as_oserror
 from unio.operations import (
     Accept,
     Connect,
@@ -116,18 +117,6 @@ def _socket(handle: EmulatedHandle) -> socket.socket:
 
 def failed(number: int) -> OSError:
     return OSError(number, os.strerror(number))
-
-
-def as_oserror(error: Exception) -> OSError:
-    """The error of a completion, for whatever an attempt raised."""
-    if isinstance(error, OSError) and error.errno is not None:
-        return error
-    if isinstance(error, MemoryError):
-        return failed(errno.ENOMEM)
-    # An argument that only the call itself could find wrong: a malformed address, an offset beyond what off_t holds.
-    failure = OSError(errno.EINVAL, f"{type(error).__name__}: {error}")
-    failure.__cause__ = error
-    return failure
 
 
 def judged(handle: EmulatedHandle, raised: Exception) -> tuple[Outcome, OSError | None, float]:

@@ -22,10 +22,11 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from unio.backends.attempts import ATTEMPTS, JUDGEMENTS, Outcome, as_oserror, found_ready, judged
+from unio.backends.attempts import ATTEMPTS, JUDGEMENTS, Outcome, found_ready, judged
 from unio.backends.lanes import EmulatedHandle, Lane, Life
 from unio.backends.pool import FilePool
 from unio.backends.queued_port import PENDING, QueuedPort
+from unio.errors import as_oserror
 from unio.operations import Poll
 
 if TYPE_CHECKING:

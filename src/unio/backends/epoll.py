@@ -26,12 +26,13 @@ import math
 import os
 import select
 from select import EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from unio.backends.emulation import EmulatedPort
 from unio.backends.interrupt import Interrupt
 from unio.backends.native import FastPort, has_hot_path
-from unio.backends.processes import exit_status
+from unio.backends.processes import exit_status, open_pidfd
+from unio.errors import as_oserror
 from unio.handle import Kind
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
     from unio.backends.lanes import EmulatedHandle
     from unio.operations import ProcessExit
+
+Made = TypeVar("Made")
 
 EVENTS_MAX = 256
 """How many events one call fetches at most; more of them wait in the kernel for the next."""
@@ -52,11 +55,33 @@ ENDED = EPOLLRDHUP | EPOLLPRI
 def unavailable() -> str | None:
     """Why this backend can't run here, or None."""
     try:
-        select.epoll().close()
+        epoll, interrupt = _open()
+        _call("write", interrupt)
+        _call("epoll_wait", epoll.poll, 0)
+        _call("read", interrupt.clear)
+        epoll.close()
+        interrupt.close()
     except OSError as error:
-        if error.errno not in (errno.EMFILE, errno.ENFILE):  # those pass; the rest is a sandbox that forbids it
-            return f"epoll_create1 fails: {error}"
+        if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):  # those pass; the rest is a sandbox
+            return error.strerror
     return None
+
+
+def _open() -> tuple[select.epoll, Interrupt]:
+    """Make what a port has of the kernel's: an epoll instance, and what interrupts it."""
+    epoll = _call("epoll_create1", select.epoll)
+    eventfd = _call("eventfd", os.eventfd, 0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+    interrupt = Interrupt(eventfd, eventfd)
+    _call("epoll_ctl", epoll.register, eventfd, EPOLLIN)
+    return epoll, interrupt
+
+
+def _call(name: str, function: Callable[..., Made], *arguments: int) -> Made:
+    """Make a system call; the words of its OSError name it."""
+    try:
+        return function(*arguments)
+    except OSError as error:
+        raise OSError(error.errno or 0, f"{name} fails: {error.strerror}") from None
 
 
 class EpollPort(FastPort, EmulatedPort):
@@ -71,10 +96,7 @@ class EpollPort(FastPort, EmulatedPort):
             hot_path.epoll, hot_path.strays = self._epoll.fileno(), self._strays
 
     def _make_interrupt(self) -> Callable[[], None]:
-        self._epoll = select.epoll()
-        eventfd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._interrupt = Interrupt(eventfd, eventfd)
-        self._epoll.register(eventfd, EPOLLIN)
+        self._epoll, self._interrupt = _open()
         self._processes: dict[int, tuple[ProcessExit]] = {}  # by pidfd; a new tuple each time
         self._strays: set[int] = set()
         return self._interrupt
@@ -138,7 +160,7 @@ class EpollPort(FastPort, EmulatedPort):
                     self._register(handle)
 
     def _watch_process(self, operation: ProcessExit) -> None:
-        pidfd = os.pidfd_open(operation.pid)
+        pidfd = open_pidfd(operation.pid)
         operation._native = pidfd
         self._processes[pidfd] = (operation,)
         with contextlib.suppress(ValueError):  # the port was closed meanwhile, which has ended the operation
@@ -160,7 +182,7 @@ class EpollPort(FastPort, EmulatedPort):
             if status is None:
                 return  # threads of it are still ending; the event comes again
         except OSError as failure:  # it was waited for already, or is no child
-            error = failure
+            error = as_oserror(failure)
         if self._processes.get(pidfd) is watch:  # else the number may have been another's when it was asked
             self._complete_exit(watch[0], status, error)
 

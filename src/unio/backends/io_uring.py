@@ -29,8 +29,8 @@ import contextlib
 import errno
 import math
 import os
+import resource
 import select
-import threading
 import time
 import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -39,9 +39,11 @@ from unio._core import Ring
 from unio.backends.attempts import ATTEMPTS, Outcome, judged, readiness_of
 from unio.backends.lanes import Life
 from unio.backends.native import FastPort, has_hot_path
-from unio.backends.processes import exit_status
+from unio.backends.pool import start_thread
+from unio.backends.processes import exit_status, open_pidfd
 from unio.backends.queued_port import PENDING, QueuedPort
 from unio.backends.requests import NOTHING, POLLRDHUP, finish, poll, start
+from unio.errors import as_oserror
 from unio.operations import Route
 
 if TYPE_CHECKING:
@@ -54,6 +56,15 @@ if TYPE_CHECKING:
 
 ENTRIES = 1024
 """How many requests are gathered at most before the kernel is given them; there is no limit to those in flight."""
+
+RING_KIB = 136
+"""About how much memory a ring with so many takes, in KiB, as seen on Linux 6.18."""
+
+GIVE_BACK_SECONDS = 0.5
+"""How long the making of a ring waits for memory: the kernel has back that of a closed one later, by 60 ms at times."""
+
+GIVE_BACK_STEP_SECONDS = 0.005
+"""How soon it tries again."""
 
 TRIES_MAX = 16
 """How often the operations of a lane are tried in one go where the ring has nothing for them."""
@@ -68,11 +79,36 @@ DRAIN_STEP_SECONDS = 0.01
 def unavailable() -> str | None:
     """Why this backend can't run here, or None."""
     try:
-        Ring(1).close()
+        open_ring().close()
     except OSError as error:
-        if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):  # those pass
-            return f"{error.strerror}: {os.strerror(error.errno or 0)}"
+        if error.errno not in (errno.EMFILE, errno.ENFILE):  # those pass
+            return error.strerror
     return None
+
+
+def open_ring() -> Ring:
+    """Make the ring of a port. The words of an OSError say what is in the way."""
+    until = time.monotonic() + GIVE_BACK_SECONDS
+    while True:
+        try:
+            return Ring(ENTRIES)
+        except OSError as error:
+            if error.errno != errno.ENOMEM or time.monotonic() >= until:
+                raise _explained(error) from None
+        time.sleep(GIVE_BACK_STEP_SECONDS)
+
+
+def _explained(error: OSError) -> OSError:
+    """The error of making a ring, in words that say what to do about it."""
+    number = error.errno or 0
+    words = f"{error.strerror}: {os.strerror(number)}"
+    soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    if number == errno.ENOMEM and soft != resource.RLIM_INFINITY:
+        words += (
+            f"; the rings of a user count as locked memory, of which RLIMIT_MEMLOCK allows {soft // 1024} KiB here,"
+            f" and one takes {RING_KIB} KiB: raise that limit (ulimit -l), or choose epoll"
+        )
+    return OSError(number, words)
 
 
 class Owner(NamedTuple):
@@ -103,7 +139,7 @@ class IoUringPort(FastPort, QueuedPort):
     tells_urgent = False
 
     def _make_interrupt(self) -> Callable[[], None]:
-        self._ring = Ring(ENTRIES)
+        self._ring = open_ring()
         return self._ring.interrupt
 
     def __init__(self, *, backend: str | None = None, concurrency: int = 0) -> None:
@@ -378,7 +414,7 @@ class IoUringPort(FastPort, QueuedPort):
     # Processes
 
     def _watch_process(self, operation: ProcessExit) -> None:
-        operation._native = watch = Watch(os.pidfd_open(operation.pid))
+        operation._native = watch = Watch(open_pidfd(operation.pid))
         self._poll_process(operation, watch)
 
     def _poll_process(self, operation: ProcessExit, watch: Watch) -> None:
@@ -402,7 +438,7 @@ class IoUringPort(FastPort, QueuedPort):
         try:
             status = exit_status(os.P_PIDFD, watch.pidfd, os.WNOHANG)
         except OSError as failure:  # it was waited for already, or is no child
-            error = failure if result.number >= 0 else None
+            error = as_oserror(failure) if result.number >= 0 else None
         if status is None and error is None:  # threads of it are still ending, or the thread that polled has ended
             self._poll_process(operation, watch)
         elif operation._native is watch and watch.pidfd >= 0:  # else it was cancelled meanwhile
@@ -421,7 +457,7 @@ class IoUringPort(FastPort, QueuedPort):
             self._reap(DRAIN_STEP_SECONDS)
         if self._ring.in_flight:
             with contextlib.suppress(RuntimeError):  # at the end of the program, which is the end of the ring too
-                threading.Thread(target=self._drain, name="unio-drain", daemon=True).start()
+                start_thread(self._drain, "unio-drain")
         else:
             self._ring.close()
 

@@ -20,17 +20,22 @@ from __future__ import annotations
 
 import errno
 import math
-import sys
 import threading
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from unio.arguments import seconds
+from unio.backends import win32
+from unio.backends.flights import FINISHES, STARTS, Flight, goes_alone, may_go_on
+from unio.backends.iocp_handle import Direction, IocpHandle, Life
+from unio.backends.iocp_processes import Watches
+from unio.backends.iocp_queue import KernelQueue, PacketKey
 from unio.backends.locks import Lock, holds_lock, put_off, refuse_within_lock
 from unio.backends.native import next_sequence
 from unio.backends.pool import FilePool
 from unio.backends.timers import NOT_LINKED, Timers, is_on
+from unio.backends.win32 import kernel32, last_error
 from unio.errors import AssociationError, NotAssociated, cancelled, timed_out
 from unio.operations import Operation, ProcessExit, Route, Status, Timer
 from unio.port import LIMIT_DEFAULT, Completion, Port, check_limit, port_closed
@@ -47,22 +52,15 @@ QUEUED = Status.QUEUED
 
 def unavailable() -> str | None:
     """Why this backend can't run here, or None."""
-    if sys.platform != "win32":
-        return f"IOCP is Windows', and this is {sys.platform}"
     try:
-        import unio.backends.win32  # noqa: F401, PLC0415 - that it can be imported is the question
-    except ImportError as error:
-        return f"it needs cffi, which can't be imported: {error}"
+        queue = KernelQueue(1)
+        queue.post(0, PacketKey.WAKE)
+        queue.fetch(1, 0)
+        queue.close()
+    except OSError as error:
+        return f"completion ports fail: {error}"
     return None
 
-
-if TYPE_CHECKING or unavailable() is None:
-    from unio.backends import win32
-    from unio.backends.flights import FINISHES, STARTS, Flight, goes_alone, may_go_on
-    from unio.backends.iocp_handle import Direction, IocpHandle, Life
-    from unio.backends.iocp_processes import Watches
-    from unio.backends.iocp_queue import KernelQueue, PacketKey
-    from unio.backends.win32 import kernel32, last_error
 
 SLICE_MS_MAX = 100
 """How long the main thread sleeps in one go: Windows does not wake it for a signal, and Python's handlers run in it."""
@@ -99,12 +97,12 @@ class IocpPort(Port):
 
     def associate(self, handle: HasFileno | int, key: Any = None, *, skip_on_success: bool = False) -> IocpHandle:
         if self._unusable is not None:
-            raise self._unusable
+            raise self._unusable()
         made = IocpHandle(self, handle, key, skip_on_success=skip_on_success)
         if not self._queue.join(made.pointer):
             code = last_error()
             if self._unusable is not None:  # it was closed meanwhile
-                raise self._unusable
+                raise self._unusable()
             if code in (win32.ERROR_INVALID_PARAMETER, win32.ERROR_ACCESS_DENIED, win32.ERROR_INVALID_HANDLE):
                 why = "it has joined a port already (a handle does so once), or was not opened for overlapped work"
                 hint = "; open files with unio.open and make pipes with unio.pipe" if made.socket is None else ""
@@ -122,14 +120,14 @@ class IocpPort(Port):
                 win32.report_unreachable(made.socket, report=False)
         self._handles[made.number] = made
         if self._unusable is not None:  # looked at afterwards: else who closes the port finds the handle there
-            raise self._unusable
+            raise self._unusable()
         return made
 
     # Submitting
 
     def submit(self, operation: Operation, timeout: float | None = None) -> bool:
         if self._unusable is not None:
-            raise self._unusable
+            raise self._unusable()
         if timeout is not None:
             seconds(timeout, "the time-out")
         handle = self._handle_of(operation)
@@ -143,7 +141,7 @@ class IocpPort(Port):
             _left = operation._begin()  # goes when this returns, and the lock is given back
             if handle.life is not Life.OPEN or self._unusable is not None:
                 operation._status = IDLE
-                raise self._unusable or NotAssociated(f"{handle!r} is closed")
+                raise self._unusable() if self._unusable else NotAssociated(f"{handle!r} is closed")
             self._enter(handle, operation, timeout)
         done = self._start_waiting(handle, operation.route, operation if handle.skip_on_success else None)
         if timeout is not None:
@@ -172,7 +170,7 @@ class IocpPort(Port):
         _left = operation._begin()
         if handle is not None and handle.life is not Life.OPEN:
             operation._status = IDLE
-            raise self._unusable or NotAssociated(f"{handle!r} is closed")
+            raise self._unusable() if self._unusable else NotAssociated(f"{handle!r} is closed")
         put_off(partial(self._submit_begun, handle, operation, timeout))
 
     def _submit_begun(self, handle: IocpHandle | None, operation: Operation, timeout: float | None) -> None:
@@ -282,13 +280,11 @@ class IocpPort(Port):
         """Make the Win32 call of an operation; the code of what it, or Python on the way to it, reports."""
         flight: Flight = operation._native
         try:
-            if not handle.is_open():  # the number may be another's by now
-                raise cancelled("the object behind the handle was closed")
-            return STARTS[operation.name](handle, operation)
-        except OSError as error:
+            if handle.is_open():  # else the number may be another's by now
+                return STARTS[operation.name](handle, operation)
+            flight.failure = cancelled("the object behind the handle was closed")
+        except Exception as error:  # noqa: BLE001 - whatever went wrong, the operation ends once
             flight.failure = win32.normal(error)
-        except (ValueError, TypeError, OverflowError) as error:
-            flight.failure = OSError(errno.EINVAL, f"{type(error).__name__}: {error}")
         flight.reset()
         return win32.ERROR_OPERATION_ABORTED
 
@@ -297,7 +293,7 @@ class IocpPort(Port):
     def _submit_detached(self, operation: Operation, timeout: float | None) -> None:
         with self._lock:
             if self._unusable is not None:  # it was closed meanwhile, and nobody would end the operation any more
-                raise self._unusable
+                raise self._unusable()
             _left = operation._begin()  # goes when this returns, and the lock is given back
             self._enter_detached(operation, timeout)
         self._start_detached(operation)
@@ -477,7 +473,7 @@ class IocpPort(Port):
 
     def cancel(self, operation: Operation) -> bool:
         if self._unusable is not None:
-            raise self._unusable
+            raise self._unusable()
         self._handle_of(operation)
         return self._cancel(operation, "cancelled by Port.cancel")
 
@@ -560,7 +556,7 @@ class IocpPort(Port):
 
     def post(self, key: Any, operation: Any = None, transferred: int = 0) -> None:
         if self._unusable is not None:
-            raise self._unusable
+            raise self._unusable()
         self._put(Completion(key, operation, transferred, None))
 
     def wait(self, timeout: float | None = None, limit: int = LIMIT_DEFAULT) -> list[Completion]:
@@ -570,7 +566,7 @@ class IocpPort(Port):
         try:
             while True:
                 if self._unusable is not None:
-                    raise self._unusable
+                    raise self._unusable()
                 self._expire()
                 late = until is not None and time.monotonic() >= until
                 found = self._fetch(limit, until)
@@ -681,7 +677,7 @@ class IocpPort(Port):
         with self._lock:
             if self._unusable is not None:
                 return
-            self._unusable = port_closed()
+            self._unusable = port_closed
         handles = list(self._handles.values())
         self._handles.clear()
         for handle in handles:

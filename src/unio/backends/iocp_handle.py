@@ -130,7 +130,7 @@ class IocpHandle(Handle):
         if port is None:
             raise port_closed()
         if port._unusable is not None:
-            raise port._unusable
+            raise port._unusable()
         if holds_lock():  # perhaps this handle's: in flight is what can be seen now
             pending = list(self.pending.values())
         else:

@@ -53,6 +53,7 @@ from unio.backends.kevent import (
 from unio.backends.lanes import Life
 from unio.backends.locks import Lock
 from unio.backends.processes import exit_status
+from unio.errors import as_oserror
 from unio.handle import Kind
 
 if TYPE_CHECKING:
@@ -77,11 +78,38 @@ def unavailable() -> str | None:
     if sys.maxsize < 2**63 - 1:
         return "its layout of struct kevent is that of 64-bit systems"
     try:
-        Kqueue().close()
+        kqueue, pipe = _open()
+        (pipe or kqueue.trigger)()
+        kqueue.wait(0)
+        if pipe is not None:
+            pipe.close()
+        kqueue.close()
     except OSError as error:
         if error.errno not in (errno.EMFILE, errno.ENFILE):  # those pass; the rest is a sandbox, or no kqueue
             return f"kqueue fails: {error}"
     return None
+
+
+def _open() -> tuple[Kqueue, Interrupt | None]:
+    """Make what a port has of the kernel's: a kqueue, and a pipe to interrupt it where it can't interrupt itself."""
+    kqueue, spoken = Kqueue(), dialect()
+    if kqueue.change(Change(0, spoken.user, EV_ADD | EV_CLEAR)) == [0]:
+        return kqueue, None
+    ends = os.pipe()
+    for end in ends:
+        os.set_blocking(end, False)
+    pipe = Interrupt(*ends)
+    _add(kqueue, Change(pipe.reader, spoken.read, EV_ADD))
+    return kqueue, pipe
+
+
+def _add(kqueue: Kqueue, *changes: Change) -> None:
+    """Make these changes, or raise the error of one."""
+    for change, error in zip(changes, kqueue.change(*changes), strict=True):
+        # A pipe that nobody reads any more can't be asked about writing (EPIPE, and EBADF on NetBSD). The write that
+        # finds it out needs no event.
+        if error and not (change.filter == dialect().write and error in (errno.EPIPE, errno.EBADF)):
+            raise OSError(error, os.strerror(error))
 
 
 class _Watch:
@@ -99,30 +127,14 @@ class KqueuePort(EmulatedPort):
     tells_urgent = False
 
     def _make_interrupt(self) -> Callable[[], None]:
-        self._kqueue = Kqueue()
+        self._kqueue, self._pipe = _open()
         self._spoken = dialect()
         self._watches: dict[int, _Watch] = {}  # by the number of the process
         self._watches_lock = Lock()
         self._serials = count(1)
         self._fifos: set[EmulatedHandle] = set()  # that have to be looked at
         self._next_look = 0.0
-        self._pipe: Interrupt | None = None
-        if self._kqueue.change(Change(0, self._spoken.user, EV_ADD | EV_CLEAR)) == [0]:
-            return self._kqueue.trigger
-        ends = os.pipe()
-        for end in ends:
-            os.set_blocking(end, False)
-        self._pipe = Interrupt(*ends)
-        self._add(Change(self._pipe.reader, self._spoken.read, EV_ADD))
-        return self._pipe
-
-    def _add(self, *changes: Change) -> None:
-        """Make these changes, or raise the error of one."""
-        for change, error in zip(changes, self._kqueue.change(*changes), strict=True):
-            # A pipe that nobody reads any more can't be asked about writing (EPIPE, and EBADF on NetBSD). The write
-            # that finds it out needs no event.
-            if error and not (change.filter == self._spoken.write and error in (errno.EPIPE, errno.EBADF)):
-                raise OSError(error, os.strerror(error))
+        return self._pipe or self._kqueue.trigger
 
     def _register(self, handle: EmulatedHandle) -> None:
         number = handle.number
@@ -134,7 +146,7 @@ class KqueuePort(EmulatedPort):
             has_name = handle.identity is not None and handle.identity[0] != 0  # a pipe without one is on no device
             if has_name and not self._spoken.tells_of_fifos:
                 self._fifos.add(handle)
-        self._add(*[Change(number, which, EV_ADD | EV_CLEAR, udata=handle.serial) for which in directions])
+        _add(self._kqueue, *[Change(number, which, EV_ADD | EV_CLEAR, udata=handle.serial) for which in directions])
 
     def _unregister(self, number: int) -> None:
         # What doesn't succeed has been done: the program or another thread has closed the descriptor.
@@ -224,7 +236,7 @@ class KqueuePort(EmulatedPort):
         try:
             status = ask()
         except OSError as failure:  # it was waited for already, or is no child
-            error = failure
+            error = as_oserror(failure)
         for operation in operations:
             self._complete_exit(operation, status, error)
 

@@ -191,7 +191,7 @@ class EmulatedHandle(Handle):
         if port is None:
             raise port_closed()
         if port._unusable is not None:
-            raise port._unusable
+            raise port._unusable()
         if holds_lock():  # perhaps this handle's: in flight is what can be seen now
             operations = self.in_flight()
         else:

@@ -7,6 +7,7 @@ module without the hot path, which relies on Python's lock.
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import socket
 from collections import deque
@@ -19,15 +20,20 @@ if TYPE_CHECKING:
     from unio.backends.locks import Lock
 
     core = _core
+    _absence = ""
     # So that they count as this module's.
     from unio._core import FastPort as FastPort  # noqa: PLC0414
     from unio._core import HotPath as HotPath  # noqa: PLC0414
     from unio._core import Packets
 else:
     try:
-        from unio import _core as core
-    except ImportError:
+        core = importlib.import_module("unio._core")
+    except ModuleNotFoundError:
         core = None
+        _absence = "it is compiled at installation, on Linux, where there is a compiler and Python's headers"
+    except ImportError as error:  # as a subinterpreter with a lock of its own refuses it
+        core = None
+        _absence = f"it can't be imported: {error}"
 
 
 def _finds_numbers() -> bool:
@@ -41,8 +47,20 @@ def _finds_numbers() -> bool:
     return found and core.keeps_number(probe, -1)
 
 
-# A copy of the package that is not the first of the process, another interpreter's say, does without.
-has_hot_path = hasattr(core, "HotPath") and _finds_numbers() and core.claim()
+def _why_no_hot_path() -> str | None:
+    if core is None:
+        return _absence
+    if not hasattr(core, "HotPath"):
+        return "this Python has no lock of its own"
+    if not _finds_numbers():
+        return "this Python keeps the descriptors of sockets elsewhere"
+    return None if core.claim() else "it serves the main interpreter's first copy of unio, and no other"
+
+
+no_hot_path = _why_no_hot_path()
+"""Why C does nothing, or less than it could; None where it does all."""
+
+has_hot_path = no_hot_path is None
 
 
 if TYPE_CHECKING:
@@ -72,10 +90,12 @@ next_sequence: Callable[[], int] = core.next_sequence if has_hot_path else itert
 """A number above all before it, by which operations are ordered."""
 
 
-def thread_waits(waiter: object) -> None:
-    """Let the C part know what the calling thread is as one that waits; the caller keeps it alive."""
-    if has_hot_path:
-        core.thread_waits(waiter)
+def _no_part_in_c(_waiter: object) -> None:
+    pass
+
+
+thread_waits: Callable[[object], None] = core.thread_waits if has_hot_path else _no_part_in_c
+"""Lets the C part know what the calling thread is as one that waits; the caller keeps it alive."""
 
 
 def share_book(book: dict[int, Any], lock: Lock) -> None:

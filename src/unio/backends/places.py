@@ -22,6 +22,7 @@ has no clock of another thread that Python could read: there, a thread has to sa
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import threading
@@ -31,6 +32,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unio.backends.native import thread_waits
+from unio.finalizers import is_ending
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -134,14 +136,19 @@ class Waiter:
             return False
         return status.rpartition(b")")[2].split()[0] == b"R"
 
-    def end(self, getpid: Callable[[], int] = os.getpid) -> None:  # at the program's end there is no os any more
+    def end(self) -> None:
         """The thread has ended, or has gone to another port."""
         # A forked child has the parent's objects, but none of its threads, and must not touch what they share.
-        if self._process == getpid():
+        if self._process == os.getpid():
             if (queue := self._queue()) is not None:
                 queue.waiters.pop(id(self), None)
                 queue.start_gathered()
             self.leave()
+
+    def start_gathered(self) -> None:
+        """Start what the thread has submitted and its port may still be gathering."""
+        if (queue := self._queue()) is not None:
+            queue.start_gathered()
 
 
 def _clock_of_this_thread() -> int | None:
@@ -163,9 +170,9 @@ class _Stay:
     def __init__(self) -> None:
         self.waiter: Waiter | None = None
 
-    def __del__(self, tell: Callable[[None], None] = thread_waits) -> None:  # as above, at the program's end
-        tell(None)
-        if self.waiter is not None:
+    def __del__(self, tell: Callable[[None], None] = thread_waits, is_ending: Callable[[], bool] = is_ending) -> None:
+        tell(None)  # in any case: from here on nothing keeps the waiter alive
+        if self.waiter is not None and not is_ending():
             self.waiter.end()
 
 
@@ -180,6 +187,29 @@ class _Here(threading.local):
 here = _Here()
 
 
+class Blocking:
+    """A block in which a thread has left its port's places, to run again at the end of it."""
+
+    __slots__ = ("_left", "_places", "_start_gathered")
+
+    def __init__(self, start_gathered: Callable[[], None], places: list[None]) -> None:
+        self._start_gathered = start_gathered
+        self._places = places
+        self._left: Waiter | None = None
+
+    def __enter__(self) -> None:
+        self._start_gathered()
+        waiter = here.waiter
+        if waiter is not None and waiter.places is self._places and waiter.leave():
+            self._left = waiter
+
+    # A generator of the program's may be in the block when it is dropped: at the end of the program, too.
+    def __exit__(self, *_: object, here: _Here = here) -> None:
+        left, self._left = self._left, None
+        if left is not None and left is here.waiter:  # or else it has gone to another port
+            left.resume()
+
+
 def join(queue: CompletionQueue) -> Waiter:
     """Let the thread that calls this belong to the port of *queue*, and to no other any more."""
     if here.waiter is not None:
@@ -192,6 +222,13 @@ def join(queue: CompletionQueue) -> Waiter:
     stay.waiter = here.waiter = waiter
     thread_waits(waiter)
     return waiter
+
+
+@atexit.register
+def _before_the_end() -> None:
+    # The main thread ends with the program, and no finalizer does anything then.
+    if here.waiter is not None:
+        here.waiter.start_gathered()
 
 
 def _after_fork_in_child() -> None:

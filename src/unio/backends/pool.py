@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 import queue
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from unio.backends.locks import Lock
 from unio.backends.processors import usable_processors
@@ -13,11 +15,31 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+@functools.cache
+def in_main_interpreter() -> bool:
+    """Whether this is the interpreter that the process has begun with, and no subinterpreter."""
+    for name in ("_interpreters", "_xxsubinterpreters"):  # until Python 3.13 it had the longer name
+        try:
+            interpreters: Any = importlib.import_module(name)
+        except ImportError:
+            continue
+        return bool(interpreters.get_current() == interpreters.get_main())
+    return True  # there are no others
+
+
+def start_thread(work: Callable[[], None], name: str) -> None:
+    """Start a thread that the end of the program need not wait for.
+
+    That of a subinterpreter does: Python has no daemon threads there, or ends the process over one that is left.
+    """
+    threading.Thread(target=work, name=name, daemon=in_main_interpreter()).start()
+
+
 class FilePool:
     """A bounded number of threads, started as they are needed, that call what they are given.
 
     A job must not raise. A thread keeps nothing alive but the job that it is doing, so that a port can be dropped
-    while its pool is idle.
+    while its pool is idle. In a subinterpreter, whose end waits for its threads, one ends when there is no job.
     """
 
     def __init__(self) -> None:
@@ -34,9 +56,9 @@ class FilePool:
             if start:
                 self._threads += 1
             self._waiting -= 1
-        self._jobs.put(job)
+            self._jobs.put(job)
         if start:
-            threading.Thread(target=self._work, name="unio-file", daemon=True).start()
+            start_thread(self._work, "unio-file")
 
     def close(self) -> None:
         """Let the threads end once they have done what they are doing."""
@@ -46,11 +68,19 @@ class FilePool:
             self._jobs.put(None)
 
     def _work(self) -> None:
-        while True:
-            with self._lock:
-                self._waiting += 1
-            job = self._jobs.get()
-            if job is None:
-                return
+        while (job := self._next_job()) is not None:
             job()
             del job
+
+    def _next_job(self) -> Callable[[], None] | None:
+        """The next job, or None for the thread to end."""
+        with self._lock:
+            self._waiting += 1
+            if not in_main_interpreter():
+                try:
+                    return self._jobs.get_nowait()
+                except queue.Empty:  # which the lock keeps true until this thread is not counted any more
+                    self._waiting -= 1
+                    self._threads -= 1
+                    return None
+        return self._jobs.get()

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
+
+
+def open_pidfd(pid: int) -> int:
+    """A descriptor for a process: of Linux since 5.3, if Python was made for that too."""
+    if not hasattr(os, "pidfd_open"):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    number: int = os.pidfd_open(pid)
+    return number
 
 
 def exit_status(kind: int, number: int, options: int = 0) -> int | None:

@@ -14,7 +14,6 @@ handed to the kernel, where that does it by itself. Those methods are the abstra
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import socket
@@ -30,16 +29,16 @@ from unio.backends.attempts import Outcome, made_socket
 from unio.backends.lanes import EmulatedHandle, Lane, Life, number_of
 from unio.backends.locks import Lock, holds_lock, put_off, refuse_within_lock
 from unio.backends.native import core, has_hot_path, next_sequence
-from unio.backends.places import WATCH_SECONDS, Waiter, here, join
+from unio.backends.places import WATCH_SECONDS, Blocking, Waiter, here, join
 from unio.backends.queue import CompletionQueue, nothing_gathered
 from unio.backends.timers import NOT_LINKED, is_on
-from unio.errors import NotAssociated, cancelled, timed_out
+from unio.errors import NotAssociated, as_oserror, cancelled, timed_out
 from unio.handle import HasFileno, Kind
 from unio.operations import Accept, Operation, ProcessExit, Recv, Send, Status, Timer
 from unio.port import LIMIT_DEFAULT, Completion, Port, check_limit, port_closed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from unio._core import Ring
     from unio.backends.native import HotPath
@@ -91,7 +90,7 @@ class QueuedPort(Port, ABC):
 
     def flush(self) -> None:
         if self._unusable is not None:
-            raise self._unusable
+            raise self._unusable()
         self._start_gathered()
 
     def _start_gathered(self) -> None:
@@ -171,7 +170,7 @@ class QueuedPort(Port, ABC):
 
     def associate(self, handle: HasFileno | int, key: Any = None, *, skip_on_success: bool = False) -> EmulatedHandle:
         if self._unusable is not None:
-            raise self._unusable
+            raise self._unusable()
         number = number_of(handle)
         made = EmulatedHandle(self, handle, number, key, skip_on_success=skip_on_success)
         joined.enter(self._table, made)
@@ -181,7 +180,7 @@ class QueuedPort(Port, ABC):
             self._forget(made, is_open=True)
             made.leave(Life.ORPHANED)
             if self._unusable is not None:  # it was closed in the middle of this
-                raise self._unusable from None
+                raise self._unusable() from None
             raise
         return made
 
@@ -197,7 +196,7 @@ class QueuedPort(Port, ABC):
         else:
             os.set_blocking(number, False)
         if self._unusable is not None:  # else who closes the port finds the handle in the table
-            raise self._unusable
+            raise self._unusable()
         if handle.kind is not Kind.FILE:
             self._register(handle)
 
@@ -211,7 +210,7 @@ class QueuedPort(Port, ABC):
 
     def submit(self, operation: Operation, timeout: float | None = None) -> bool:
         if self._unusable is not None:
-            raise self._unusable
+            raise self._unusable()
         if timeout is not None:
             seconds(timeout, "the time-out")
         handle = self._handle_of(operation)
@@ -236,17 +235,21 @@ class QueuedPort(Port, ABC):
     def _link(self, handle: EmulatedHandle, lane: Lane, operation: Operation, timeout: float | None) -> bool:
         """Put an operation into its lane. Returns whether this thread has become the lane's owner."""
         with handle.lock:
+            self._check_open(handle, operation)
             idle = operation._status is IDLE
             try:
                 _left = operation._begin()  # goes when this returns, and the lock is given back
-                if handle.life is not Life.OPEN:
-                    raise self._unusable or NotAssociated(f"{handle!r} is closed")
                 self._append(handle, lane, operation, timeout)
             except BaseException:
                 if idle:
                     self._queue.forget(operation)
                 raise
             return lane is not handle.files and handle.own(lane)
+
+    def _check_open(self, handle: EmulatedHandle, operation: Operation) -> None:
+        """Raise what a submit of an idle operation to a handle raises that has left its port."""
+        if handle.life is not Life.OPEN and operation._status is IDLE:
+            raise self._unusable() if self._unusable else NotAssociated(f"{handle!r} is closed")
 
     def _append(self, handle: EmulatedHandle, lane: Lane, operation: Operation, timeout: float | None) -> None:
         """Put an operation whose flight has begun into its lane; the caller holds the handle's lock."""
@@ -262,13 +265,13 @@ class QueuedPort(Port, ABC):
 
         Until then it has no place in a lane, which its number says: a verdict is left with it.
         """
+        if handle is not None:
+            self._check_open(handle, operation)
         idle = operation._status is IDLE
         try:
             if idle:
                 operation._sequence = NOT_LINKED
             _left = operation._begin()
-            if handle is not None and handle.life is not Life.OPEN:
-                raise self._unusable or NotAssociated(f"{handle!r} is closed")
             put_off(partial(self._submit_begun, handle, operation, timeout))
         except BaseException:
             if idle:
@@ -308,7 +311,7 @@ class QueuedPort(Port, ABC):
     def _submit_detached(self, operation: Operation, timeout: float | None) -> None:
         with self._lock:
             if self._unusable is not None:  # it was closed meanwhile, and nobody would end the operation any more
-                raise self._unusable
+                raise self._unusable()
             idle = operation._status is IDLE
             try:
                 _left = operation._begin()  # goes when this returns, and the lock is given back
@@ -371,7 +374,7 @@ class QueuedPort(Port, ABC):
         except MemoryError:
             error = OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
         except OSError as failure:
-            error = failure
+            error = as_oserror(failure)
         finally:
             self._end_claim(operation, error)
 
@@ -469,7 +472,7 @@ class QueuedPort(Port, ABC):
 
     def cancel(self, operation: Operation) -> bool:
         if self._unusable is not None:
-            raise self._unusable
+            raise self._unusable()
         self._handle_of(operation)
         self._start_gathered()
         return self._cancel(operation, "cancelled by Port.cancel")
@@ -536,7 +539,7 @@ class QueuedPort(Port, ABC):
 
     def post(self, key: Any, operation: Any = None, transferred: int = 0) -> None:
         if self._unusable is not None:
-            raise self._unusable
+            raise self._unusable()
         self._queue.post(Completion(key, operation, transferred, None))
 
     def wait(self, timeout: float | None = None, limit: int = LIMIT_DEFAULT) -> list[Completion]:
@@ -561,22 +564,14 @@ class QueuedPort(Port, ABC):
             raise
         return batch
 
-    @contextlib.contextmanager
-    def blocking(self) -> Iterator[None]:
-        self._start_gathered()
-        waiter = here.waiter
-        left = waiter is not None and waiter.places is self._queue.places and waiter.leave()
-        try:
-            yield
-        finally:
-            if waiter is not None and left and waiter is here.waiter:  # and has not gone to another port
-                waiter.resume()
+    def blocking(self) -> Blocking:
+        return Blocking(self._start_gathered, self._queue.places)
 
     def _wait(self, waiter: Waiter, until: float | None, limit: int) -> list[Completion]:
         queue = self._queue
         while True:
             if self._unusable is not None:
-                raise self._unusable
+                raise self._unusable()
             if queue.packets and not self._should_ask() and (waiter.place or waiter.enter()):
                 batch = queue.take(limit)
                 if batch:
@@ -728,7 +723,7 @@ class QueuedPort(Port, ABC):
         with self._lock:
             if self._unusable is not None:
                 return
-            self._unusable = port_closed()
+            self._unusable = port_closed
         try:
             self._end_everything()
         except BaseException:  # there was no memory, or a signal came: nothing is to stay in flight
@@ -738,7 +733,7 @@ class QueuedPort(Port, ABC):
     def _end_everything(self) -> None:
         """Close what a port consists of, as far as that has not been done yet."""
         if self._hot_path is not None:
-            self._hot_path.close()
+            self._hot_path.close(self)
         self._queue.close()
         for handle in list(self._table.values()):
             handle.leave(Life.ORPHANED)

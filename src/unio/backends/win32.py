@@ -16,6 +16,7 @@ import uuid
 from typing import Any
 
 from unio.backends.win32_api import ffi
+from unio.errors import as_oserror
 
 kernel32: Any = ffi.dlopen("kernel32.dll")
 ws2_32: Any = ffi.dlopen("ws2_32.dll")
@@ -129,10 +130,10 @@ def os_error(code: int) -> OSError:
     return error
 
 
-def normal(error: OSError) -> OSError:
+def normal(raised: Exception) -> OSError:
     """An error that Python raised on the way, as the completions have it."""
-    code = getattr(error, "winerror", None)
-    return os_error(code) if code in ERRNOS else error
+    code = getattr(raised, "winerror", None)
+    return os_error(code) if code in ERRNOS else as_oserror(raised)
 
 
 def last_error() -> int:
