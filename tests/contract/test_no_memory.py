@@ -1,0 +1,150 @@
+"""The clauses S of the contract where memory is lacking: an operation is idle again, or it completes.
+
+CPython can be told to have the nth allocation from now on fail. With each n in turn, each allocation of a call fails
+once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from support import batch
+
+import unio
+
+try:
+    import _testcapi
+except ImportError:
+    pytest.skip("this Python was built without its test modules, which let allocations fail", allow_module_level=True)
+
+ALLOCATIONS = 45
+"""How many of them fail in turn; no call here makes more before its last that matters."""
+
+KINDS: dict[str, Callable[[unio.Handle], unio.Operation]] = {
+    "recv": lambda handle: unio.Recv(handle, bytearray(10)),
+    "own": unio.Recv,
+    "empty": lambda handle: unio.Recv(handle, bytearray()),
+    "send": lambda handle: unio.Send(handle, b"hello"),
+    "timer": lambda _: unio.Timer(0),
+    "poll": lambda handle: unio.Poll(handle, unio.Readiness.READABLE),
+}
+
+SEVERAL = [["recv"], ["recv"] * 3, ["empty", "recv"], ["own", "send"], ["timer", "recv"], ["poll", "recv"], ["send"]]
+
+
+class World:
+    """A port with a handle, and what was submitted to it and must complete."""
+
+    def __init__(self, backend: str) -> None:
+        self.port = unio.Port(backend=backend)
+        self.near, self.far = socket.socketpair()
+        self.handle = self.port.associate(self.near, "key")
+        self.port.wait(0)  # so that this thread is one that waits
+        self.must: list[unio.Operation] = []
+        self.came: Counter[int] = Counter()
+
+    def submit(self, *kinds: str) -> None:
+        for kind in kinds:
+            self.must.append(KINDS[kind](self.handle))
+            self.port.submit(self.must[-1])
+
+    def note(self, found: list[unio.Completion]) -> None:
+        self.came.update(id(each.operation) for each in found)
+
+    def finish(self) -> None:
+        """See everything complete that must, and nothing twice."""
+        for _ in range(2):
+            with contextlib.suppress(OSError):  # it was closed
+                self.far.send(b"x" * 100)
+        self.note(self.port.wait(0))
+        self.handle.close()
+        while any(not self.came[id(each)] for each in self.must):
+            self.note(batch(self.port))
+        self.note(self.port.wait(0))
+        assert {self.came[id(each)] for each in self.must} <= {1}
+        assert not any(each.in_flight for each in self.must)
+
+
+@contextlib.contextmanager
+def world(backend: str) -> Iterator[World]:
+    made = World(backend)
+    with made.port, made.near, made.far:
+        yield made
+
+
+def lacking(number: int, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function whose nth allocation fails. Returns its result, or the MemoryError that it has raised."""
+    _testcapi.set_nomemory(number, number + 1)
+    try:
+        return function(*arguments)
+    except MemoryError as error:
+        return error
+    finally:
+        _testcapi.remove_mem_hooks()
+
+
+@pytest.mark.clause("S1", "S3")
+@pytest.mark.parametrize("timeout", [None, 3600.0])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_submit_that_finds_no_memory_leaves_an_operation_that_is_idle_or_completes(
+    backend: str, kind: str, timeout: float | None
+) -> None:
+    for number in range(ALLOCATIONS):
+        with world(backend) as found:
+            operation = KINDS[kind](found.handle)
+            raised = lacking(number, found.port.submit, operation, *([] if timeout is None else [timeout]))
+            if operation.in_flight or not isinstance(raised, MemoryError):
+                found.must.append(operation)
+            found.submit("recv")  # what comes behind goes on
+            found.finish()
+
+
+@pytest.mark.clause("S1", "P6")
+@pytest.mark.parametrize("kinds", SEVERAL, ids="+".join)
+def test_a_wait_that_finds_no_memory_loses_nothing_that_it_had_taken(backend: str, kinds: list[str]) -> None:
+    for number in range(ALLOCATIONS):
+        with world(backend) as found:
+            found.submit(*kinds)
+            found.far.send(b"data")
+            found.port.post("posted")
+            got = lacking(number, found.port.wait, 0)
+            posted = 0
+            if not isinstance(got, MemoryError):
+                found.note(got)
+                posted += sum(each.key == "posted" for each in got)
+            while not posted:
+                got = batch(found.port)
+                found.note(got)
+                posted += sum(each.key == "posted" for each in got)
+            assert posted == 1
+            found.finish()
+
+
+@pytest.mark.clause("X2", "X3")
+@pytest.mark.parametrize("ending", ["cancel", "close"])
+@pytest.mark.parametrize("kinds", SEVERAL, ids="+".join)
+def test_a_handle_that_is_ended_without_memory_lets_all_of_its_operations_complete(
+    backend: str, kinds: list[str], ending: str
+) -> None:
+    for number in range(ALLOCATIONS):
+        with world(backend) as found:
+            found.submit(*kinds)
+            lacking(number, getattr(found.handle, ending))
+            found.finish()
+
+
+@pytest.mark.clause("P7")
+@pytest.mark.parametrize("kinds", SEVERAL, ids="+".join)
+def test_a_port_that_is_closed_without_memory_has_nothing_in_flight(backend: str, kinds: list[str]) -> None:
+    for number in range(ALLOCATIONS):
+        with world(backend) as found:
+            found.submit(*kinds)
+            lacking(number, found.port.close)
+            if not found.port.closed:  # it failed before it did anything
+                found.port.close()
+            assert not any(each.in_flight for each in found.must)
