@@ -4,6 +4,7 @@
 #ifndef Py_GIL_DISABLED
 
 #include <errno.h>
+#include <fcntl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -57,12 +58,20 @@ int prepare(struct hot_path *self, struct attempt *attempt, PyObject *handle, st
     return 1;
 }
 
+/* What shares the listener may have had it block again, and no flag of accept4 keeps that from waiting: see calls.py. */
+static void unblock(int number) {
+    int flags = fcntl(number, F_GETFL);
+    if (flags >= 0 && !(flags & O_NONBLOCK))
+        fcntl(number, F_SETFL, flags | O_NONBLOCK);
+}
+
 static ssize_t try_once(struct attempt *a) {
     int number = __atomic_load_n(a->number, __ATOMIC_RELAXED); /* right before the call, as Python's own sockets do */
     if (a->kind == SEND)
         return send(number, a->data, a->size, MSG_DONTWAIT | MSG_NOSIGNAL);
     if (a->kind == RECV)
         return recv(number, a->data, a->size, MSG_DONTWAIT);
+    unblock(number);
     return accept4(number, (struct sockaddr *)&a->peer->address, &a->peer->size, SOCK_CLOEXEC | SOCK_NONBLOCK);
 }
 

@@ -6,7 +6,8 @@ An attempt says how it went by what it returns. It raises :class:`BlockingIOErro
 
 Sockets are reached through the methods of :class:`socket.socket`, never by number: a socket object knows when it was
 closed, so that an attempt can't hit a descriptor that has been reused since. They are called unbound, because a
-subclass may have made something else of them (``ssl.SSLSocket`` does).
+subclass may have made something else of them (``ssl.SSLSocket`` does). What keeps the calls from waiting, and from
+raising a signal, is in :mod:`unio.backends.calls`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,17 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Any, cast
 
 from unio.arguments import OFFSET_MAX, file_number
+from unio.backends.calls import (
+    DONT_WAIT,
+    NO_SIGNAL,
+    RETRY_SECONDS,
+    RetryLater,
+    at_once,
+    read_pipe,
+    send_part_of_file,
+    unblock,
+    write_pipe,
+)
 from unio.backends.lanes import Life, family_of, type_of
 from unio.errors import as_oserror
 from unio.operations import (
@@ -50,18 +62,7 @@ class Outcome(IntEnum):
     BLOCKED = 3  # it would block
 
 
-class RetryLater(Exception):
-    """The attempt would block, and the kernel will not tell when to try again: try after *delay* seconds."""
-
-    def __init__(self, delay: float) -> None:
-        super().__init__(delay)
-        self.delay = delay
-
-
 DONE, DRAINED, PROGRESS, BLOCKED = Outcome
-
-RETRY_SECONDS = 0.005
-"""Between two tries where no event tells. Seldom needed; short enough for a person not to notice."""
 
 SEND_CHUNK = 256 * 1024
 """The most that one call sends of a buffer, in bytes. A call goes on for as long as the peer makes room, and
@@ -79,8 +80,6 @@ EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 PAUSE_SECONDS = 0.1
 """How long a lane rests after the system lacked descriptors or memory, unless an event comes first."""
-
-NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)  # SIGPIPE kills a program that has not turned it off, as Python does
 
 # What accept(2) says of a connection that was lost before it could be accepted, or of the network below it; the
 # manual page of Linux asks programs to treat these like EAGAIN. (It lists EOPNOTSUPP as well, which is rather what a
@@ -148,15 +147,14 @@ def recv(handle: EmulatedHandle, operation: Operation) -> Outcome:
     if size == 0:
         return _await_data(handle)
     if handle.socket is None:
-        number = handle.checked_number()
-        operation._transferred = os.readv(number, views[:VECTOR_MAX])
+        operation._transferred = read_pipe(handle, views[:VECTOR_MAX])
         return DONE
     if not handle.stream:
         return _recv_message(handle, operation)
     if len(views) == 1:
-        count = _recv_into(handle.socket, views[0])
+        count = at_once(_recv_into, handle.socket, views[0], 0, DONT_WAIT)
     else:
-        count = _recvmsg_into(handle.socket, views[:VECTOR_MAX])[0]
+        count = at_once(_recvmsg_into, handle.socket, views[:VECTOR_MAX], 0, DONT_WAIT)[0]
     return _received(handle, operation, count)
 
 
@@ -188,10 +186,10 @@ def recv_from(handle: EmulatedHandle, operation: Operation) -> Outcome:
 def _recv_message(handle: EmulatedHandle, operation: Recv | RecvFrom) -> Outcome:
     views = operation._views
     if len(views) <= VECTOR_MAX:
-        count, _, flags, address = _recvmsg_into(_socket(handle), views)
+        count, _, flags, address = at_once(_recvmsg_into, _socket(handle), views, 0, DONT_WAIT)
     else:  # a datagram comes with one call or not at all
         whole = bytearray(operation._size)
-        count, _, flags, address = _recvmsg_into(_socket(handle), [whole])
+        count, _, flags, address = at_once(_recvmsg_into, _socket(handle), [whole], 0, DONT_WAIT)
         _scatter(memoryview(whole)[:count], views)
     operation._transferred = count
     if isinstance(operation, RecvFrom):
@@ -211,7 +209,7 @@ def _scatter(data: memoryview, views: Sequence[memoryview]) -> None:
 def _await_data(handle: EmulatedHandle) -> Outcome:
     """Find out whether there is something to receive, and leave it there."""
     if handle.socket is not None:
-        _recv_into(handle.socket, _one_byte, 1, socket.MSG_PEEK)
+        at_once(_recv_into, handle.socket, _one_byte, 1, socket.MSG_PEEK | DONT_WAIT)
         return DONE
     return DONE if _ready(handle.checked_number(), select.POLLIN) else BLOCKED
 
@@ -225,8 +223,9 @@ def _ready(number: int, events: int) -> int:
 
 def accept(handle: EmulatedHandle, operation: Operation) -> Outcome:
     operation = cast("Accept", operation)
+    unblock(handle)
     try:
-        number, operation.address = _accept(_socket(handle))
+        number, operation.address = at_once(_accept, _socket(handle))
     except OSError as error:
         judged = not_accepted(error)
         if judged is None:
@@ -326,15 +325,16 @@ def _send_views(handle: EmulatedHandle, operation: Send | SendTo, address: Any) 
     views, done = operation._views, operation.transferred
     try:
         if handle.socket is None:
-            count = os.writev(handle.checked_number(), _next_part(views, done))
+            count = write_pipe(handle, _next_part(views, done))
         elif len(views) == 1 and address is None:
             whole = not done and (operation._size <= SEND_CHUNK or not handle.stream)
-            count = _send(handle.socket, views[0] if whole else views[0][done : done + SEND_CHUNK], NO_SIGNAL)
+            part = views[0] if whole else views[0][done : done + SEND_CHUNK]
+            count = at_once(_send, handle.socket, part, NO_SIGNAL | DONT_WAIT)
         else:
-            part = _next_part(views, done) if handle.stream else views
-            if len(part) > VECTOR_MAX:  # a datagram leaves with one call
-                part = [memoryview(b"".join(part))]
-            count = _sendmsg(handle.socket, part, (), NO_SIGNAL, address)
+            parts = _next_part(views, done) if handle.stream else views
+            if len(parts) > VECTOR_MAX:  # a datagram leaves with one call
+                parts = [memoryview(b"".join(parts))]
+            count = at_once(_sendmsg, handle.socket, parts, (), NO_SIGNAL | DONT_WAIT, address)
     except OSError as error:
         raise sending_failed(handle, error) from None
     return _sent(handle, operation, count)
@@ -360,7 +360,9 @@ def connect(handle: EmulatedHandle, operation: Operation) -> Outcome:
     else:  # on its way: see whether it has failed; what made an event of it may have taken the error from the socket
         number = _getsockopt(sock, socket.SOL_SOCKET, socket.SO_ERROR) or handle.failure
     # Calling connect once more tells the rest, and makes the socket itself notice that it is connected.
-    number = number or _connect_ex(sock, operation._address)
+    if not number:
+        unblock(handle)
+        number = at_once(_connect_ex, sock, operation._address)
     if number in (errno.EINPROGRESS, errno.EALREADY):
         if number == errno.EALREADY and operation._native is None:  # of a connect that is none of the port's
             raise failed(number)
@@ -401,12 +403,11 @@ def send_file(handle: EmulatedHandle, operation: Operation) -> Outcome:
     file = file_number(operation._file)
     try:
         if HAS_SENDFILE and operation._native is None:
-            # One call for three: Python gives each system's its own arguments, and where macOS and FreeBSD say EAGAIN
-            # of a part that was sent, returns its size. The chunk is never 0, which means "all of it" to those two.
-            count = os.sendfile(handle.checked_number(), file, offset, chunk)
+            unblock(handle)
+            count = send_part_of_file(handle.checked_number(), file, offset, chunk)
         else:
             data = os.pread(file, min(chunk, COPY_CHUNK), offset)
-            count = _send(_socket(handle), data, NO_SIGNAL) if data else 0
+            count = at_once(_send, _socket(handle), data, NO_SIGNAL | DONT_WAIT) if data else 0
     except OSError as error:
         if operation._native is None and error.errno in NOT_FROM_KERNEL:
             operation._native = "copy"

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from unio.arguments import seconds
 from unio.backends import joined
 from unio.backends.attempts import Outcome, made_socket
+from unio.backends.calls import make_fit
 from unio.backends.lanes import EmulatedHandle, Lane, Life, number_of
 from unio.backends.locks import Lock, holds_lock, put_off, refuse_within_lock
 from unio.backends.native import core, has_hot_path, next_sequence
@@ -190,11 +191,8 @@ class QueuedPort(Port, ABC):
             # File operations run later, on another thread: a descriptor of the port's own stands for the file even
             # if the program closes its own meanwhile and the number becomes another file's.
             handle.private = os.dup(number)
-        elif handle.socket is not None:
-            if handle.socket.gettimeout() != 0:  # or else it was told already
-                handle.socket.setblocking(False)
         else:
-            os.set_blocking(number, False)
+            make_fit(handle)
         if self._unusable is not None:  # else who closes the port finds the handle in the table
             raise self._unusable()
         if handle.kind is not Kind.FILE:

@@ -6,6 +6,7 @@ better than one call that doesn't block, is tried instead (attempts), and tried 
 - ``Shutdown``, ``Disconnect``: they never block.
 - ``SendFile``: the ring has splice(2), which takes two of them through a pipe, and the kernel does each on a thread of
   its own; sendfile(2), once the socket takes more, is one call and no other thread.
+- A send into a pipe, of which the kernel could not be asked before Linux 6.18 not to raise SIGPIPE where nobody reads.
 - A receive of no bytes, which waits and consumes nothing: that is a poll, and a look at what the socket has to say.
 - ``Connect`` to a local socket: it never takes long, but where the backlog is full no event tells when it is not.
 - A datagram of more parts than one call takes, and addresses of families that are seldom met.
@@ -139,9 +140,9 @@ def _finish_accept(handle: EmulatedHandle, operation: Operation, result: int, de
 
 def _start_send(ring: Ring, owner: object, handle: EmulatedHandle, operation: Operation) -> int:
     operation = cast("Send", operation)
-    number = handle.checked_number()
     if handle.socket is None:
-        return ring.write(owner, number, operation._views, operation.transferred, POSITION_NONE)
+        return NOTHING
+    number = handle.checked_number()
     if handle.stream:
         return ring.send(owner, number, operation._views, operation.transferred, SEND_CHUNK)
     if len(operation._views) > VECTOR_MAX:
