@@ -1,5 +1,5 @@
-/* Joining a port and leaving it, for what is plain there: a stream socket that doesn't block already, as an accept makes
- * it, and a handle that nothing is in flight on. Everything else is left to Python: QueuedPort.associate and
+/* Joining a port and leaving it, for what is plain there: a stream socket that is fit already, as an accept makes it, and
+ * a handle that nothing is in flight on. Everything else is left to Python: QueuedPort.associate and
  * EmulatedHandle.close, of which these are a short form.
  */
 #include "hot_path.h"
@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <sys/epoll.h>
+#include <sys/socket.h>
 
 #define EVENTS (EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLPRI | EPOLLET) /* epoll.py says the same, and why */
 
@@ -27,9 +28,17 @@ static PyObject *share_book(PyObject *module, PyObject *args) {
 
 static int int_in(PyObject *socket, Py_ssize_t offset) { return *(const int *)((char *)socket + offset); }
 
-/* Whether an object is an open stream socket that doesn't block, and that no class has made something else of. */
+/* Whether a socket tells of a single byte, as it does unless the program has set that otherwise; calls.py says more. */
+static int tells_of_any(int number) {
+    int least;
+    socklen_t size = sizeof least;
+    return getsockopt(number, SOL_SOCKET, SO_RCVLOWAT, &least, &size) == 0 && least == 1;
+}
+
+/* Whether an object is an open stream socket that is fit, and that no class has made something else of. */
 static int is_plain_socket(PyObject *object) {
-    if (Py_TYPE(object) != socket_type || *number_at(object) < 0 || int_in(object, at.type) != SOCK_STREAM)
+    if (Py_TYPE(object) != socket_type || *number_at(object) < 0 || int_in(object, at.type) != SOCK_STREAM ||
+        !tells_of_any(*number_at(object)))
         return 0;
     PyObject *timeout = PyObject_CallMethodNoArgs(object, name.gettimeout);
     int plain = timeout && PyFloat_CheckExact(timeout) && PyFloat_AS_DOUBLE(timeout) == 0;
@@ -38,10 +47,11 @@ static int is_plain_socket(PyObject *object) {
     return plain;
 }
 
-/* A handle of this port's and of a socket of this family, as Python makes it, without what is a single handle's own. */
+/* A handle of this port's and of a socket of this family and protocol, as Python makes it, without what is a single
+ * handle's own. */
 static PyObject *model_for(struct hot_path *self, PyObject *socket, PyObject *number) {
-    int family = int_in(socket, at.family);
-    if (self->model && self->model_family == family)
+    int family = int_in(socket, at.family), protocol = int_in(socket, at.protocol);
+    if (self->model && self->model_family == family && self->model_protocol == protocol)
         return self->model;
     PyObject *port = port_of(self), *names = PyTuple_Pack(1, name.skip_on_success), *made = NULL;
     PyObject *args[] = {port, socket, number, Py_None, Py_False};
@@ -54,6 +64,7 @@ static PyObject *model_for(struct hot_path *self, PyObject *socket, PyObject *nu
         put_ref(&SLOT(made, socket), Py_None);
         put_ref(&SLOT(made, hot_path), Py_None);
         self->model_family = family;
+        self->model_protocol = protocol;
         Py_XSETREF(self->model, made);
     }
     return made;

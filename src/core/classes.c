@@ -158,6 +158,7 @@ static PyObject *learn(PyObject *module, PyObject *args) {
         {waiter_class, "places", &at.places},
         {(PyObject *)((PyTypeObject *)socket_class)->tp_base, "family", &at.family}, /* the class itself has properties */
         {(PyObject *)((PyTypeObject *)socket_class)->tp_base, "type", &at.type},
+        {(PyObject *)((PyTypeObject *)socket_class)->tp_base, "proto", &at.protocol},
     };
     for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++) {
         if (find(wanted[i].class, wanted[i].name, wanted[i].offset) < 0)

@@ -29,7 +29,7 @@ struct hot_path {
     PyObject *table_reference; /* the weak reference that the book of handles has of the table */
     PyObject *strays;          /* numbers that Python forgets once they join: see epoll.py, which sets it */
     PyObject *model;           /* a handle that others are made like, or NULL */
-    int model_family;          /* of its socket */
+    int model_family, model_protocol; /* of its socket */
     PyObject *ring; /* an io_uring in the place of an epoll instance, or NULL */
     double slow_turn; /* when Python led last, which looks after what is seldom */
     double first_take; /* when the first of takes was */
@@ -63,7 +63,7 @@ extern struct offsets {
     Py_ssize_t views, size, buffer, grows, accepted, address;
     Py_ssize_t handle_key, object, number, skips, lock, life, incoming, outgoing, readiness, shows_drained, ended, socket;
     Py_ssize_t hot_path;
-    Py_ssize_t family, type; /* ints, of a socket */
+    Py_ssize_t family, type, protocol; /* ints, of a socket */
     Py_ssize_t place, places;
 } at;
 

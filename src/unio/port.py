@@ -101,7 +101,8 @@ class Port:
         """Let a socket, pipe or file join the port, and return the handle that operations on it name.
 
         *handle* is an object with a ``fileno()`` or the operating system's own handle. It becomes fit for overlapped
-        work: on POSIX, sockets and pipes become non-blocking. *key* comes back with each of its completions.
+        work: on POSIX, sockets and pipes become non-blocking, and the low-water mark of a socket (``SO_RCVLOWAT``)
+        becomes 1. *key* comes back with each of its completions.
 
         With *skip_on_success* an operation that succeeds within submit queues nothing: submit says so by returning
         True (``FILE_SKIP_COMPLETION_PORT_ON_SUCCESS`` of SetFileCompletionNotificationModes).

@@ -354,6 +354,65 @@ def test_a_receive_that_a_passed_descriptor_cuts_short_leaves_the_rest_to_the_ne
         assert received == b"with one, without"
 
 
+@pytest.mark.clause("O3", "A2")
+@pytest.mark.skipif(WINDOWS, reason="Windows has no low-water marks: it refuses the option")
+@pytest.mark.parametrize("transport", ["tcp", "tcp6"])
+@pytest.mark.parametrize("blocking", [True, False])
+def test_a_low_water_mark_keeps_no_data_back(
+    port: unio.Port, resources: contextlib.ExitStack, transport: str, blocking: Any
+) -> None:
+    listening = channels.listener(resources, transport)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 10)  # which what it accepts may have from it
+    for _ in range(2):  # the second one has the number of one that has left its port, and joins the short way
+        far = channels.client(resources, transport)
+        far.connect(listening.getsockname())
+        far.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        near = resources.enter_context(listening.accept()[0])
+        near.setblocking(blocking)
+        near.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 10)
+        recv = unio.Recv(port.associate(near), bytearray(100))
+        for size in (3, 10, 3, 1, 12, 3):
+            port.submit(recv)
+            support.assert_idle(port)
+            far.send(bytes(size))
+            assert support.completion(port) == (None, recv, size, None)
+        empty = unio.Recv(recv.handle, bytearray())
+        port.submit(empty)
+        support.assert_idle(port)
+        far.send(b"x")
+        assert support.completion(port) == (None, empty, 0, None)
+        recv.handle.close()
+
+
+@pytest.mark.clause("O3")
+@needs_af_unix
+@pytest.mark.skipif(not hasattr(socket, "SOCK_SEQPACKET"), reason="needs sockets that keep messages apart")
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+@pytest.mark.parametrize("blocking", [True, False])
+def test_a_receive_that_the_end_of_a_message_cuts_short_leaves_the_rest_to_the_next(
+    port: unio.Port, resources: contextlib.ExitStack, family: int, blocking: Any
+) -> None:
+    """SCTP has streams that keep messages apart. Where the kernel has none, a local socket stands for one."""
+    without = resources.enter_context(socket.socket(family))
+    without.setblocking(False)
+    port.associate(without)  # what is known of this one says nothing of the others
+    for _ in range(2):  # the second one has the number of one that has left its port, and joins the short way
+        local, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        resources.enter_context(far)
+        sctp = 132
+        near = resources.enter_context(socket.socket(family, socket.SOCK_STREAM, sctp, local.detach()))
+        near.setblocking(blocking)
+        recv = unio.Recv(port.associate(near), bytearray(100))
+        for _ in range(2):
+            port.submit(recv)
+            support.assert_idle(port)
+            for size in (3, 10, 5):
+                far.send(bytes(size))
+            assert support.completion(port) == (None, recv, 3, None)
+            assert [support.succeed(port, recv).transferred for _ in range(2)] == [10, 5]
+        recv.handle.close()
+
+
 # Resets
 
 

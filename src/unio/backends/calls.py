@@ -72,6 +72,9 @@ def make_fit(handle: EmulatedHandle) -> None:
     else:
         if sock.gettimeout() != 0:  # or else it was told already
             sock.setblocking(False)
+        # A socket with a low-water mark doesn't tell of fewer bytes, and those who wait would not hear of them.
+        if sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) != 1:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
     if F_SETNOSIGPIPE is not None:
         fcntl.fcntl(handle.number, F_SETNOSIGPIPE, 1)
 

@@ -151,11 +151,13 @@ class EmulatedHandle(Handle):
         self.hot_path: HotPath | None = None  # what does the plain operations of this handle, if anything does
         if self.kind is Kind.SOCKET:
             sock = given if isinstance(given, socket.socket) else _BorrowedSocket(fileno=number)
-            inet = family_of(sock) in (socket.AF_INET, socket.AF_INET6)
             self.socket = sock
             self.stream = type_of(sock) == socket.SOCK_STREAM
-            # Only TCP's receive ends early for no other reason; AF_UNIX stops where credentials or descriptors change.
-            self.shows_drained = inet and self.stream and port.tells_urgent
+            # Only TCP's receive ends early for no other reason: AF_UNIX stops where credentials or descriptors change,
+            # and SCTP at the end of a message.
+            inet = family_of(sock) in (socket.AF_INET, socket.AF_INET6)
+            is_tcp = inet and self.stream and sock.proto in (0, socket.IPPROTO_TCP)
+            self.shows_drained = is_tcp and port.tells_urgent
             if self.stream and isinstance(given, socket.socket):
                 self.hot_path = port._hot_path
 
