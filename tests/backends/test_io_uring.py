@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
+import itertools
 import os
 import socket
 import subprocess
@@ -18,10 +20,13 @@ from sandbox import FORBID, ended_script, script
 from support import (
     PATIENCE,
     Background,
+    Stepped,
     assert_cancelled,
     assert_idle,
+    assert_nothing_comes,
     completion,
     completions,
+    datagram_socket,
     in_child,
     recv_exactly,
     recv_to_end,
@@ -339,3 +344,54 @@ def test_a_connection_closed_behind_the_ports_back_ends_for_its_peer(port: unio.
     assert found.operation is operation
     assert_cancelled(found)
     assert recv_to_end(far) == b""
+
+
+def keeping_an_error(resources: contextlib.ExitStack) -> socket.socket:
+    """A socket that polls find readable and writable for ever, as it keeps an error for who asks for it."""
+    sock = resources.enter_context(datagram_socket())
+    sock.setsockopt(socket.IPPROTO_IP, 11, 1)  # IP_RECVERR
+    with datagram_socket() as gone:
+        nobody = gone.getsockname()
+    sock.sendto(b"x", nobody)
+    until(lambda: sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNREFUSED)
+    return sock
+
+
+@pytest.mark.parametrize("what", ["data", "cancel", "close"])
+def test_nothing_is_lost_that_comes_amid_a_try_beside_a_poll_that_goes_on(
+    port: unio.Port, resources: contextlib.ExitStack, what: str
+) -> None:
+    """A thread that tries what waits is stopped before each of its lines, and something else happens then."""
+    far = resources.enter_context(datagram_socket())
+
+    def change(recv: unio.RecvFrom, near: socket.socket) -> None:
+        if what == "data":
+            far.sendto(b"data", near.getsockname())
+            port.flush()
+        elif what == "cancel":
+            port.cancel(recv)
+        else:
+            recv.handle.close()
+
+    reached = True
+    for line in itertools.count(1):
+        near = keeping_an_error(resources)
+        recv = unio.RecvFrom(port.associate(near), bytearray(8))
+        port.submit(recv)
+        assert_nothing_comes(port, 0.02)
+        far.sendto(b"stolen", near.getsockname())
+        assert near.recv(8) == b"stolen"
+        first = Stepped(line, port.wait, 0)
+        reached = first.reached()
+        second = Background(change, recv, near)
+        second.join(0.003)  # a lock that the first one holds may keep it
+        first.go()
+        [found] = first.result() or completions(port, 1)
+        second.result()
+        if what == "data":
+            assert found == (None, recv, 4, None)
+        else:
+            assert_cancelled(found)
+        recv.handle.close()
+        if not reached:
+            break

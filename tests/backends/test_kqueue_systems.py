@@ -9,6 +9,7 @@ import contextlib
 import errno
 import io
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -195,6 +196,29 @@ def test_a_process_whose_status_is_not_told_is_no_child(
     refuse(monkeypatch, errno.EACCES, lambda change: change.filter == kevent.dialect().process)
     assert isinstance(support.run(port, unio.ProcessExit(child.pid)).error, ChildProcessError)
     child.tell()
+
+
+def test_a_status_that_comes_later_than_the_end_holds_nothing_up(
+    monkeypatch: pytest.MonkeyPatch, port: unio.Port, child: Child
+) -> None:  # macOS, for a moment; and for as long as it takes who traces the process
+    told = threading.Event()
+    exit_status = backends.kqueue.exit_status
+
+    def late(kind: int, number: int, options: int = 0) -> int | None:
+        if not options & os.WNOHANG:
+            assert told.wait(support.PATIENCE)
+        return exit_status(kind, number, options) if told.is_set() else None
+
+    monkeypatch.setattr(backends.kqueue, "exit_status", late)
+    exit_, timer = unio.ProcessExit(child), unio.Timer(0.1)
+    port.submit(exit_)
+    child.tell()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert support.run(port, timer) == (None, timer, 0, None)
+    assert exit_.in_flight
+    told.set()
+    assert support.completion(port) == (None, exit_, 0, None)
+    assert exit_.status == 7
 
 
 # Sending

@@ -11,8 +11,10 @@ import sys
 import threading
 import time
 import types
+from pathlib import Path
 from typing import Any
 
+import channels
 import pytest
 import support
 from platforms import WINDOWS, needs_parentage, needs_signals
@@ -307,3 +309,45 @@ def test_submits_and_cancels_that_race_leave_no_watch_behind(port: unio.Port, re
     port.cancel(exit_)
     while exit_.in_flight:
         support.assert_cancelled(support.completion(port))
+
+
+TRACER = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+libc.ptrace.restype, libc.ptrace.argtypes = ctypes.c_long, [ctypes.c_long] * 4
+SEIZE, ANY_CHILD = 0x4206, 0x40000000
+print(libc.ptrace(SEIZE, int(sys.argv[1]), 0, 0), flush=True)
+sys.stdin.readline()
+os.waitpid(int(sys.argv[1]), ANY_CHILD)
+"""
+
+TRACED = """
+import ctypes, sys
+ctypes.CDLL(None).prctl(0x59616D61, -1)  # any process may trace this one
+print(flush=True)
+sys.stdin.read()
+sys.exit(7)
+"""
+
+
+@pytest.mark.clause("O13", "L2")
+@pytest.mark.skipif(sys.platform != "linux", reason="the way in which one process traces another is Linux'")
+def test_a_process_whose_end_another_one_hears_of_first_lets_the_port_sleep(
+    port: unio.Port, start: Any, resources: contextlib.ExitStack
+) -> None:
+    """The kernel says that it has ended, and has no status until the tracer has asked for it."""
+    process = start(TRACED)
+    process.stdout.readline()
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    tracer = resources.enter_context(subprocess.Popen([sys.executable, "-c", TRACER, str(process.pid)], **pipes))
+    resources.callback(tracer.kill)
+    assert tracer.stdout.readline() == b"0\n"
+    exit_ = unio.ProcessExit(process)
+    port.submit(exit_)
+    process.stdin.close()
+    support.until(lambda: "State:\tZ" in Path(f"/proc/{process.pid}/status").read_text())
+    channels.assert_sleeps(port)
+    tracer.stdin.write(b"go on\n")
+    tracer.stdin.flush()
+    assert support.completion(port) == (None, exit_, 0, None)
+    assert exit_.status == 7

@@ -15,7 +15,8 @@ What epoll(7) is, what that means here, and what was chosen:
 - An eventfd interrupts the leader. It is level-triggered, so that an interruption is seen even if it came before the
   call; reading it once clears any number of them.
 - A pidfd is readable once the process has ended; waitid with ``WNOWAIT`` reads the status and leaves the process to
-  its owner.
+  its owner. It is edge-triggered: who traces the process is told first, and until that one has heard of it there is no
+  status. Then there is another event.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ EVENTS_MAX = 256
 """How many events one call fetches at most; more of them wait in the kernel for the next."""
 
 MASK = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLPRI | EPOLLET
+EXIT = EPOLLIN | EPOLLET
 READABLE = EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLHUP | EPOLLERR
 WRITABLE = EPOLLOUT | EPOLLHUP | EPOLLERR
 ENDED = EPOLLRDHUP | EPOLLPRI
@@ -151,9 +153,9 @@ class EpollPort(FastPort, EmulatedPort):
                 self._hot_path.epoll = fresh.fileno()
             handles = list(self._table.values())
         processes = list(self._processes)
-        for watched in (self._interrupt.reader, *processes):
+        for watched, mask in ((self._interrupt.reader, EPOLLIN), *((pidfd, EXIT) for pidfd in processes)):
             with contextlib.suppress(OSError):
-                self._epoll.register(watched, EPOLLIN)
+                self._epoll.register(watched, mask)
         for handle in handles:
             if handle.kind is not Kind.FILE:
                 with contextlib.suppress(OSError):
@@ -164,7 +166,7 @@ class EpollPort(FastPort, EmulatedPort):
         operation._native = pidfd
         self._processes[pidfd] = (operation,)
         with contextlib.suppress(ValueError):  # the port was closed meanwhile, which has ended the operation
-            self._epoll.register(pidfd, EPOLLIN)
+            self._epoll.register(pidfd, EXIT)
 
     def _unwatch_process(self, operation: ProcessExit) -> None:
         pidfd = operation._native
@@ -180,7 +182,7 @@ class EpollPort(FastPort, EmulatedPort):
         try:
             status = exit_status(os.P_PIDFD, pidfd, os.WNOHANG)
             if status is None:
-                return  # threads of it are still ending; the event comes again
+                return  # threads of it are still ending, or it is being traced; there will be another event
         except OSError as failure:  # it was waited for already, or is no child
             error = as_oserror(failure)
         if self._processes.get(pidfd) is watch:  # else the number may have been another's when it was asked

@@ -66,6 +66,9 @@ GIVE_BACK_SECONDS = 0.5
 GIVE_BACK_STEP_SECONDS = 0.005
 """How soon it tries again."""
 
+LASTING = POLLRDHUP | select.POLLERR | select.POLLHUP
+"""What a poll tells at once each time that it begins, asked for or not, and what need not keep a try from blocking."""
+
 TRIES_MAX = 16
 """How often the operations of a lane are tried in one go where the ring has nothing for them."""
 
@@ -316,11 +319,43 @@ class IoUringPort(FastPort, QueuedPort):
         """Act on a poll that a lane's first operation has waited for: it gave a hint, and the next try tells."""
         lane = handle.lane(operation)
         with handle.lock:
-            if lane.request != result.request or _goes_on(result):
+            if _goes_on(result):
+                return False
+            lane.ready = True  # so that a thread which tries just now looks again
+            if lane.request != result.request:
                 return False
             lane.request = NOTHING  # this thread has the lane now
+        became: Judgement | None = (Outcome.PROGRESS, None, 0.0)
+        if result.detail:
+            became = self._try_beside(handle, lane, operation, result.request)
+            if became is None:
+                return False
         self._end_poll(handle, result)
-        return self._go_on(handle, lane, (Outcome.PROGRESS, None, 0.0), skipping)
+        return self._go_on(handle, lane, became, skipping)
+
+    def _try_beside(self, handle: EmulatedHandle, lane: Lane, operation: Operation, poll: int) -> Judgement | None:
+        """Try a lane's first operation while a poll for it goes on; this thread owns the lane.
+
+        The poll may have found what lasts, such as an error that the socket keeps for who asks for it. That is told
+        when the poll begins, and then no more; so a try that would block gives the lane back to this poll, and returns
+        None. Another poll would only tell the same at once.
+        """
+        lane.ready = False
+        try:
+            became = self._try(handle, operation)
+        except BaseException:  # KeyboardInterrupt, say: somebody else shall go on
+            lane.ready = True
+            self._give_up(handle, lane)
+            self._backlog.append((handle, lane))
+            raise
+        with handle.lock:
+            ended = operation._verdict is not None or handle.life is not Life.OPEN
+            blocks = became[0] is Outcome.BLOCKED and not became[2]
+            if blocks and not lane.ready and not ended:
+                lane.request = poll
+                return None
+            lane.ready = True
+        return became
 
     # Polls and operations of files, each by itself
 
@@ -372,7 +407,7 @@ class IoUringPort(FastPort, QueuedPort):
         """Have no more results of a poll; those that are there already are of a request that nobody knows any more."""
         if result.detail:
             self._ring.cancel(result.request)
-        if result.number > 0 and result.number & POLLRDHUP:
+        if result.number > 0 and result.number & LASTING:
             handle.ended = True
 
     def _end_alone(self, handle: EmulatedHandle, operation: Operation, became: Judgement) -> None:
@@ -421,7 +456,9 @@ class IoUringPort(FastPort, QueuedPort):
         owner = Owner(IoUringPort._take_over_process, operation, watch)
         with self._lock:
             if watch.pidfd >= 0:  # or else the number may be another's
-                watch.request = self._ring.poll(owner, watch.pidfd, select.POLLIN, False)
+                # One that goes on: a process that is being traced may be found to have ended long before it can be
+                # waited for, and another poll would tell the same at once.
+                watch.request = self._ring.poll(owner, watch.pidfd, select.POLLIN, True)
 
     def _unwatch_process(self, operation: ProcessExit) -> None:
         watch = operation._native
@@ -439,8 +476,9 @@ class IoUringPort(FastPort, QueuedPort):
             status = exit_status(os.P_PIDFD, watch.pidfd, os.WNOHANG)
         except OSError as failure:  # it was waited for already, or is no child
             error = as_oserror(failure) if result.number >= 0 else None
-        if status is None and error is None:  # threads of it are still ending, or the thread that polled has ended
-            self._poll_process(operation, watch)
+        if status is None and error is None:
+            if not result.detail:  # the thread that polled has ended
+                self._poll_process(operation, watch)
         elif operation._native is watch and watch.pidfd >= 0:  # else it was cancelled meanwhile
             self._complete_exit(operation, status, error)
         return False

@@ -219,10 +219,12 @@ class KqueuePort(EmulatedPort):
                 self._kqueue.change(Change(operation.pid, self._spoken.process, EV_DELETE))
 
     def _process_event(self, event: Kevent) -> None:
-        # Without WNOHANG: on macOS the event comes a moment before the process can be waited for.
         pid, told = event.ident, event.data
         ask = partial(exit_status, os.P_PID, pid) if HAS_WAITID else partial(os.waitstatus_to_exitcode, told)
-        self._process_ended(pid, event.udata, ask)
+        if HAS_WAITID and not _can_be_asked(pid):
+            self._pool.put(partial(self._process_ended, pid, event.udata, ask))
+        else:
+            self._process_ended(pid, event.udata, ask)
 
     def _process_ended(self, pid: int, serial: int, ask: Callable[[], int | None]) -> None:
         """End the operations that wait for a process which has ended, or is about to; *ask* waits for its status."""
@@ -244,6 +246,17 @@ class KqueuePort(EmulatedPort):
         self._kqueue.close()
         if self._pipe is not None:
             self._pipe.close()
+
+
+def _can_be_asked(pid: int) -> bool:
+    """Whether to ask for the status of a process that has ended takes no wait.
+
+    On macOS the event comes a moment before there is a status, and who traces the process hears of its end first.
+    """
+    try:
+        return exit_status(os.P_PID, pid, os.WNOHANG) is not None
+    except OSError:  # it was waited for already, or is no child
+        return True
 
 
 def _status_of_ended(operation: ProcessExit) -> Callable[[], int | None] | None:

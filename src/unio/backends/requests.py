@@ -194,9 +194,10 @@ def _start_poll(ring: Ring, owner: object, handle: EmulatedHandle, operation: Op
 def poll(ring: Ring, owner: object, handle: EmulatedHandle, events: int) -> int:
     """Prepare a poll of a handle; its result may say that it goes on, if that is not what was waited for.
 
-    Asked for or not, the kernel reports that the peer will send no more, each time and at once; that would be no wait
-    for room to send. One that goes on reports each thing once. (Where a request to send waits by itself, the kernel
-    takes that report for room, tries 128 times, and then keeps a thread for it. So those don't wait.)
+    Asked for or not, the kernel reports that the peer will send no more, and that the socket keeps errors for who asks
+    for them, each time and at once; that would be no wait for room to send, or for data. One that goes on reports each
+    thing once. (Where a request to send waits by itself, the kernel takes that report for room, tries 128 times, and
+    then keeps a thread for it. So those don't wait.)
     """
     return ring.poll(owner, handle.checked_number(), events, handle.ended)
 
