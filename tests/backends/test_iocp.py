@@ -281,3 +281,33 @@ class Deaf:
 def test_a_code_of_windows_has_the_number_that_other_systems_give(code: int, name: str) -> None:
     error = win32.os_error(code)
     assert (error.errno, error.winerror) == (getattr(errno, name), code)
+
+
+@pytest.mark.parametrize("name", ["accept", "recv", "send"])
+@pytest.mark.parametrize("code", [10055, 1450])  # WSAENOBUFS, ERROR_NO_SYSTEM_RESOURCES
+def test_what_memory_is_lacking_for_says_so_and_can_be_submitted_again(
+    port: unio.Port, make_pair: Any, make_listener: Any, monkeypatch: pytest.MonkeyPatch, name: str, code: int
+) -> None:
+    near, far = make_pair()
+    listener = make_listener()
+    handle = port.associate(near)
+    operation = {
+        "accept": lambda: unio.Accept(port.associate(listener)),
+        "recv": lambda: unio.Recv(handle, bytearray(4)),
+        "send": lambda: unio.Send(handle, b"data"),
+    }[name]()
+
+    def lacking(_: Any, started: unio.Operation) -> int:
+        started._native.reset()
+        return code
+
+    with monkeypatch.context() as lack:
+        lack.setitem(flights.STARTS, name, lacking)
+        error = run(port, operation).error
+    assert error is not None
+    assert (error.errno, error.winerror) == (errno.ENOBUFS, code)
+    far.send(b"data")
+    with connect(listener):
+        succeed(port, operation)
+    if isinstance(operation, unio.Accept):
+        operation.socket.close()
