@@ -566,6 +566,8 @@ class Write(_Positioned):
 class Flush(Operation):
     """Bring to the disk what the writes that completed before it have written, the file's length included.
 
+    On macOS that takes ``F_FULLFSYNC``; on a file system that doesn't know of it, it is what fsync(2) can do.
+
     Errors: ``EIO``, ``ENOSPC`` and what else fsync(2) or FlushFileBuffers say.
     """
 

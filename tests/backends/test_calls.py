@@ -7,6 +7,7 @@ import errno
 import os
 import signal
 import socket
+from pathlib import Path
 
 import pytest
 import support
@@ -39,6 +40,61 @@ class Fcntl:
 
 
 # macOS
+
+
+@pytest.fixture
+def file(port: unio.Port, resources: contextlib.ExitStack, tmp_path: Path) -> unio.Handle:
+    return port.associate(resources.enter_context(unio.open(tmp_path / "file", "w+b")))
+
+
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The inodes that fsync was called for."""
+    noted: list[int] = []
+    fsync = os.fsync
+
+    def note(number: int) -> None:
+        noted.append(os.fstat(number).st_ino)
+        fsync(number)
+
+    monkeypatch.setattr(os, "fsync", note)
+    return noted
+
+
+def test_a_flush_reaches_the_disk_where_the_system_has_a_call_for_that(
+    monkeypatch: pytest.MonkeyPatch, port: unio.Port, file: unio.Handle, synced: list[int]
+) -> None:
+    double = Fcntl()
+    monkeypatch.setattr(calls, "fcntl", double)
+    monkeypatch.setattr(calls, "F_FULLFSYNC", 51)
+    support.succeed(port, unio.Flush(file))
+    assert [command for _, command in double.told] == [51]
+    assert not synced
+
+
+@pytest.mark.parametrize("number", [errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY])
+def test_a_flush_goes_as_far_as_the_file_system_knows(
+    monkeypatch: pytest.MonkeyPatch, port: unio.Port, file: unio.Handle, synced: list[int], number: int
+) -> None:
+    monkeypatch.setattr(calls, "fcntl", Fcntl(number))
+    monkeypatch.setattr(calls, "F_FULLFSYNC", 51)
+    support.succeed(port, unio.Flush(file))
+    assert synced == [os.fstat(file.fileno()).st_ino]
+
+
+def test_a_flush_that_fails_on_the_disk_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, port: unio.Port, file: unio.Handle, synced: list[int]
+) -> None:
+    monkeypatch.setattr(calls, "fcntl", Fcntl(errno.EIO))
+    monkeypatch.setattr(calls, "F_FULLFSYNC", 51)
+    assert support.run(port, unio.Flush(file)).error.errno == errno.EIO
+    assert not synced
+
+
+@pytest.mark.skipif(not hasattr(fcntl, "F_FULLFSYNC"), reason="macOS alone has this call")
+def test_a_flush_makes_the_call_of_this_system(port: unio.Port, file: unio.Handle, synced: list[int]) -> None:
+    support.succeed(port, unio.Flush(file))
+    assert not synced
 
 
 def test_a_descriptor_is_told_to_raise_no_signal_where_it_can_be(

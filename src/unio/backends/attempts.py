@@ -26,6 +26,7 @@ from unio.backends.calls import (
     RETRY_SECONDS,
     RetryLater,
     at_once,
+    flush_file,
     read_pipe,
     send_part_of_file,
     unblock,
@@ -443,7 +444,7 @@ def write(handle: EmulatedHandle, operation: Operation) -> Outcome:
 
 
 def flush(handle: EmulatedHandle, operation: Operation) -> Outcome:
-    os.fsync(handle.private_number())
+    flush_file(handle.private_number())
     return DONE
 
 

@@ -58,6 +58,12 @@ RWF_NOSIGNAL = 0x100
 F_SETNOSIGPIPE = 73 if sys.platform == "darwin" else None
 """macOS' fcntl for it, which Python has no name for; it takes sockets and pipes."""
 
+F_FULLFSYNC: int | None = getattr(fcntl, "F_FULLFSYNC", None)
+"""macOS' fcntl that has a drive write what it has, too; its fsync(2) only gives the drive what the system has."""
+
+NOT_FULLY = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOTTY)
+"""What it says where the file system doesn't know of it, as those of a network don't."""
+
 _SIGPIPE = {signal.SIGPIPE}
 
 _fileno = socket.socket.fileno
@@ -217,3 +223,16 @@ def send_part_of_file(number: int, file: int, offset: int, count: int) -> int:
     # One call for three: Python gives each system's its own arguments, and where macOS and FreeBSD say EAGAIN of a part
     # that was sent, returns its size. The count is never 0, which means "all of it" to those two.
     return unsignalled(partial(os.sendfile, number, file, offset, count))
+
+
+def flush_file(number: int) -> None:
+    """Have what was written to a file reach the disk, not only what drives it."""
+    if F_FULLFSYNC is not None:
+        try:
+            fcntl.fcntl(number, F_FULLFSYNC)
+        except OSError as error:
+            if error.errno not in NOT_FULLY:
+                raise
+        else:
+            return
+    os.fsync(number)
