@@ -521,8 +521,8 @@ def start_flush(handle: IocpHandle, operation: Operation) -> int:
     return ERROR_IO_PENDING
 
 
-def _flush(handle: IocpHandle, file: Any, address: int) -> None:
-    code = _code(kernel32.FlushFileBuffers(file))
+def _flush(handle: IocpHandle, file: Any, address: int, refusal: OSError | None) -> None:
+    code = _code(kernel32.FlushFileBuffers(file)) if refusal is None else win32.ERROR_MAX_THRDS_REACHED
     kernel32.CloseHandle(file)
     if code == win32.ERROR_ACCESS_DENIED:
         code = win32.ERROR_INVALID_HANDLE  # not open for writing

@@ -25,7 +25,6 @@ What io_uring(7) is, what that means here, and what was chosen:
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import math
 import os
@@ -455,11 +454,13 @@ class IoUringPort(FastPort, QueuedPort):
         while self._ring.in_flight and time.monotonic() < until:
             self._ring.cancel_all()
             self._reap(DRAIN_STEP_SECONDS)
-        if self._ring.in_flight:
-            with contextlib.suppress(RuntimeError):  # at the end of the program, which is the end of the ring too
-                start_thread(self._drain, "unio-drain")
-        else:
+        if not self._ring.in_flight:
             self._ring.close()
+            return
+        try:
+            start_thread(self._drain, "unio-drain")
+        except RuntimeError:  # the system lets no thread start, or the program is at its end
+            self._drain()
 
     def _drain(self) -> None:
         """Keep the ring, and with it the buffers, until the kernel has done what it can't be kept from."""

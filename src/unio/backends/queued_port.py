@@ -190,15 +190,15 @@ class QueuedPort(Port, ABC):
             # File operations run later, on another thread: a descriptor of the port's own stands for the file even
             # if the program closes its own meanwhile and the number becomes another file's.
             handle.private = os.dup(number)
-        elif handle.socket is not None:
-            if handle.socket.gettimeout() != 0:  # or else it was told already
-                handle.socket.setblocking(False)
-        else:
-            os.set_blocking(number, False)
         if self._unusable is not None:  # else who closes the port finds the handle in the table
             raise self._unusable()
-        if handle.kind is not Kind.FILE:
-            self._register(handle)
+        if handle.kind is Kind.FILE:
+            return
+        self._register(handle)  # first, as the kernel may refuse that: then the descriptor blocks as before
+        if handle.socket is None:
+            os.set_blocking(number, False)
+        elif handle.socket.gettimeout() != 0:  # or else it was told already
+            handle.socket.setblocking(False)
 
     def _forget(self, handle: EmulatedHandle, *, is_open: bool) -> None:
         """Have no more events of a handle, and let its number be associated again."""
