@@ -456,7 +456,7 @@ def finish_send_file(handle: IocpHandle, operation: Operation, code: int, count:
         return win32.ERROR_NETNAME_DELETED if code in GONE and not handle.disconnected else code
     try:
         return None if _left_to_send(operation, win32.file_handle(operation._file)) else 0
-    except OSError:
+    except (OSError, OverflowError, TypeError):
         return None  # the start finds out what is wrong with the file
 
 

@@ -26,9 +26,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from unio.arguments import seconds
 from unio.backends import joined
 from unio.backends.attempts import Outcome, made_socket
-from unio.backends.lanes import EmulatedHandle, Lane, Life, number_of
+from unio.backends.lanes import EmulatedHandle, Lane, Life
 from unio.backends.locks import Lock, holds_lock, put_off, refuse_within_lock
 from unio.backends.native import core, has_hot_path, next_sequence
+from unio.backends.objects import number_of
 from unio.backends.places import WATCH_SECONDS, Blocking, Waiter, here, join
 from unio.backends.queue import CompletionQueue, nothing_gathered
 from unio.backends.timers import NOT_LINKED, is_on

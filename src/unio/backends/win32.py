@@ -15,6 +15,7 @@ import struct
 import uuid
 from typing import Any
 
+from unio.arguments import file_number
 from unio.backends.win32_api import ffi
 from unio.errors import as_oserror
 
@@ -243,10 +244,7 @@ def file_handle(file: Any) -> Any:
         return ffi.cast("HANDLE", file)
     import msvcrt  # noqa: PLC0415 - Windows only, as this module is
 
-    try:
-        return ffi.cast("HANDLE", msvcrt.get_osfhandle(file.fileno()))
-    except ValueError:  # it is closed
-        raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from None
+    return ffi.cast("HANDLE", msvcrt.get_osfhandle(file_number(file)))
 
 
 # Addresses
