@@ -184,9 +184,7 @@ def test_what_fileno_raises_to_end_the_program_comes_out_and_the_port_goes_on(
     connection.says = []
     handle = port.associate(connection)
     far.send(b"data")
-    operation: Any = (
-        unio.Recv(handle, bytearray(8)) if kind == "recv" else unio.Poll(handle, unio.Readiness.READABLE)
-    )
+    operation: Any = unio.Recv(handle, bytearray(8)) if kind == "recv" else unio.Poll(handle, unio.Readiness.READABLE)
     connection.says = [KeyboardInterrupt()]
     with pytest.raises(KeyboardInterrupt):
         port.submit(operation)
