@@ -97,10 +97,12 @@ def test_a_lack_of_descriptors_fails_what_needs_one_and_nothing_else(backend: st
 
 
 DUPLICATE = """
-import errno, json, os, resource, socket, sys
+import errno, json, os, resource, socket, subprocess, sys
 import unio
 
 port = unio.Port(backend=sys.argv[1])
+child = subprocess.Popen([sys.executable, "-S", "-E", "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
+port.submit(unio.ProcessExit(child, "child"))
 near, far = socket.socketpair()
 other, other_far = socket.socketpair()
 left = port.associate(near)
@@ -140,6 +142,10 @@ late_far.send(b"late")
 [completion] = port.wait(30)
 results.append((completion.key, completion.transferred))
 results += [disturb(), len(duplicate.recv(100))]
+child.stdin.close()
+[completion] = port.wait(30)
+results.append((completion.key, completion.operation.status))
+child.wait()
 print(json.dumps(results))
 port.close()
 for each in (far, other, other_far, duplicate, late, late_far):
@@ -153,7 +159,7 @@ def test_events_of_a_duplicate_do_no_harm_where_there_is_no_descriptor_to_be_rid
     pytest.importorskip("resource")
     undisturbed = [[True, 4, "None"]]
     results = json.loads(channels.run_script(DUPLICATE, backend))
-    assert results == [undisturbed, undisturbed, [None, 4], undisturbed, 15]
+    assert results == [undisturbed, undisturbed, [None, 4], undisturbed, 15, ["child", 0]]
 
 
 @pytest.mark.clause("L1")
