@@ -33,6 +33,7 @@ from unio.backends.iocp_processes import Watches
 from unio.backends.iocp_queue import KernelQueue, PacketKey
 from unio.backends.locks import Lock, holds_lock, put_off, refuse_within_lock
 from unio.backends.native import next_sequence
+from unio.backends.objects import told_status
 from unio.backends.pool import FilePool
 from unio.backends.timers import NOT_LINKED, Timers, is_on
 from unio.backends.win32 import kernel32, last_error
@@ -316,7 +317,7 @@ class IocpPort(Port):
 
     def _start_detached(self, operation: Operation) -> None:
         if isinstance(operation, ProcessExit):
-            status = getattr(operation.process, "returncode", None)  # the program's own code, maybe
+            status = told_status(operation.process)
             with self._lock:
                 if id(operation) in self._detached:  # else it was ended meanwhile
                     self._start_watch(operation, status)

@@ -1,6 +1,6 @@
-"""The objects that programs associate: what their ``fileno()`` says, and their ``close()``.
+"""The program's own objects: what their ``fileno()`` and ``returncode`` say, and their ``close()``.
 
-Both may be a library's code, which raises what it likes. ``fileno()`` of a connection that is closed raises psycopg2's
+All may be a library's code, which raises what it likes. ``fileno()`` of a connection that is closed raises psycopg2's
 InterfaceError or zmq's ZMQError, for instance; so whatever it raises means closed, and so does what is no number.
 
 ``close()`` may take its time. That of a socket with SO_LINGER and a time waits for the unsent bytes, also if the socket
@@ -70,6 +70,15 @@ def number_said(file: HasFileno) -> int:
 def stands_for(file: HasFileno, number: int) -> bool:
     """Whether an object is open and has this number."""
     return number_said(file) == number
+
+
+def told_status(process: object) -> int | None:
+    """The exit status, if a process object has been told it already; the process's number may be another's by now."""
+    try:
+        status = getattr(process, "returncode", None)
+    except Exception:  # noqa: BLE001 - one that can't say has not been told
+        return None
+    return status if isinstance(status, int) else None
 
 
 def lingers(sock: socket.socket) -> bool:

@@ -25,11 +25,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from unio.arguments import seconds
 from unio.backends import joined
-from unio.backends.attempts import Outcome, made_socket
+from unio.backends.attempts import Outcome, as_oserror, made_socket
 from unio.backends.lanes import EmulatedHandle, Lane, Life
 from unio.backends.locks import Lock, holds_lock, put_off, refuse_within_lock
 from unio.backends.native import core, has_hot_path, next_sequence
-from unio.backends.objects import number_of
+from unio.backends.objects import number_of, told_status
 from unio.backends.places import WATCH_SECONDS, Blocking, Waiter, here, join
 from unio.backends.queue import CompletionQueue, nothing_gathered
 from unio.backends.timers import NOT_LINKED, is_on
@@ -367,21 +367,21 @@ class QueuedPort(Port, ABC):
         """Have a process watched, or end the operation if that can't be; this thread has claimed it."""
         error = None
         try:
-            operation.status = _told_status(operation)
+            operation.status = told_status(operation.process)
             if operation.status is None:
                 self._watch_process(operation)
         except OverflowError:  # a number that no process can have
             error = OSError(errno.ESRCH, os.strerror(errno.ESRCH))
         except MemoryError:
             error = OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
-        except OSError as failure:
+        except Exception as failure:  # noqa: BLE001 - whatever went wrong, the operation ends once
             error = as_oserror(failure)
         finally:
             self._end_claim(operation, error)
 
     def _complete_exit(self, operation: ProcessExit, status: int | None, error: OSError | None) -> None:
         """Complete the exit of a process. What is told of another flight of the operation is as true of this one."""
-        if error is not None and (told := _told_status(operation)) is not None:
+        if error is not None and (told := told_status(operation.process)) is not None:
             status, error = told, None
         with self._lock:
             if id(operation) not in self._detached:
@@ -764,11 +764,6 @@ class QueuedPort(Port, ABC):
                 count += len(handle.in_flight())
         count += len(self._detached)
         return count + self._queue.count_operations()
-
-
-def _told_status(operation: ProcessExit) -> int | None:
-    """The exit status, if the process object has been told it already; the process's number may be another's by now."""
-    return getattr(operation.process, "returncode", None)
 
 
 if has_hot_path:
