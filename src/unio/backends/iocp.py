@@ -367,7 +367,7 @@ class IocpPort(Port):
         """Act on the packet of an operation. Returns it if it has ended and its completion is to be delivered."""
         handle = operation.handle
         assert isinstance(handle, IocpHandle)
-        if not handle.is_open():
+        if handle.life is Life.OPEN and not handle.is_open():
             self._left_behind(handle)
         operation._native.overlapped.InternalHigh = 0  # first, so that may_go_on never counts a part twice
         result = FINISHES[operation.name](handle, operation, code, count)
@@ -423,7 +423,8 @@ class IocpPort(Port):
     def _ended(self, handle: IocpHandle, operation: Operation, result: int | None, *, silent: bool = False) -> bool:
         """End the flight of an operation. Returns whether its completion is still to be delivered."""
         flight: Flight = operation._native
-        is_open = result == 0 or handle.is_open()  # the program's own code, maybe
+        # The program's own code, maybe; asked where it matters.
+        is_open = result == 0 or handle.life is not Life.OPEN or handle.is_open()
         with handle.lock:
             error = self._error_of(handle, operation, result, is_open=is_open)
             handle.pending.pop(id(operation), None)  # it is not there any more if the port was closed meanwhile

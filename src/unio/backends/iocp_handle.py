@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from unio.backends import win32
 from unio.backends.locks import Lock, holds_lock, put_off
-from unio.backends.objects import close_elsewhere, closed, closes_at_once, lingers, number_of, number_said
+from unio.backends.objects import close_elsewhere, closed, closes_at_once, lingers, number_of, stands_for
 from unio.backends.win32 import kernel32
 from unio.backends.win32_api import ffi
 from unio.errors import AssociationError
@@ -68,13 +68,15 @@ class IocpHandle(Handle):
         "pending",
         "pointer",
         "port",
+        "said",
     )
 
     def __init__(self, port: IocpPort, given: HasFileno | int, key: Any, *, skip_on_success: bool) -> None:
         self.object = given
         self.key = key
         self.skip_on_success = skip_on_success
-        self.kind, self.number, self.socket = _examine(given)
+        self.said = number_of(given)  # what the object says that its number is; a file's is not the HANDLE
+        self.kind, self.number, self.socket = _examine(given, self.said)
         self.pointer: Any = ffi.cast("HANDLE", self.number)
         self.port = weakref.ref(port)
         self.lock = Lock()
@@ -95,11 +97,7 @@ class IocpHandle(Handle):
                 self.connected = True
 
     def fileno(self) -> int:
-        if self.life is not Life.OPEN:
-            return -1
-        if isinstance(self.object, int):
-            return self.object if self.is_open() else -1
-        return number_said(self.object)
+        return self.said if self.life is Life.OPEN and self.is_open() else -1
 
     @property
     def closed(self) -> bool:
@@ -109,7 +107,7 @@ class IocpHandle(Handle):
         """Whether the number still stands for what was associated."""
         if isinstance(self.object, int):
             return win32.is_socket(self.number) if self.socket is not None else win32.is_handle(self.pointer)
-        return number_said(self.object) >= 0
+        return stands_for(self.object, self.said)
 
     def extension(self, function_id: str, kind: str) -> Any:
         """An extension function of this socket's provider."""
@@ -174,9 +172,8 @@ class IocpHandle(Handle):
                 kernel32.CloseHandle(self.pointer)
 
 
-def _examine(given: HasFileno | int) -> tuple[Kind, int, socket.socket | None]:
+def _examine(given: HasFileno | int, number: int) -> tuple[Kind, int, socket.socket | None]:
     """What kind of handle it is, its number, and its socket if it is one."""
-    number = number_of(given)
     if isinstance(given, socket.socket):
         return Kind.SOCKET, number, given
     if not _is_file(given):

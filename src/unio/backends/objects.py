@@ -58,18 +58,13 @@ def closed(given: HasFileno | int) -> AssociationError:
     return AssociationError(f"{given!r} is closed or has no descriptor")
 
 
-def number_said(file: HasFileno) -> int:
-    """What an object says that its number is; -1 if it is closed."""
-    try:
-        number = file.fileno()
-    except Exception:  # noqa: BLE001 - see above
-        return -1
-    return int.__int__(number) if isinstance(number, int) else -1
-
-
 def stands_for(file: HasFileno, number: int) -> bool:
     """Whether an object is open and has this number."""
-    return number_said(file) == number
+    try:
+        said = file.fileno()
+    except Exception:  # noqa: BLE001 - see above
+        return False
+    return isinstance(said, int) and int.__int__(said) == number
 
 
 def told_status(process: object) -> int | None:
