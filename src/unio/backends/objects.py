@@ -62,9 +62,9 @@ def stands_for(file: HasFileno, number: int) -> bool:
     """Whether an object is open and has this number."""
     try:
         said = file.fileno()
+        return said == number and isinstance(said, int)
     except Exception:  # noqa: BLE001 - see above
         return False
-    return isinstance(said, int) and int.__int__(said) == number
 
 
 def told_status(process: object) -> int | None:

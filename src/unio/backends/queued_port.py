@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from unio.arguments import seconds
 from unio.backends import joined
-from unio.backends.attempts import Outcome, as_oserror, made_socket
+from unio.backends.attempts import Outcome, made_socket
 from unio.backends.lanes import EmulatedHandle, Lane, Life
 from unio.backends.locks import Lock, holds_lock, put_off, refuse_within_lock
 from unio.backends.native import core, has_hot_path, next_sequence
@@ -372,8 +372,6 @@ class QueuedPort(Port, ABC):
                 self._watch_process(operation)
         except OverflowError:  # a number that no process can have
             error = OSError(errno.ESRCH, os.strerror(errno.ESRCH))
-        except MemoryError:
-            error = OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
         except Exception as failure:  # noqa: BLE001 - whatever went wrong, the operation ends once
             error = as_oserror(failure)
         finally:
