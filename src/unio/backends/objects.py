@@ -17,8 +17,10 @@ import socket
 import struct
 import sys
 import threading
+from functools import partial
 from typing import TYPE_CHECKING
 
+from unio.backends.pool import start_thread
 from unio.errors import AssociationError
 from unio.handle import Handle, Kind
 
@@ -94,7 +96,7 @@ def closes_at_once(handle: Handle) -> bool:
 def close_elsewhere(close: Callable[[], None]) -> None:
     """Have a thread of its own call *close*."""
     try:
-        threading.Thread(target=_close, args=(close,), name="unio-close", daemon=True).start()
+        start_thread(partial(_close, close), "unio-close")
     except RuntimeError:  # the system lets no thread start, or the program is at its end
         _close(close)
 
