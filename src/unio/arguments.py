@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import socket
@@ -97,7 +98,7 @@ def file_number(file: HasFileno | int) -> int:
         return file
     try:
         return file.fileno()
-    except ValueError as error:
-        import errno  # noqa: PLC0415 - only on the way to an error
-
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from error

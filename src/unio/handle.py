@@ -11,7 +11,10 @@ if TYPE_CHECKING:
 
 
 class HasFileno(Protocol):
-    """Whatever has a ``fileno()``: sockets, files, pipes, and most objects that wrap one."""
+    """Whatever has a ``fileno()``: sockets, files, pipes, and most objects that wrap one.
+
+    It may be called by any thread of the port's at any time. Whatever it raises means that the object is closed.
+    """
 
     def fileno(self) -> int: ...
 
@@ -88,6 +91,12 @@ class Handle:
         queues nothing. A system call that another thread is making on the handle ends first, so that the
         descriptor's number is free for reuse only when nothing can touch it any more; a file operation that is
         running on the pool is such a call. Closing twice does nothing.
+
+        It takes as long as the object's own ``close()``, which for a socket with SO_LINGER may be the time until its
+        bytes have left; the threads that wait on the port are woken before. If another thread's system call has to
+        end first, the object is closed then, where that holds nobody up. What a ``close()`` of a library's raises,
+        other than :class:`OSError`, comes out of this when all is done, or of a thread of its own to
+        :func:`threading.excepthook`.
         """
 
     def __repr__(self) -> str:

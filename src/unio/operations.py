@@ -526,7 +526,8 @@ class Read(_Positioned):
     The end of the file is a success with fewer bytes, and at or past the end with 0. The file's own position is
     neither used nor moved. Never blocks the submitting thread.
 
-    Errors: ``EBADF`` when the file is not open for reading; ``EIO`` and what else preadv(2) or ReadFile say.
+    Errors: ``EBADF`` when the file is not open for reading; ``EIO`` and what else preadv(2) or ReadFile say; ``EAGAIN``
+    when it takes a thread, and the system lets none start.
     """
 
     __slots__ = ()
@@ -548,7 +549,7 @@ class Write(_Positioned):
     each other and may be done in any order. Never blocks the submitting thread.
 
     Errors: ``EBADF`` when the file is not open for writing; ``ENOSPC``, ``EFBIG``, ``EIO`` and what else pwritev(2) or
-    WriteFile say; *transferred* is how many bytes were written before it.
+    WriteFile say; *transferred* is how many bytes were written before it; ``EAGAIN`` as for :class:`Read`.
     """
 
     __slots__ = ()
@@ -568,7 +569,7 @@ class Flush(Operation):
 
     On macOS that takes ``F_FULLFSYNC``; on a file system that doesn't know of it, it is what fsync(2) can do.
 
-    Errors: ``EIO``, ``ENOSPC`` and what else fsync(2) or FlushFileBuffers say.
+    Errors: ``EIO``, ``ENOSPC`` and what else fsync(2) or FlushFileBuffers say; ``EAGAIN`` as for :class:`Read`.
     """
 
     __slots__ = ()

@@ -100,10 +100,12 @@ class Pool(Executor):
         for number, thread in enumerate(self._threads):
             try:
                 thread.start()
-            except BaseException:
+            except BaseException as error:
+                # An exception of a signal handler's comes while this waits for the thread to say that it has started.
+                started = number if isinstance(error, Exception) else number + 1
                 with self._lock:
-                    self._staying.difference_update(self._threads[number:])
-                    del self._threads[number:]
+                    self._staying.difference_update(self._threads[started:])
+                    del self._threads[started:]
                 self.shutdown()
                 raise
 

@@ -28,8 +28,11 @@ from support import (
     completions,
     datagram_socket,
     in_child,
+    no_more_descriptors_than,
+    open_descriptors,
     recv_exactly,
     recv_to_end,
+    succeed,
     tcp_pair,
     until,
 )
@@ -272,6 +275,28 @@ def test_closing_with_everything_in_flight_leaves_nothing_behind(
     port.close()
     until(lambda: not any(thread.name == "unio-drain" for thread in threading.enumerate()))
     assert not any(operation.in_flight for operation in operations)
+
+
+def test_a_port_that_no_thread_can_be_started_to_drain_leaves_nothing_behind_either(
+    resources: contextlib.ExitStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    file = resources.enter_context(unio.open(tmp_path / "file", "w+b"))
+    before = open_descriptors()
+    port = unio.Port(backend="io_uring")
+    stored = port.associate(file)
+    succeed(port, unio.Write(stored, bytes(1 << 26), 0))
+    operation = unio.Flush(stored)
+    port.submit(operation)
+    port.wait(0.005)  # a thread of the kernel's begins with it, and can't be kept from that any more
+    with monkeypatch.context() as patch:
+        patch.setattr(io_uring, "DRAIN_SECONDS", 0)
+        patch.setattr(threading.Thread, "start", start)
+        port.close()
+    no_more_descriptors_than(before)
+    assert not operation.in_flight
 
 
 def test_a_port_that_is_closed_while_another_thread_waits_in_its_ring(port: unio.Port, make_pair: Any) -> None:

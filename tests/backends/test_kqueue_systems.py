@@ -124,6 +124,7 @@ def test_a_registration_that_fails_is_an_error_of_associate_and_leaves_nothing(
         refuse(refusing, errno.ENOMEM, lambda change: change.filter == which and bool(change.flags & kevent.EV_ADD))
         with pytest.raises(OSError, match=os.strerror(errno.ENOMEM)):
             port.associate(near)
+    assert near.gettimeout() == support.PATIENCE
     recv = unio.Recv(port.associate(near), bytearray(4))
     port.submit(recv)
     support.assert_nothing_comes(port)
@@ -177,6 +178,26 @@ def test_a_child_that_is_on_its_way_to_its_end_is_waited_for(
     assert (found.key, found.error, second.status) == ("second", None, 7)
     assert child.wait() == 7
     support.assert_nothing_comes(port)
+
+
+def test_a_process_that_no_thread_can_be_started_for_is_an_error_and_the_next_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, port: unio.Port, child: Child
+) -> None:
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    refuse(monkeypatch, errno.ESRCH, lambda change: change.filter == kevent.dialect().process)
+    operation = unio.ProcessExit(child)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        for _ in range(100):  # more than there may be threads
+            error = support.run(port, operation).error
+            assert error is not None
+            assert error.errno == errno.EAGAIN
+    port.submit(operation)
+    child.tell()
+    assert support.completion(port)[1:] == (operation, 0, None)
+    assert operation.status == child.wait() == 7
 
 
 def test_a_process_that_nobody_knows_is_not_found(

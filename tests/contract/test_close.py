@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import struct
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from support import (
     PATIENCE,
     PENDING,
     Background,
+    asleep,
     assert_cancelled,
     assert_idle,
     assert_nothing_comes,
@@ -22,6 +24,7 @@ from support import (
     completion,
     completions,
     connect,
+    fill,
     in_threads,
     inside_wait,
     listener,
@@ -34,6 +37,8 @@ from support import (
 from wine import wine_row
 
 import unio
+
+LINGER = struct.Struct("HH" if sys.platform == "win32" else "ii")
 
 posix_only = pytest.mark.skipif(sys.platform == "win32", reason="descriptors are POSIX's")
 
@@ -297,6 +302,42 @@ def test_closing_a_file_completes_each_of_its_operations_once(port: unio.Port, t
         until(lambda file=file: file.closed)  # the last thread that reads from it closes it, after the completions
         handle.close()
     assert_idle(port)
+
+
+class Wrapped:
+    """An object of the program's own, with a socket in it."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.fileno, self.close = sock.fileno, sock.close
+
+
+@pytest.mark.clause("X3", "L1", "L3")
+@pytest.mark.parametrize("form", ["socket", "object", pytest.param("number", marks=posix_only)])
+def test_a_close_that_waits_for_unsent_bytes_holds_up_no_other_thread(
+    port: unio.Port, make_pair: Any, form: str
+) -> None:
+    near, far = make_pair()
+    near.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER.pack(1, 2 * int(PATIENCE)))
+    unsent = fill(near)
+    forms = {"socket": lambda: near, "object": lambda: Wrapped(near), "number": near.detach}
+    handle = port.associate(forms[form]())  # type: ignore[operator]
+    received, timer = unio.Recv(handle, bytearray(8)), unio.Timer(0.1)
+
+    def serve() -> list[Any]:
+        port.submit(received)
+        found = completions(port, 1)
+        port.submit(timer)
+        return found + completions(port, 1)
+
+    server = Background(serve)
+    asleep(server)
+    closer = Background(handle.close)
+    found, ended = server.result()
+    assert found.operation is received
+    assert_cancelled(found)
+    assert ended[1:] == (timer, 0, None)
+    assert len(recv_to_end(far)) == unsent  # now the close has nothing to wait for any more
+    closer.result()
 
 
 @pytest.mark.clause("X3", "P2")

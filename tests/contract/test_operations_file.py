@@ -419,6 +419,69 @@ def test_closed_ports_leave_no_threads_behind(make_port: Any, resources: context
     support.until(lambda: threading.active_count() <= threads + 64)
 
 
+# Without threads
+
+
+ON_THREADS = {"epoll": {"read", "write", "flush"}, "kqueue": {"read", "write", "flush"}, "iocp": {"flush"}}
+"""What a backend has threads for; elsewhere the kernel does it."""
+
+
+@pytest.fixture
+def no_threads(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Has the system start no thread, while within it."""
+
+    @contextlib.contextmanager
+    def no_threads() -> Any:
+        def start(_: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", start)
+            yield
+
+    return no_threads
+
+
+@pytest.mark.clause("O8", "S1", "S3", "S6")
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda handle: unio.Read(handle, bytearray(4), 0),
+        lambda handle: unio.Write(handle, b"data", 0),
+        unio.Flush,
+    ],
+    ids=["read", "write", "flush"],
+)
+def test_a_file_operation_that_no_thread_can_be_started_for_fails_and_later_ones_are_done(
+    port: unio.Port, open_file: Any, no_threads: Any, make: Any
+) -> None:
+    handle = open_file()
+    operations = [make(handle) for _ in range(100)]
+    expected = errno.EAGAIN if operations[0].name in ON_THREADS.get(port.backend, ()) else None
+    with no_threads():
+        for operation in operations:  # more than there may be threads
+            found = support.run(port, operation)
+            assert (found.error and found.error.errno) == expected
+    for operation in operations:
+        port.submit(operation)
+    for found in support.completions(port, len(operations)):
+        assert found.error is None
+
+
+@pytest.mark.clause("O8", "S1")
+def test_file_operations_wait_for_the_threads_that_there_are_where_no_more_can_be_started(
+    port: unio.Port, open_file: Any, no_threads: Any
+) -> None:
+    handle = open_file(bytes(MIB))
+    reads = [unio.Read(handle, bytearray(MIB), 0) for _ in range(100)]
+    support.succeed(port, reads[0])
+    with no_threads():
+        for read in reads:
+            port.submit(read)
+        found = support.completions(port, len(reads))
+    assert {(completion.transferred, completion.error) for completion in found} == {(MIB, None)}
+
+
 # Along with other work
 
 

@@ -95,6 +95,30 @@ def test_the_owner_of_the_process_gets_the_same_status_afterwards(port: unio.Por
     assert process.wait(support.PATIENCE) == 3
 
 
+class Foreign:
+    """A library's process, which can't say yet what its end was."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+    @property
+    def returncode(self) -> int:
+        raise ZeroDivisionError
+
+
+@pytest.mark.clause("O13", "S1")
+def test_an_object_that_raises_when_it_is_asked_for_its_status_was_not_told_it(port: unio.Port, start: Any) -> None:
+    process = start(UNTIL_TOLD.format(3))
+    exit_ = unio.ProcessExit(Foreign(process.pid))
+    port.submit(exit_)
+    process.stdin.close()
+    assert support.completion(port).error is None
+    assert exit_.status == 3
+    assert process.wait(support.PATIENCE) == 3
+    if not WINDOWS:  # which keeps the process for whoever has a handle of it
+        assert isinstance(support.run(port, exit_).error, ProcessLookupError)
+
+
 @pytest.mark.clause("O13")
 @pytest.mark.parametrize("by", ["object", "number"])
 def test_a_process_that_has_ended_already_completes_at_once(port: unio.Port, start: Any, by: Any) -> None:

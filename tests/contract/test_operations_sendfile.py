@@ -293,6 +293,13 @@ def test_a_range_of_a_file_whose_size_is_not_known_beforehand_is_sent_between_se
 # Errors
 
 
+class ForeignFile:
+    """A file of a library's that is closed, as it says in its own way."""
+
+    def fileno(self) -> int:
+        raise ZeroDivisionError
+
+
 @pytest.mark.clause("O9", "C2", "S3")
 @wine_row("unreadable-file")
 @channels.every_socket
@@ -304,6 +311,7 @@ def test_what_is_no_open_file_is_an_error_of_the_completion_and_the_stream_goes_
     closed, writable = make_file(), make_file(mode="ab")
     closed.close()
     wrong: list[tuple[Any, list[int]]] = [(closed, [errno.EBADF]), (1 << 30, [errno.EBADF]), (writable, [errno.EBADF])]
+    wrong.append((ForeignFile(), [errno.EBADF]))
     if not WINDOWS:  # which opens no directory that way
         directory = os.open(tmp_path, os.O_RDONLY)
         resources.callback(os.close, directory)

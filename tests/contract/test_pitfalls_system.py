@@ -96,6 +96,72 @@ def test_a_lack_of_descriptors_fails_what_needs_one_and_nothing_else(backend: st
     assert results == ["EMFILE", "EMFILE", "EMFILE", [], [], 0]
 
 
+DUPLICATE = """
+import errno, json, os, resource, socket, subprocess, sys
+import unio
+
+port = unio.Port(backend=sys.argv[1])
+child = subprocess.Popen([sys.executable, "-S", "-E", "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
+port.submit(unio.ProcessExit(child, "child"))
+near, far = socket.socketpair()
+other, other_far = socket.socketpair()
+left = port.associate(near)
+received = unio.Recv(port.associate(other), bytearray(4))
+port.submit(received)
+duplicate = near.dup()
+near.close()
+while not left.closed or port.wait(0.05):
+    pass
+limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, limits[1]))
+hoard = []
+try:
+    while True:
+        hoard.append(os.open(os.devnull, os.O_RDONLY))
+except OSError as error:
+    assert error.errno == errno.EMFILE, error
+
+def disturb():
+    found = []
+    for _ in range(5):  # each is an event of the duplicate's, which no handle has any more
+        far.send(b"x")
+        found += port.wait(0.01)
+    other_far.send(b"data")
+    found += port.wait(30)
+    port.submit(received)
+    return [(each.operation is received, each.transferred, str(each.error)) for each in found]
+
+results = [disturb()]
+for number in hoard:
+    os.close(number)
+results.append(disturb())
+late, late_far = socket.socketpair()
+joined = port.associate(late)
+port.submit(unio.Recv(joined, bytearray(4)))
+late_far.send(b"late")
+[completion] = port.wait(30)
+results.append((completion.key, completion.transferred))
+results += [disturb(), len(duplicate.recv(100))]
+child.stdin.close()
+[completion] = port.wait(30)
+results.append((completion.key, completion.operation.status))
+child.wait()
+print(json.dumps(results))
+port.close()
+for each in (far, other, other_far, duplicate, late, late_far):
+    each.close()
+"""
+
+
+@pytest.mark.clause("A3", "P6")
+def test_events_of_a_duplicate_do_no_harm_where_there_is_no_descriptor_to_be_rid_of_them(backend: str) -> None:
+    """To have the kernel forget a registration takes a new set of them, and so a descriptor; the wait raised EMFILE."""
+    pytest.importorskip("resource")
+    undisturbed = [[True, 4, "None"]]
+    results = json.loads(channels.run_script(DUPLICATE, backend))
+    assert results == [undisturbed, undisturbed, [None, 4], undisturbed, 15, ["child", 0]]
+
+
 @pytest.mark.clause("L1")
 @pytest.mark.parametrize("busy", ["receives", "sends"])
 def test_a_handle_that_is_always_ready_leaves_the_others_their_turn(

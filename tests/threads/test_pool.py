@@ -150,23 +150,26 @@ def test_a_grace_that_is_no_time_is_refused(port: unio.Port, grace: float) -> No
         unio.Pool(port, Record(), grace=grace)
 
 
+@pytest.mark.parametrize(("count", "error"), [(2, RuntimeError), (1, KeyboardInterrupt), (2, KeyboardInterrupt)])
 def test_a_thread_that_can_not_be_started_ends_those_that_were(
-    port: unio.Port, threads_before: Any, monkeypatch: pytest.MonkeyPatch
+    port: unio.Port, threads_before: Any, monkeypatch: pytest.MonkeyPatch, count: int, error: type[BaseException]
 ) -> None:
-    started = []
+    started: list[threading.Thread] = []
 
     def start(thread: threading.Thread) -> None:
-        if len(started) == 2:
-            raise RuntimeError("no more threads")
-        started.append(thread)
-        start_really(thread)
+        if len(started) < count:
+            started.append(thread)
+            start_really(thread)
+            if error is RuntimeError or len(started) < count:
+                return
+        raise error("no more threads")  # a signal handler's as the thread is there already
 
     start_really = threading.Thread.start
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", start)
-        with pytest.raises(RuntimeError, match="no more threads"):
+        with pytest.raises(error, match="no more threads"):
             unio.Pool(port, Record(), 4)
-    assert len(started) == 2
+    assert len(started) == count
     assert not [thread for thread in started if thread.is_alive()]
     assert_idle(port)
 

@@ -186,7 +186,7 @@ class EmulatedPort(QueuedPort):
             self._pool.close()
 
 
-def _do_on_pool(handle: EmulatedHandle, operation: Operation, sequence: int) -> None:
+def _do_on_pool(handle: EmulatedHandle, operation: Operation, sequence: int, refusal: OSError | None) -> None:
     """A job of the pool: do a file operation, unless it was cancelled before a thread was free for it."""
     with handle.lock:
         current = operation._status is PENDING and operation._sequence == sequence
@@ -194,9 +194,10 @@ def _do_on_pool(handle: EmulatedHandle, operation: Operation, sequence: int) -> 
             return
         operation._native = "running"
         handle.running += 1
-    error = None
+    error = refusal
     try:
-        ATTEMPTS[operation.name](handle, operation)
+        if error is None:
+            ATTEMPTS[operation.name](handle, operation)
     except Exception as failure:  # noqa: BLE001 - whatever went wrong, the operation ends once
         error = as_oserror(failure)
     with handle.lock:

@@ -104,12 +104,8 @@ class EpollPort(FastPort, EmulatedPort):
         return self._interrupt
 
     def _register(self, handle: EmulatedHandle) -> None:
-        number = handle.number
-        self._strays.discard(number)
-        try:
-            self._epoll.register(number, MASK)
-        except FileExistsError:  # the set was rebuilt in between, with this handle in it
-            self._epoll.modify(number, MASK)
+        self._strays.discard(handle.number)
+        _watch(self._epoll, handle.number, MASK)
 
     def _unregister(self, number: int) -> None:
         with contextlib.suppress(OSError, ValueError):  # the program or another thread has closed it
@@ -144,29 +140,42 @@ class EpollPort(FastPort, EmulatedPort):
         """
         if number not in self._strays:
             self._strays.add(number)
-            return
-        self._strays.clear()
-        fresh = select.epoll()
-        with self._lock:  # who joins from here on registers with the new one
-            self._epoll = fresh  # the other one is closed when nobody uses it any more
-            if self._hot_path is not None:
-                self._hot_path.epoll = fresh.fileno()
-            handles = list(self._table.values())
-        processes = list(self._processes)
-        for watched, mask in ((self._interrupt.reader, EPOLLIN), *((pidfd, EXIT) for pidfd in processes)):
-            with contextlib.suppress(OSError):
-                self._epoll.register(watched, mask)
-        for handle in handles:
-            if handle.kind is not Kind.FILE:
+        elif self._rebuild():
+            self._strays.clear()
+
+    def _rebuild(self) -> bool:
+        """Put a new set in the place of the one in use. Returns whether that could be done.
+
+        The system may lack a descriptor or memory for it. So the set in use is left alone until the new one has all
+        that it has; if that can't be, the next stray event is time enough to try again.
+        """
+        watched = self._watched()
+        try:
+            fresh = select.epoll()
+            for number, mask in watched.items():
+                _watch(fresh, number, mask, but=(errno.EBADF, errno.EPERM))  # it was closed, and may be a file's by now
+        except OSError:
+            return False
+        self._epoll = fresh  # who joins from here on registers with it; the other is closed when nobody uses it
+        if self._hot_path is not None:
+            self._hot_path.epoll = fresh.fileno()
+        for number, mask in self._watched().items():
+            if number not in watched:  # it has joined in between
                 with contextlib.suppress(OSError):
-                    self._register(handle)
+                    _watch(fresh, number, mask)
+        return True
+
+    def _watched(self) -> dict[int, int]:
+        """What the set is to have: the mask of each number."""
+        handles = {number: MASK for number, handle in list(self._table.items()) if handle.kind is not Kind.FILE}
+        return handles | {self._interrupt.reader: EPOLLIN} | dict.fromkeys([*self._processes], EXIT)
 
     def _watch_process(self, operation: ProcessExit) -> None:
         pidfd = open_pidfd(operation.pid)
         operation._native = pidfd
         self._processes[pidfd] = (operation,)
         with contextlib.suppress(ValueError):  # the port was closed meanwhile, which has ended the operation
-            self._epoll.register(pidfd, EXIT)
+            _watch(self._epoll, pidfd, EXIT)
 
     def _unwatch_process(self, operation: ProcessExit) -> None:
         pidfd = operation._native
@@ -191,6 +200,17 @@ class EpollPort(FastPort, EmulatedPort):
     def _close_kernel(self) -> None:
         self._epoll.close()
         self._interrupt.close()
+
+
+def _watch(epoll: select.epoll, number: int, mask: int, but: tuple[int, ...] = ()) -> None:
+    """Have a set watch a number. Raises OSError, unless it is one of these."""
+    try:
+        epoll.register(number, mask)
+    except FileExistsError:  # the set was rebuilt in between, with this in it
+        epoll.modify(number, mask)
+    except OSError as error:
+        if error.errno not in but:
+            raise
 
 
 PORT = EpollPort

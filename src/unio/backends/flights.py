@@ -456,7 +456,7 @@ def finish_send_file(handle: IocpHandle, operation: Operation, code: int, count:
         return win32.ERROR_NETNAME_DELETED if code in GONE and not handle.disconnected else code
     try:
         return None if _left_to_send(operation, win32.file_handle(operation._file)) else 0
-    except OSError:
+    except (OSError, OverflowError, TypeError):
         return None  # the start finds out what is wrong with the file
 
 
@@ -521,8 +521,8 @@ def start_flush(handle: IocpHandle, operation: Operation) -> int:
     return ERROR_IO_PENDING
 
 
-def _flush(handle: IocpHandle, file: Any, address: int) -> None:
-    code = _code(kernel32.FlushFileBuffers(file))
+def _flush(handle: IocpHandle, file: Any, address: int, refusal: OSError | None) -> None:
+    code = _code(kernel32.FlushFileBuffers(file)) if refusal is None else win32.ERROR_MAX_THRDS_REACHED
     kernel32.CloseHandle(file)
     if code == win32.ERROR_ACCESS_DENIED:
         code = win32.ERROR_INVALID_HANDLE  # not open for writing

@@ -25,7 +25,6 @@ What io_uring(7) is, what that means here, and what was chosen:
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import math
 import os
@@ -175,9 +174,9 @@ class IoUringPort(FastPort, QueuedPort):
         return self._submit(skipping)
 
     def _run(self, handle: EmulatedHandle, lane: Lane) -> None:
-        if lane is handle.readiness:
-            for poll in self._give_up(handle, lane):
-                self._start_alone(handle, poll)
+        if lane in (handle.files, handle.readiness):
+            for operation in self._give_up(handle, lane):
+                self._start_alone(handle, operation)
         else:
             self._go_on(handle, lane, None)
 
@@ -372,19 +371,24 @@ class IoUringPort(FastPort, QueuedPort):
 
         *owned* is the lane of the polls, if this thread has become its owner, which is of no use here.
         """
+        raised: BaseException | None = None
         with handle.lock:
             if owned is not None:
                 handle.disown(owned)
-            raised = None
             if operation._status is PENDING and operation._native is None and handle.life is Life.OPEN:
                 handle.running += 1
                 operation._native = NOTHING
                 try:
                     owner = Owner(IoUringPort._take_over_alone, operation, handle)
                     operation._native = start(self._ring, owner, handle, operation)
-                except Exception as error:  # noqa: BLE001 - whatever went wrong, the operation ends once
+                except BaseException as error:  # noqa: BLE001 - it goes on without the lock
                     raised = error
-        if raised is not None:
+        if raised is not None and not isinstance(raised, Exception):  # KeyboardInterrupt: others go on
+            self._end_alone(handle, operation, (Outcome.BLOCKED, None, 0.0), again=False)
+            self._backlog.append((handle, handle.lane(operation)))
+            self._queue.wake_leader()
+            raise raised
+        if raised is not None:  # whatever went wrong, the operation ends once
             self._end_alone(handle, operation, judged(handle, raised))
         elif owned is not None:
             self._after_run(handle)
@@ -410,8 +414,10 @@ class IoUringPort(FastPort, QueuedPort):
         if result.number > 0 and result.number & LASTING:
             handle.ended = True
 
-    def _end_alone(self, handle: EmulatedHandle, operation: Operation, became: Judgement) -> None:
-        """Complete an operation that the kernel has no more, or give it to the kernel again."""
+    def _end_alone(
+        self, handle: EmulatedHandle, operation: Operation, became: Judgement, *, again: bool = True
+    ) -> None:
+        """Complete an operation that the kernel has no more, or give it to the kernel *again*."""
         outcome, error, _ = became
         with handle.lock:
             handle.running -= 1
@@ -419,7 +425,8 @@ class IoUringPort(FastPort, QueuedPort):
             if outcome is Outcome.PROGRESS and operation._verdict is not None and operation.name == "read":
                 operation._transferred = 0  # a part that was read is no end of the file, and nothing is lost with it
             self._settle(handle.lane(operation), operation, outcome, error, None)
-        self._start_alone(handle, operation)
+        if again:
+            self._start_alone(handle, operation)
         self._after_run(handle)
 
     # Ending
@@ -493,11 +500,13 @@ class IoUringPort(FastPort, QueuedPort):
         while self._ring.in_flight and time.monotonic() < until:
             self._ring.cancel_all()
             self._reap(DRAIN_STEP_SECONDS)
-        if self._ring.in_flight:
-            with contextlib.suppress(RuntimeError):  # at the end of the program, which is the end of the ring too
-                start_thread(self._drain, "unio-drain")
-        else:
+        if not self._ring.in_flight:
             self._ring.close()
+            return
+        try:
+            start_thread(self._drain, "unio-drain")
+        except RuntimeError:  # the system lets no thread start, or the program is at its end
+            self._drain()
 
     def _drain(self) -> None:
         """Keep the ring, and with it the buffers, until the kernel has done what it can't be kept from."""

@@ -33,6 +33,7 @@ from unio.backends.iocp_processes import Watches
 from unio.backends.iocp_queue import KernelQueue, PacketKey
 from unio.backends.locks import Lock, holds_lock, put_off, refuse_within_lock
 from unio.backends.native import next_sequence
+from unio.backends.objects import told_status
 from unio.backends.pool import FilePool
 from unio.backends.timers import NOT_LINKED, Timers, is_on
 from unio.backends.win32 import kernel32, last_error
@@ -221,7 +222,6 @@ class IocpPort(Port):
         self, handle: IocpHandle, operation: Operation, sequence: int, direction: Direction | None = None
     ) -> None:
         """The call that starts an operation has returned: catch up on what was asked for meanwhile."""
-        is_open = operation._verdict is None or handle.is_open()  # the program's own code, maybe
         with handle.lock:
             handle.calling -= 1
             if direction is not None:
@@ -229,7 +229,7 @@ class IocpPort(Port):
             if operation._status is PENDING and operation.handle is handle and operation._sequence == sequence:
                 operation._native.started = True
                 if operation._verdict is not None:
-                    self._cancel_io(handle, operation, is_open=is_open)
+                    self._cancel_io(handle, operation)
         if handle.life is Life.CLOSING:
             self._close_handle(handle)
 
@@ -280,7 +280,13 @@ class IocpPort(Port):
         """Make the Win32 call of an operation; the code of what it, or Python on the way to it, reports."""
         flight: Flight = operation._native
         try:
-            if handle.is_open():  # else the number may be another's by now
+            is_open = handle.is_open()
+        except BaseException:  # of the program's own fileno, and nothing has been started yet
+            flight.reset()
+            self._post_end(flight, win32.ERROR_OPERATION_ABORTED, 0)
+            raise
+        try:
+            if is_open:  # else the number may be another's by now
                 return STARTS[operation.name](handle, operation)
             flight.failure = cancelled("the object behind the handle was closed")
         except Exception as error:  # noqa: BLE001 - whatever went wrong, the operation ends once
@@ -311,7 +317,7 @@ class IocpPort(Port):
 
     def _start_detached(self, operation: Operation) -> None:
         if isinstance(operation, ProcessExit):
-            status = getattr(operation.process, "returncode", None)  # the program's own code, maybe
+            status = told_status(operation.process)
             with self._lock:
                 if id(operation) in self._detached:  # else it was ended meanwhile
                     self._start_watch(operation, status)
@@ -361,7 +367,7 @@ class IocpPort(Port):
         """Act on the packet of an operation. Returns it if it has ended and its completion is to be delivered."""
         handle = operation.handle
         assert isinstance(handle, IocpHandle)
-        if not handle.is_open():
+        if handle.life is Life.OPEN and not handle.is_open():
             self._left_behind(handle)
         operation._native.overlapped.InternalHigh = 0  # first, so that may_go_on never counts a part twice
         result = FINISHES[operation.name](handle, operation, code, count)
@@ -417,7 +423,8 @@ class IocpPort(Port):
     def _ended(self, handle: IocpHandle, operation: Operation, result: int | None, *, silent: bool = False) -> bool:
         """End the flight of an operation. Returns whether its completion is still to be delivered."""
         flight: Flight = operation._native
-        is_open = result == 0 or handle.is_open()  # the program's own code, maybe
+        # The program's own code, maybe; asked where it matters.
+        is_open = result == 0 or handle.life is not Life.OPEN or handle.is_open()
         with handle.lock:
             error = self._error_of(handle, operation, result, is_open=is_open)
             handle.pending.pop(id(operation), None)  # it is not there any more if the port was closed meanwhile
@@ -516,27 +523,41 @@ class IocpPort(Port):
 
     def _ask(self, handle: IocpHandle, operation: Operation, verdict: OSError, *, is_open: bool) -> bool:
         """The same for one that Windows has; the caller holds the handle's lock."""
-        asked = not operation._native.started or self._cancel_io(handle, operation, is_open=is_open)
+        asked = not is_open or not operation._native.started or self._cancel_io(handle, operation)
         asked = asked or may_go_on(operation)
         if asked:  # else its packet is on the way, and is the last
             operation._verdict = operation._verdict or verdict
         return asked
 
-    def _cancel_io(self, handle: IocpHandle, operation: Operation, *, is_open: bool) -> bool:
-        """Ask Windows to end an operation. Returns whether it was still at it (or unio's own threads are)."""
+    def _cancel_io(self, handle: IocpHandle, operation: Operation) -> bool:
+        """Ask Windows to end an operation. Returns whether it was still at it (or unio's own threads are).
+
+        The number may be another's by now. Windows finds nothing there then, as it looks for this very OVERLAPPED.
+        """
         pointer = self._afd if operation.route is Route.READINESS else handle.pointer
-        if operation.name == "flush" or not is_open:
+        if operation.name == "flush":
             return True
         if pointer is None:  # a poll that has ended before the device was asked anything
             return False
         return bool(kernel32.CancelIoEx(pointer, operation._native.overlapped)) or last_error() != win32.ERROR_NOT_FOUND
 
-    def _close_handle(self, handle: IocpHandle) -> None:
-        """Cancel what a closing handle has in flight, and close it, once no thread is starting anything on it."""
-        is_open = handle.is_open()  # the program's own code, maybe
+    def _close_handle(self, handle: IocpHandle, *, here: bool = False) -> None:
+        """Cancel what a closing handle has in flight, and part from it, once no thread is starting anything on it.
+
+        *here* says that this thread is the one which closes the handle.
+        """
+        is_open = True
+        try:
+            is_open = handle.is_open()
+        finally:  # that may be the program's code, and raise what is to end the program: then it is closed all the same
+            if self._cancel_pending(handle):
+                handle.part(is_open=is_open, here=here)
+
+    def _cancel_pending(self, handle: IocpHandle) -> bool:
+        """End the life of a closing handle. Returns False if a thread is starting something on it, or that was done."""
         with handle.lock:
             if handle.life is not Life.CLOSING or handle.calling:
-                return
+                return False
             handle.life = Life.CLOSED
             unstarted = [operation for each in handle.directions.values() for operation in each.waiting]
             for each in handle.directions.values():
@@ -544,13 +565,13 @@ class IocpPort(Port):
             for operation in handle.pending.values():
                 operation._verdict = operation._verdict or cancelled("the handle was closed")
                 if operation._native.given:
-                    self._cancel_io(handle, operation, is_open=is_open)
+                    self._cancel_io(handle, operation)
         for operation in unstarted:
             self._queue.post(win32.ERROR_OPERATION_ABORTED, PacketKey.FAILED, operation._native.address)
         with self._lock:
             if self._handles.get(handle.number) is handle:
                 del self._handles[handle.number]
-        handle.close_object()
+        return True
 
     # Waiting
 
@@ -696,7 +717,6 @@ class IocpPort(Port):
 
     def _cancel_all(self, handle: IocpHandle) -> None:
         """End what a handle has in flight because the port is closed; the object stays open."""
-        is_open = handle.is_open()  # the program's own code, maybe
         with handle.lock:
             for direction in handle.directions.values():
                 for operation in direction.waiting:
@@ -707,7 +727,7 @@ class IocpPort(Port):
             self._deliver_ended(handle)
             for operation in handle.pending.values():
                 operation._verdict = operation._verdict or cancelled("the port was closed")
-                self._cancel_io(handle, operation, is_open=is_open)
+                self._cancel_io(handle, operation)
 
     def _reap_cancelled(self, handles: list[IocpHandle]) -> None:
         """Fetch the packets of what was cancelled, so that Windows is done with its memory."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from unio.backends import win32
 from unio.backends.locks import Lock, holds_lock, put_off
+from unio.backends.objects import close_elsewhere, closed, closes_at_once, lingers, number_of, stands_for
 from unio.backends.win32 import kernel32
 from unio.backends.win32_api import ffi
 from unio.errors import AssociationError
@@ -67,13 +68,15 @@ class IocpHandle(Handle):
         "pending",
         "pointer",
         "port",
+        "said",
     )
 
     def __init__(self, port: IocpPort, given: HasFileno | int, key: Any, *, skip_on_success: bool) -> None:
         self.object = given
         self.key = key
         self.skip_on_success = skip_on_success
-        self.kind, self.number, self.socket = _examine(given)
+        self.said = number_of(given)  # what the object says that its number is; a file's is not the HANDLE
+        self.kind, self.number, self.socket = _examine(given, self.said)
         self.pointer: Any = ffi.cast("HANDLE", self.number)
         self.port = weakref.ref(port)
         self.lock = Lock()
@@ -94,9 +97,7 @@ class IocpHandle(Handle):
                 self.connected = True
 
     def fileno(self) -> int:
-        if self.life is not Life.OPEN or not self.is_open():
-            return -1
-        return self.object if isinstance(self.object, int) else self.object.fileno()
+        return self.said if self.life is Life.OPEN and self.is_open() else -1
 
     @property
     def closed(self) -> bool:
@@ -106,10 +107,7 @@ class IocpHandle(Handle):
         """Whether the number still stands for what was associated."""
         if isinstance(self.object, int):
             return win32.is_socket(self.number) if self.socket is not None else win32.is_handle(self.pointer)
-        try:
-            return self.object.fileno() >= 0
-        except (ValueError, OSError):
-            return False
+        return stands_for(self.object, self.said)
 
     def extension(self, function_id: str, kind: str) -> Any:
         """An extension function of this socket's provider."""
@@ -148,46 +146,43 @@ class IocpHandle(Handle):
             self.life = Life.CLOSING
         port = self.port()
         if port is None or port._unusable is not None:
-            self.close_object()
+            self.part(is_open=self.is_open(), here=True)
         else:
-            port._close_handle(self)
+            port._close_handle(self, here=True)
 
-    def close_object(self) -> None:
-        """Close what was associated."""
+    def part(self, *, is_open: bool, here: bool) -> None:
+        """Close the object, if the program has not done so itself.
+
+        With *here* this thread does it, whatever time that takes and whatever it raises.
+        """
+        if is_open and (here or closes_at_once(self)):
+            self._close_object()
+        elif is_open:
+            close_elsewhere(self._close_object)
+
+    def _close_object(self) -> None:
         with contextlib.suppress(OSError):
-            if isinstance(self.object, int):
-                if self.socket is not None:
-                    self.socket.close()
-                else:
-                    kernel32.CloseHandle(self.pointer)
-            else:
+            if self.socket is not None and lingers(self.socket):
+                self.socket.setblocking(True)  # else Windows would neither wait nor close it (WSAEWOULDBLOCK)
+            if not isinstance(self.object, int):
                 self.object.close()  # type: ignore[attr-defined]
+            elif self.socket is not None:
+                self.socket.close()
+            else:
+                kernel32.CloseHandle(self.pointer)
 
 
-def _examine(given: HasFileno | int) -> tuple[Kind, int, socket.socket | None]:
+def _examine(given: HasFileno | int, number: int) -> tuple[Kind, int, socket.socket | None]:
     """What kind of handle it is, its number, and its socket if it is one."""
-    if isinstance(given, bool) or not (isinstance(given, int) or hasattr(given, "fileno")):
-        raise TypeError(f"a handle is an object with a fileno() or a HANDLE, not {type(given).__name__}")
-    if isinstance(given, Handle):
-        raise AssociationError(f"{given!r} has joined a port already")
-    closed = AssociationError(f"{given!r} is closed or has no handle")
     if isinstance(given, socket.socket):
-        if given.fileno() < 0:
-            raise closed
-        return Kind.SOCKET, given.fileno(), given
-    try:
-        number = given if isinstance(given, int) else given.fileno()
-    except (ValueError, OSError):
-        raise closed from None
-    if not 0 <= number < 2**63:
-        raise closed
+        return Kind.SOCKET, number, given
     if not _is_file(given):
         with contextlib.suppress(OSError):
             return Kind.SOCKET, number, _BorrowedSocket(fileno=number)
     try:
         pointer = win32.file_handle(given)
-    except OSError:
-        raise closed from None
+    except (OverflowError, OSError):
+        raise closed(given) from None
     kind = {win32.FILE_TYPE_DISK: Kind.FILE, win32.FILE_TYPE_PIPE: Kind.PIPE}.get(kernel32.GetFileType(pointer))
     if kind is None:
         raise AssociationError(f"only sockets, pipes and regular files can join a port, and {given!r} is none of them")

@@ -16,9 +16,10 @@ import os
 import weakref
 from typing import Any
 
-from unio.backends.lanes import EmulatedHandle, Life, stands_for
+from unio.backends.lanes import EmulatedHandle, Life
 from unio.backends.locks import Lock
 from unio.backends.native import share_book
+from unio.backends.objects import stands_for
 from unio.errors import AssociationError
 
 _joined: dict[int, weakref.ref[Any]] = {}

@@ -226,17 +226,22 @@ class KqueuePort(EmulatedPort):
         else:
             self._process_ended(pid, event.udata, ask)
 
-    def _process_ended(self, pid: int, serial: int, ask: Callable[[], int | None]) -> None:
-        """End the operations that wait for a process which has ended, or is about to; *ask* waits for its status."""
+    def _process_ended(
+        self, pid: int, serial: int, ask: Callable[[], int | None], refusal: OSError | None = None
+    ) -> None:
+        """End the operations that wait for a process which has ended, or is about to.
+
+        *ask* waits for its status, unless the pool has refused that.
+        """
         with self._watches_lock:  # who adds the watch may not have written it down yet
             watch = self._watches.get(pid)
             if watch is None or watch.serial != serial:  # it was cancelled meanwhile
                 return
             del self._watches[pid]  # the event came once, and what is submitted from here on needs another
             operations = list(watch.operations)
-        status, error = None, None
+        status, error = None, refusal
         try:
-            status = ask()
+            status = ask() if refusal is None else None
         except OSError as failure:  # it was waited for already, or is no child
             error = as_oserror(failure)
         for operation in operations:

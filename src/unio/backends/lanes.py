@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from unio.backends.locks import Lock, holds_lock, put_off
 from unio.backends.native import LaneState
+from unio.backends.objects import close_elsewhere, closed, closes_at_once, stands_for
 from unio.errors import AssociationError, cancelled
 from unio.handle import Handle, HasFileno, Kind
 from unio.operations import Route, Status
@@ -127,7 +128,7 @@ class EmulatedHandle(Handle):
         if isinstance(given, socket.socket):
             self.kind = Kind.SOCKET
         else:
-            status = os.fstat(number)
+            status = _status(given, number)
             self.kind = _kind(given, status)
             self.identity = (status.st_dev, status.st_ino)
         self.port = weakref.ref(port)
@@ -215,7 +216,8 @@ class EmulatedHandle(Handle):
             if self.life in (Life.CLOSING, Life.CLOSED):
                 return
             self.life = Life.CLOSING
-        self._end(at_once=True)
+            self.running += 1  # this thread is busy with it too, and leaves it last unless others stay for longer
+        self._end(closer=True)
 
     def leave(self, life: Life) -> None:
         """Take part in nothing any more: the object was closed behind the port's back, or the port was closed."""
@@ -226,27 +228,31 @@ class EmulatedHandle(Handle):
             if self.life is not Life.OPEN:
                 return
             self.life = life
-        self._end(at_once=False)
+        self._end(closer=False)
 
-    def _end(self, *, at_once: bool) -> None:
+    def _end(self, *, closer: bool) -> None:
         """End what is in flight, as the life has ended. Where that raises, the leader goes on with it."""
         port = self.port()
         try:
-            if port is not None:
-                port._abandon(self, at_once=at_once)
-            self.release()
+            try:
+                if port is not None:
+                    port._abandon(self, at_once=closer)
+            finally:
+                self.release(closer=closer)
         except BaseException:
             if port is not None:
                 port._backlog.append((self, self.incoming))
                 self.queue.wake_leader()
             raise
 
-    def release(self) -> None:
+    def release(self, *, closer: bool = False) -> None:
         """Once nobody is in a system call, cancel what is left and part from the descriptor.
 
-        It is called by who ended the handle's life and by whoever leaves the last system call on it.
+        It is called by who ended the handle's life and by whoever leaves the last system call on it. The *closer* is
+        busy with the handle no more, and closes the object whatever time that takes and whatever it raises.
         """
         with self.lock:
+            self.running -= closer
             if self.life in (Life.OPEN, Life.CLOSED) or self._is_busy():
                 return
             closing = self.life is Life.CLOSING
@@ -259,25 +265,39 @@ class EmulatedHandle(Handle):
             if closing:
                 self.life = Life.CLOSED
             private, self.private = self.private, -1
-        if private >= 0:
-            os.close(private)
-        if closing:
-            self._give_back()
-        if isinstance(self.socket, _BorrowedSocket):
-            self.socket.detach()
-        self.queue.wake()
+        is_open = closing
+        try:
+            self.queue.wake()  # first, as the rest may take its time
+            is_open = closing and self.is_open()
+        finally:  # that may be the program's code, and raise what is to end the program: then it is closed all the same
+            if closing:
+                self._leave_port(is_open=is_open)
+            self._part(private, is_open=is_open, here=closer or not closing)
 
     def _is_busy(self) -> bool:
         """Whether somebody may be in a system call on it, or the kernel at a request; the caller holds the lock."""
         polled = self.readiness is not None and self.readiness.active
         return bool(self.running or self.incoming.active or self.outgoing.active or polled)
 
-    def _give_back(self) -> None:
-        """Leave the port's table and close the object, if the program has not done so itself."""
+    def _leave_port(self, *, is_open: bool) -> None:
         port = self.port()
-        is_open = self.is_open()
         if port is not None and not port.closed:
             port._forget(self, is_open=is_open)
+
+    def _part(self, private: int, *, is_open: bool, here: bool) -> None:
+        """Close the private descriptor, and the object if the program has not done so itself."""
+        elsewhere = not here and (is_open or private >= 0) and not closes_at_once(self)
+        if isinstance(self.socket, _BorrowedSocket):
+            self.socket.detach()
+        if elsewhere:
+            close_elsewhere(partial(self._close_both, private, is_open=is_open))
+        else:
+            self._close_both(private, is_open=is_open)
+
+    def _close_both(self, private: int, *, is_open: bool) -> None:
+        if private >= 0:
+            with contextlib.suppress(OSError):
+                os.close(private)
         if is_open:
             self._close_object()
 
@@ -327,6 +347,13 @@ class _BorrowedSocket(socket.socket):
         self.detach()
 
 
+def _status(given: HasFileno | int, number: int) -> os.stat_result:
+    try:
+        return os.fstat(number)
+    except (OverflowError, OSError):
+        raise closed(given) from None
+
+
 def _kind(given: HasFileno | int, status: os.stat_result) -> Kind:
     mode = status.st_mode
     if stat.S_ISSOCK(mode):
@@ -338,29 +365,3 @@ def _kind(given: HasFileno | int, status: os.stat_result) -> Kind:
     names = {stat.S_IFDIR: "a directory", stat.S_IFCHR: "a character device", stat.S_IFBLK: "a block device"}
     what = names.get(stat.S_IFMT(mode), "neither")
     raise AssociationError(f"only sockets, pipes and regular files can join a port, and {given!r} is {what}")
-
-
-def stands_for(file: HasFileno, number: int) -> bool:
-    """Whether a file object is open and has this number."""
-    try:
-        return file.fileno() == number
-    except (ValueError, OSError):  # it is closed
-        return False
-
-
-def number_of(given: HasFileno | int) -> int:
-    if isinstance(given, bool) or not (isinstance(given, int) or hasattr(given, "fileno")):
-        raise TypeError(f"a handle is an object with a fileno() or a descriptor, not {type(given).__name__}")
-    if isinstance(given, Handle):
-        raise AssociationError(f"{given!r} has joined a port already")
-    try:
-        number = given if isinstance(given, int) else given.fileno()
-        if not isinstance(number, int):
-            raise TypeError(f"the fileno() of {given!r} is no number, but {number!r}")
-        if number >= 0:
-            if not isinstance(given, socket.socket):  # which knows whether it is open
-                os.fstat(number)
-            return number
-    except (ValueError, OverflowError, OSError):
-        pass
-    raise AssociationError(f"{given!r} is closed or has no descriptor")

@@ -132,7 +132,7 @@ class Waiter:
         """
         try:
             status = Path(f"/proc/self/task/{self._number}/stat").read_bytes()
-        except OSError:  # it has ended, or this is not Linux
+        except OSError:  # it has ended, or this is not Linux, or there is no descriptor to ask with
             return False
         return status.rpartition(b")")[2].split()[0] == b"R"
 

@@ -27,9 +27,10 @@ from unio.arguments import seconds
 from unio.backends import joined
 from unio.backends.attempts import Outcome, made_socket
 from unio.backends.calls import make_fit
-from unio.backends.lanes import EmulatedHandle, Lane, Life, number_of
+from unio.backends.lanes import EmulatedHandle, Lane, Life
 from unio.backends.locks import Lock, holds_lock, put_off, refuse_within_lock
 from unio.backends.native import core, has_hot_path, next_sequence
+from unio.backends.objects import number_of, told_status
 from unio.backends.places import WATCH_SECONDS, Blocking, Waiter, here, join
 from unio.backends.queue import CompletionQueue, nothing_gathered
 from unio.backends.timers import NOT_LINKED, is_on
@@ -186,17 +187,16 @@ class QueuedPort(Port, ABC):
         return made
 
     def _join(self, handle: EmulatedHandle) -> None:
-        number = handle.number
         if handle.kind is Kind.FILE:
             # File operations run later, on another thread: a descriptor of the port's own stands for the file even
             # if the program closes its own meanwhile and the number becomes another file's.
-            handle.private = os.dup(number)
-        else:
-            make_fit(handle)
+            handle.private = os.dup(handle.number)
         if self._unusable is not None:  # else who closes the port finds the handle in the table
             raise self._unusable()
-        if handle.kind is not Kind.FILE:
-            self._register(handle)
+        if handle.kind is Kind.FILE:
+            return
+        self._register(handle)  # first, as the kernel may refuse that: then the descriptor blocks as before
+        make_fit(handle)
 
     def _forget(self, handle: EmulatedHandle, *, is_open: bool) -> None:
         """Have no more events of a handle, and let its number be associated again."""
@@ -364,21 +364,19 @@ class QueuedPort(Port, ABC):
         """Have a process watched, or end the operation if that can't be; this thread has claimed it."""
         error = None
         try:
-            operation.status = _told_status(operation)
+            operation.status = told_status(operation.process)
             if operation.status is None:
                 self._watch_process(operation)
         except OverflowError:  # a number that no process can have
             error = OSError(errno.ESRCH, os.strerror(errno.ESRCH))
-        except MemoryError:
-            error = OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
-        except OSError as failure:
+        except Exception as failure:  # noqa: BLE001 - whatever went wrong, the operation ends once
             error = as_oserror(failure)
         finally:
             self._end_claim(operation, error)
 
     def _complete_exit(self, operation: ProcessExit, status: int | None, error: OSError | None) -> None:
         """Complete the exit of a process. What is told of another flight of the operation is as true of this one."""
-        if error is not None and (told := _told_status(operation)) is not None:
+        if error is not None and (told := told_status(operation.process)) is not None:
             status, error = told, None
         with self._lock:
             if id(operation) not in self._detached:
@@ -761,11 +759,6 @@ class QueuedPort(Port, ABC):
                 count += len(handle.in_flight())
         count += len(self._detached)
         return count + self._queue.count_operations()
-
-
-def _told_status(operation: ProcessExit) -> int | None:
-    """The exit status, if the process object has been told it already; the process's number may be another's by now."""
-    return getattr(operation.process, "returncode", None)
 
 
 if has_hot_path:

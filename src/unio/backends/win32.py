@@ -15,6 +15,7 @@ import struct
 import uuid
 from typing import Any
 
+from unio.arguments import file_number
 from unio.backends.win32_api import ffi
 from unio.errors import as_oserror
 
@@ -34,6 +35,7 @@ ERROR_HANDLE_EOF = 38
 ERROR_NETNAME_DELETED = 64
 ERROR_INVALID_PARAMETER = 87
 ERROR_BROKEN_PIPE = 109
+ERROR_MAX_THRDS_REACHED = 164
 ERROR_MORE_DATA = 234
 ERROR_ABANDONED_WAIT_0 = 735
 ERROR_OPERATION_ABORTED = 995
@@ -98,6 +100,7 @@ ERRNOS = {
     ERROR_BROKEN_PIPE: errno.EPIPE,
     112: errno.ENOSPC,  # ERROR_DISK_FULL
     121: errno.ETIMEDOUT,  # ERROR_SEM_TIMEOUT
+    ERROR_MAX_THRDS_REACHED: errno.EAGAIN,
     223: errno.EFBIG,  # ERROR_FILE_TOO_LARGE
     230: errno.EPIPE,  # ERROR_BAD_PIPE
     232: errno.EPIPE,  # ERROR_NO_DATA: the pipe is being closed
@@ -241,10 +244,7 @@ def file_handle(file: Any) -> Any:
         return ffi.cast("HANDLE", file)
     import msvcrt  # noqa: PLC0415 - Windows only, as this module is
 
-    try:
-        return ffi.cast("HANDLE", msvcrt.get_osfhandle(file.fileno()))
-    except ValueError:  # it is closed
-        raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from None
+    return ffi.cast("HANDLE", msvcrt.get_osfhandle(file_number(file)))
 
 
 # Addresses
