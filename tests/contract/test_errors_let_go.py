@@ -258,7 +258,7 @@ def test_the_error_that_the_program_deals_with_is_left_alone(backend: str, make_
                 is_whole = sys.exc_info()[2] is not None
             assert is_whole
             assert isinstance(found.error, OSError)
-            assert found.error.errno == errno.EINVAL
+            assert found.error.errno == errno.EBADF
             return leave(operation, found.error)
 
     all_dead(fail())
