@@ -457,6 +457,10 @@ class Accept(Operation):
 class Connect(_Addressed):
     """Connect a socket to *address*, which must be numeric. Success means that it is connected.
 
+    After a refusal, an unreachable network or a time-out of the system's own the socket may connect again, but not on
+    macOS and BSD. After a cancel, or a submission's time-out, the system may still be at work on the connection: take
+    another socket then.
+
     Errors: ``ConnectionRefusedError``; ``TimeoutError``; ``OSError`` with ``ENETUNREACH``, ``EHOSTUNREACH`` and what
     else connect(2) or ConnectEx say.
     """

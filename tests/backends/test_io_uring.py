@@ -225,6 +225,28 @@ def test_what_a_thread_has_submitted_goes_on_when_it_has_ended(
         assert accepted.getpeername() == client.getsockname() == operations["accept"].address
 
 
+def test_connects_that_threads_which_have_ended_have_submitted_are_not_taken_for_second_ones(
+    port: unio.Port, make_listener: Any, resources: contextlib.ExitStack
+) -> None:
+    listening = make_listener(0)
+    waiting = [resources.enter_context(socket.socket()) for _ in range(4)]
+    for each in waiting:  # the next connects wait
+        each.setblocking(False)
+        each.connect_ex(listening.getsockname())
+    clients = [resources.enter_context(socket.socket()) for _ in range(10)]
+    for client in clients:
+        connect = unio.Connect(port.associate(client), listening.getsockname())
+        Background(port.submit, connect).result()
+    assert_idle(port)
+    for client in clients:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)  # room to send is an event, though none for it
+    assert_nothing_comes(port)
+    listening.listen(128)  # now there is room for all of them
+    for found in completions(port, len(clients)):
+        assert found.error is None
+    assert {client.getpeername() for client in clients} == {listening.getsockname()}
+
+
 def test_a_process_that_a_thread_which_has_ended_watches_is_still_watched(port: unio.Port) -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
         operation = unio.ProcessExit(child)
