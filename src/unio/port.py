@@ -148,7 +148,8 @@ class Port:
         """Wait for completions and return from 1 to *limit* of them, first in, first out.
 
         *timeout* is in seconds: None waits for ever, 0 only looks. An empty list means that it has passed; it never
-        returns early with nothing.
+        returns early with nothing. What is returned has left the queue: a loop over it that an exception ends drops the
+        rest, so handle exceptions for each completion, or wait for one at a time.
 
         Raises :class:`unio.PortClosed` when the port is closed, also during the wait; :class:`ValueError` for a
         negative time-out or a limit below 1. What a signal handler raises (``KeyboardInterrupt``) comes out of the wait
@@ -212,6 +213,8 @@ class Port:
         raise _left_to_the_backend()
 
     def __enter__(self) -> Self:
+        if self._unusable is not None:
+            raise self._unusable()
         return self
 
     def __exit__(
