@@ -138,18 +138,6 @@ def test_there_are_two_threads_for_each_processor_unless_told(port: unio.Port, t
         assert len(set(threading.enumerate()) - threads_before) == 3
 
 
-@pytest.mark.parametrize("threads", [0, -1])
-def test_a_pool_without_threads_is_refused(port: unio.Port, threads: int) -> None:
-    with pytest.raises(ValueError, match=f"not {threads}"):
-        unio.Pool(port, Record(), threads)
-
-
-@pytest.mark.parametrize("grace", [-1.0, float("nan")])
-def test_a_grace_that_is_no_time_is_refused(port: unio.Port, grace: float) -> None:
-    with pytest.raises(ValueError, match="grace"):
-        unio.Pool(port, Record(), grace=grace)
-
-
 @pytest.mark.parametrize(("count", "error"), [(2, RuntimeError), (1, KeyboardInterrupt), (2, KeyboardInterrupt)])
 def test_a_thread_that_can_not_be_started_ends_those_that_were(
     port: unio.Port, threads_before: Any, monkeypatch: pytest.MonkeyPatch, count: int, error: type[BaseException]

@@ -27,6 +27,7 @@ def handle(_: object) -> None:
         (lambda port: (port, handle, True), TypeError, "the number of threads must be an int, not bool"),
         (lambda port: (port, handle, "2"), TypeError, "the number of threads must be an int, not str"),
         (lambda port: (port, handle, 0), ValueError, "the number of threads must be between 1 and 65536, not 0"),
+        (lambda port: (port, handle, -1), ValueError, "between 1 and 65536, not -1"),
         (lambda port: (port, handle, 65537), ValueError, "between 1 and 65536, not 65537"),
         (lambda port: (port, handle, 10**400), ValueError, "between 1 and 65536, not an int of 1329 bits"),
     ],
@@ -46,7 +47,13 @@ def test_a_grace_that_is_no_number_of_seconds_is_refused(port: unio.Port, wrong:
         unio.Pool(port, handle, grace=wrong)
 
 
-@pytest.mark.parametrize("grace", [10**400, float("inf")])
+@pytest.mark.parametrize("grace", [-1.0, float("nan")])
+def test_a_grace_that_is_no_time_is_refused(port: unio.Port, grace: float) -> None:
+    with pytest.raises(ValueError, match="grace"):
+        unio.Pool(port, handle, grace=grace)
+
+
+@pytest.mark.parametrize("grace", [10**400, float("inf")], ids=["int", "float"])
 def test_a_grace_may_be_of_any_length(port: unio.Port, grace: float) -> None:
     timer = unio.Timer(0.01)
     seen: list[unio.Completion] = []
