@@ -42,6 +42,11 @@ BIG = 1 << 26
 """More bytes than a connection takes while its peer does not read."""
 
 
+def shortly(number: float | None) -> str:
+    """A number as the name of a test: some have many digits."""
+    return "None" if number is None else f"{number:.3g}" if number < sys.float_info.max else "huge"
+
+
 # Completions
 
 

@@ -156,12 +156,36 @@ def test_argument_variable_and_default_in_this_order(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.usefixtures("three")
 def test_one_that_can_not_run_here_is_refused_and_never_replaced_by_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    listed = re.escape("broken: this kernel is too old; first: available; second: available")
-    with pytest.raises(unio.BackendUnavailable, match=f"'broken'.*can't run here.*{listed}"):
+    listed = "The candidates:\n  broken: this kernel is too old\n  first: available\n  second: available"
+    with pytest.raises(unio.BackendUnavailable) as by_argument:
         unio.Port(backend="broken")
+    assert str(by_argument.value) == f"the backend 'broken', asked for, can't run here\n{listed}"
     monkeypatch.setenv("UNIO_BACKEND", "broken")
-    with pytest.raises(unio.BackendUnavailable, match=f"UNIO_BACKEND.*{listed}"):
+    with pytest.raises(unio.BackendUnavailable) as by_variable:
         unio.Port()
+    assert str(by_variable.value) == f"the backend 'broken', named by UNIO_BACKEND, can't run here\n{listed}"
+
+
+@pytest.mark.parametrize(("name", "meant"), [("epol", "epoll"), ("IOCP", "iocp"), ("io-uring", "io_uring")])
+def test_a_name_that_is_nearly_one_is_asked_about(name: str, meant: str) -> None:
+    with pytest.raises(unio.BackendUnavailable) as caught:
+        unio.Port(backend=name)
+    problem, _, *listed = str(caught.value).splitlines()
+    assert problem == f"the backend {name!r}, asked for, is unknown (did you mean {meant!r}?)"
+    assert listed == [f"  {each.name}: {each.reason}" for each in backends.candidates()]  # a line for each
+
+
+def test_a_name_that_is_like_none_is_not_guessed_at() -> None:
+    with pytest.raises(unio.BackendUnavailable) as caught:
+        unio.Port(backend="x" * 10_000)
+    assert "did you mean" not in str(caught.value)
+    assert len(str(caught.value)) < 1000  # what a person can read
+
+
+@pytest.mark.parametrize("wrong", [1, b"epoll", unio.Port])
+def test_what_is_no_name_is_refused(wrong: Any) -> None:
+    with pytest.raises(TypeError, match="the backend must be a name"):
+        unio.Port(backend=wrong)
 
 
 def test_where_nothing_can_run_the_error_says_why(three: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,29 +1,14 @@
 /* Addresses of sockets, between what Python has them as and what the kernel does.
  *
- * The forms are those of the socket module. A host is always numeric: the operations see to that, and nothing here asks
- * a name server.
+ * The forms are those that arguments.py has brought the caller's addresses into: a host is numeric and has no zone, and a
+ * path is a str or bytes that fits.
  */
 #include "address.h"
 
 #include <arpa/inet.h>
-#include <netdb.h>
 #include <stddef.h>
 #include <string.h>
 #include <sys/un.h>
-
-#define FLOW_MAX 0xfffff /* twenty bits */
-
-static int numeric_ipv6(const char *host, struct sockaddr_in6 *address)
-{
-    if (inet_pton(AF_INET6, host, &address->sin6_addr) == 1)
-        return 0;
-    struct addrinfo hints = {.ai_family = AF_INET6, .ai_flags = AI_NUMERICHOST, .ai_socktype = SOCK_DGRAM}, *found;
-    if (getaddrinfo(host, NULL, &hints, &found) != 0) /* which knows zones, "fe80::1%eth0" */
-        return -1;
-    memcpy(address, found->ai_addr, sizeof *address);
-    freeaddrinfo(found);
-    return 0;
-}
 
 static int from_ipv4(PyObject *given, struct sockaddr_in *address)
 {
@@ -47,27 +32,21 @@ static int from_ipv6(PyObject *given, struct sockaddr_in6 *address)
     unsigned flow = 0, scope = 0;
     if (!PyArg_ParseTuple(given, "si|II", &host, &port, &flow, &scope))
         return -1;
-    if (flow > FLOW_MAX || numeric_ipv6(host, address) < 0) {
-        PyErr_Format(PyExc_ValueError, "%s, flow %u, is no address of IPv6", host, flow);
+    if (inet_pton(AF_INET6, host, &address->sin6_addr) != 1) {
+        PyErr_Format(PyExc_ValueError, "%s is no address of IPv6", host);
         return -1;
     }
     address->sin6_family = AF_INET6;
     address->sin6_port = htons((uint16_t)port);
     address->sin6_flowinfo = htonl(flow);
-    if (scope)
-        address->sin6_scope_id = scope;
+    address->sin6_scope_id = scope;
     return sizeof *address;
 }
 
 static int from_path(PyObject *given, struct sockaddr_un *address)
 {
-    PyObject *path = NULL;
-    if (PyUnicode_Check(given)) /* surrogates stand for bytes that are no text */
-        path = PyUnicode_EncodeFSDefault(given);
-    else if (PyBytes_Check(given))
-        path = Py_NewRef(given);
-    else if (!PyUnicode_FSConverter(given, &path))
-        return -1;
+    /* Surrogates in a str stand for bytes that are no text. */
+    PyObject *path = PyBytes_Check(given) ? Py_NewRef(given) : PyUnicode_EncodeFSDefault(given);
     if (!path)
         return -1;
     Py_ssize_t size = PyBytes_GET_SIZE(path);

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import errno
 import math
+import operator
 import os
 import socket
+import sys
 from typing import TYPE_CHECKING, Any
 
+from unio.errors import shown
 from unio.handle import Handle, HasFileno, Kind
 
 if TYPE_CHECKING:
@@ -18,6 +21,18 @@ Address = Any
 
 OFFSET_MAX = 2**63 - 1
 """The largest offset of a file: off_t on every POSIX system here and LARGE_INTEGER on Windows are signed 64 bits."""
+
+DESCRIPTOR_MAX = 2**31 - 1
+"""The largest descriptor: an int of C."""
+
+FLOAT_MAX = int(sys.float_info.max)
+"""The largest number of a float."""
+
+HAS_ABSTRACT_NAMES = sys.platform in ("linux", "android")
+"""Whether an address of AF_UNIX that begins with a zero byte is a name that is no file's."""
+
+LOCAL_MAX = 108 if HAS_ABSTRACT_NAMES else 104
+"""The size of ``sun_path``, in bytes: Linux, and macOS and the BSDs."""
 
 
 def require(handle: Handle, kinds: tuple[Kind, ...], operation: str, hint: str = "") -> None:
@@ -30,50 +45,115 @@ def require(handle: Handle, kinds: tuple[Kind, ...], operation: str, hint: str =
         raise TypeError(f"{operation} needs a {wanted}, and this handle is a {handle.kind.value}{hint}")
 
 
-def whole_number(value: int, name: str, most: int = OFFSET_MAX) -> int:
-    if not isinstance(value, int):
+def whole_number(value: int, name: str, most: int | None = OFFSET_MAX, *, least: int = 0) -> int:
+    """A number given by the caller, as a plain int: a subclass may compare as it likes."""
+    if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be an int, not {type(value).__name__}")
-    if not 0 <= value <= most:
-        raise ValueError(f"{name} must be between 0 and {most}, not {value}")
-    return value
+    number = operator.index(value)
+    if number < least or (most is not None and number > most):
+        wanted = f"at least {least}" if most is None else f"between {least} and {most}"
+        raise ValueError(f"{name} must be {wanted}, not {shown(number)}")
+    return number
 
 
 def seconds(value: float, name: str) -> float:
-    """Check a time given by the caller, in seconds."""
+    """A time given by the caller, in seconds, as a plain float; the longest one, for what no float can say."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
-    if math.isnan(value) or value < 0:
-        raise ValueError(f"{name} must not be negative or NaN, and is {value}")
-    return value
+    if isinstance(value, float):
+        plain = float.__float__(value)
+    else:
+        plain = float(max(-1, min(operator.index(value), FLOAT_MAX)))
+    if math.isnan(plain) or plain < 0:
+        raise ValueError(f"{name} must not be negative or NaN, and is {shown(value)}")
+    return plain
+
+
+# Addresses
+#
+# What is given is brought into one form here, once: tuples, text and numbers of Python's own types, with nothing left
+# in them that each system's calls might take otherwise than this check.
 
 
 def checked_address(sock: socket.socket | None, address: Address) -> Address:
-    """Check the form of an address, and that no name server has to be asked, which would block the submitter."""
+    """Check an address, and that no name server has to be asked, which would block the submitter; return its form."""
     family = sock.family if sock is not None else None
     if family == getattr(socket, "AF_UNIX", -1):
-        if not isinstance(address, (str, bytes, os.PathLike)):
-            raise TypeError(f"an address of AF_UNIX is a path, not {address!r}")
-    elif family in (socket.AF_INET, socket.AF_INET6):
-        check_internet_address(socket.AddressFamily(family), address)
+        return _local_address(address)
+    if family in (socket.AF_INET, socket.AF_INET6):
+        return _internet_address(socket.AddressFamily(family), address)
     return address
 
 
-def check_internet_address(family: socket.AddressFamily, address: Address) -> None:
-    parts = (str, int) if family == socket.AF_INET else (str, int, int, int)
-    form = "(host, port)" if family == socket.AF_INET else "(host, port[, flow information[, scope]])"
-    fits = isinstance(address, tuple) and 2 <= len(address) <= len(parts)  # noqa: PLR2004 - host and port at least
-    if not fits or not all(isinstance(part, kind) for part, kind in zip(address, parts, strict=False)):
-        raise TypeError(f"an address of {family.name} is a tuple {form}, not {address!r}")
-    host, port = address[:2]
-    whole_number(port, "the port number", 65535)
+def _local_address(address: Address) -> str | bytes:
+    if not isinstance(address, (str, bytes, os.PathLike)):
+        raise TypeError(f"an address of AF_UNIX is a path, not {shown(address)}")
+    path: str | bytes = os.fspath(address)
+    path = str.__str__(path) if isinstance(path, str) else bytes.__getitem__(path, slice(None))
     try:
-        if "%" in host:  # an IPv6 zone, which inet_pton does not know
-            socket.getaddrinfo(host, port, family, flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV)
-        else:
-            socket.inet_pton(family, host)
+        raw = os.fsencode(path)
+    except UnicodeEncodeError:
+        raise ValueError(f"{shown(path)} has characters that no path has") from None
+    is_abstract = HAS_ABSTRACT_NAMES and raw[:1] == b"\0"
+    most = LOCAL_MAX if is_abstract else LOCAL_MAX - 1  # a path has a zero byte at its end
+    if not raw or (b"\0" in raw and not is_abstract):
+        raise ValueError(f"{shown(path)} is no path for AF_UNIX: it is empty, or has a zero byte in it")
+    if len(raw) > most:
+        raise ValueError(f"an address of AF_UNIX has at most {most} bytes, and {shown(path)} has {len(raw)}")
+    return path
+
+
+def _internet_address(family: socket.AddressFamily, address: Address) -> Address:
+    is_ipv4 = family == socket.AF_INET
+    form, most = ("(host, port)", 2) if is_ipv4 else ("(host, port[, flow information[, scope]])", 4)
+    if not isinstance(address, tuple) or not 2 <= tuple.__len__(address) <= most:  # noqa: PLR2004 - host and port
+        raise TypeError(f"an address of {family.name} is a tuple {form}, not {shown(address)}")
+    host, port, *rest = tuple.__getitem__(address, slice(None))
+    if not isinstance(host, str):
+        raise TypeError(f"the host in an address of {family.name} must be a str, not {type(host).__name__}")
+    host, port = str.__str__(host), whole_number(port, "the port number", 65535)
+    limits = ("the flow information", 2**20 - 1), ("the scope", 2**32 - 1)
+    rest = [whole_number(part, *limit) for part, limit in zip(rest, limits, strict=False)]
+    if is_ipv4 or "%" not in host:
+        _check_numeric(family, host)
+        return (host, port, *rest)
+    host, zone = _without_zone(host)
+    flow, scope = [*rest, 0, 0][:2]
+    return host, port, flow, scope or zone
+
+
+def _check_numeric(family: socket.AddressFamily, host: str) -> None:
+    if _is_numeric(family, host):
+        return
+    other = socket.AF_INET if family == socket.AF_INET6 else socket.AF_INET6
+    if _is_numeric(other, host):
+        raise ValueError(f"{shown(host)} is a numeric address of {other.name}, and the socket is one of {family.name}")
+    raise _unknown_host(family, host)
+
+
+def _is_numeric(family: socket.AddressFamily, host: str) -> bool:
+    try:
+        socket.inet_pton(family, host)
     except (OSError, ValueError):
-        message = f"{host!r} is no numeric address of {family.name} that is known here; resolve names first"
-        raise ValueError(message) from None
+        return False
+    return True
+
+
+def _without_zone(host: str) -> tuple[str, int]:
+    """The host without its zone ("%eth0"), which inet_pton does not know, and the number of that interface."""
+    flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+    try:
+        found: Any = socket.getaddrinfo(host, 0, socket.AF_INET6, flags=flags)[0][4]
+    except (OSError, ValueError):
+        raise _unknown_host(socket.AF_INET6, host) from None
+    return found[0], found[3]
+
+
+def _unknown_host(family: socket.AddressFamily, host: str) -> ValueError:
+    return ValueError(f"{shown(host)} is no numeric address of {family.name} that is known here; resolve names first")
+
+
+# Buffers and files
 
 
 def view(buffer: Buffer, operation: str, *, writable: bool) -> memoryview:
@@ -92,13 +172,23 @@ def view(buffer: Buffer, operation: str, *, writable: bool) -> memoryview:
     return view
 
 
+def checked_file(file: HasFileno | int) -> HasFileno | int:
+    """Check that something is a file or the operating system's number of one, and return it."""
+    if isinstance(file, int) and not isinstance(file, bool):
+        return operator.index(file)
+    if isinstance(file, bool) or not hasattr(file, "fileno"):
+        raise TypeError(f"SendFile needs a file or its descriptor, not {type(file).__name__}")
+    return file
+
+
 def file_number(file: HasFileno | int) -> int:
-    """The operating system's number of a file object or a number; raises OSError when the object is closed."""
-    if isinstance(file, int):
-        return file
+    """The operating system's number of a file object or a number; raises OSError when nothing is open by it."""
     try:
-        return file.fileno()
+        number = file if isinstance(file, int) else file.fileno()
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from error
+    if not 0 <= number <= DESCRIPTOR_MAX:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    return number

@@ -70,3 +70,32 @@ def as_oserror(raised: Exception) -> OSError:
 
 def timed_out() -> TimeoutError:
     return TimeoutError(errno.ETIMEDOUT, "the time-out of the submission passed")
+
+
+def not_listening() -> OSError:
+    return OSError(errno.EINVAL, "the socket does not listen: call its listen() before an accept is submitted")
+
+
+SHOWN_MAX = 60
+"""The longest text that a message shows whole, in characters, and the largest number, in bits."""
+
+
+def shown(value: object) -> str:
+    """What a message says of something that a program has given: itself, if it is plain and short, else its type.
+
+    No code of the program's runs for that: its own repr may raise, may never end, and may need a lock that is held.
+    """
+    if type(value) is not tuple:
+        return _shown_alone(value)
+    parts = [_shown_alone(part) for part in value[:SHOWN_MAX]]
+    return f"({parts[0]},)" if len(parts) == 1 else f"({', '.join(parts)})"
+
+
+def _shown_alone(value: object) -> str:
+    if type(value) is str or type(value) is bytes:
+        return repr(value) if len(value) <= SHOWN_MAX else f"{value[:SHOWN_MAX]!r}..."
+    if type(value) is int:  # Python refuses to write down one that is very large
+        return repr(value) if value.bit_length() <= SHOWN_MAX else f"an int of {value.bit_length()} bits"
+    if value is None or type(value) is bool or type(value) is float:
+        return repr(value)
+    return f"<{type(value).__name__}>"

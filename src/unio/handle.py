@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import enum
+import socket
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
-if TYPE_CHECKING:
-    import socket
+from unio.errors import shown
+
+_fileno = socket.SocketType.fileno
 
 
 class HasFileno(Protocol):
@@ -56,6 +58,9 @@ class Handle:
     stream: bool
     """Whether what it carries has no boundaries: all but a datagram socket."""
 
+    number: int  # the operating system's, at the time that it joined
+    life: enum.IntEnum  # what has become of it; 0 for as long as it is in its port
+
     # What a backend adds. It is no abstract base class: to ask of something whether it is a handle would take ten times
     # as long.
 
@@ -100,5 +105,7 @@ class Handle:
         """
 
     def __repr__(self) -> str:
-        where = "closed" if self.closed else f"fileno={self.fileno()}"
-        return f"<unio.Handle {self.kind.value} {where} key={self.key!r:.60}>"
+        # No code of the program's runs here, such as its object's fileno(): see shown.
+        left = self.life or (self.socket is not None and _fileno(self.socket) < 0)
+        where = "closed" if left else f"number={self.number}"
+        return f"<unio.Handle {self.kind.value} {where} key={shown(self.key)}>"

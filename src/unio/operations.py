@@ -14,8 +14,8 @@ from __future__ import annotations
 import enum
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol
 
-from unio.arguments import Address, checked_address, require, seconds, view, whole_number
-from unio.errors import InFlight
+from unio.arguments import Address, checked_address, checked_file, require, seconds, view, whole_number
+from unio.errors import InFlight, shown
 from unio.handle import Handle, HasFileno, Kind
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ class Operation:
 
     def _must_be_idle(self) -> None:
         if self._status is not IDLE:
-            raise InFlight(f"{self!r} is in flight: it can't be changed before its completion")
+            raise _in_flight(self, "it can't be changed before its completion")
 
     def _begin(self) -> object:
         """Start a flight; the backend holds the lock that guards the status.
@@ -201,7 +201,7 @@ class Operation:
         to what is the program's, whose finalizer may take the lock.
         """
         if self._status is not IDLE:
-            raise InFlight(f"{self!r} is in flight: wait for its completion, or make another operation")
+            raise _in_flight(self, "wait for its completion, or make another operation")
         left = self._error, self._verdict
         self._status = Status.PENDING
         self._verdict = None
@@ -214,8 +214,12 @@ class Operation:
         raise TypeError(f"{type(self).__name__} can't be copied or pickled: make another one")
 
     def __repr__(self) -> str:
-        what = self._status.name.lower() if self._status is not IDLE else "idle"
-        return f"<unio.{type(self).__name__} {what} key={self.key!r:.60}>"
+        # No code of the program's runs here, such as the key's own repr: see shown.
+        return f"<unio.{type(self).__name__} {self._status.name.lower()} key={shown(self._key)}>"
+
+
+def _in_flight(operation: Operation, hint: str) -> InFlight:
+    return InFlight(f"{Operation.__repr__(operation)} is in flight: {hint}")  # not the repr of a program's subclass
 
 
 class _Buffered(Operation):
@@ -228,7 +232,7 @@ class _Buffered(Operation):
 
     def __init__(self, handle: Handle, buffer: Buffers, state: Any) -> None:
         super().__init__(handle, handle.key, state)
-        if buffer == b"" and isinstance(buffer, bytes) and not self._fills:
+        if type(buffer) is bytes and not buffer and not self._fills:  # a class may compare as it likes
             self._buffer: Buffers = buffer
             self._made_views, self._size = NO_BYTES, 0
         else:
@@ -453,6 +457,10 @@ class Accept(Operation):
 class Connect(_Addressed):
     """Connect a socket to *address*, which must be numeric. Success means that it is connected.
 
+    After a refusal, an unreachable network or a time-out of the system's own the socket may connect again, but not on
+    macOS and BSD. After a cancel, or a submission's time-out, the system may still be at work on the connection: take
+    another socket then.
+
     Errors: ``ConnectionRefusedError``; ``TimeoutError``; ``OSError`` with ``ENETUNREACH``, ``EHOSTUNREACH`` and what
     else connect(2) or ConnectEx say.
     """
@@ -616,9 +624,7 @@ class SendFile(Operation):
     @file.setter
     def file(self, file: HasFileno | int) -> None:
         self._must_be_idle()
-        if not isinstance(file, int) and not hasattr(file, "fileno"):
-            raise TypeError(f"SendFile needs a file or its descriptor, not {type(file).__name__}")
-        self._file = file
+        self._file = checked_file(file)
 
     @property
     def offset(self) -> int:
@@ -640,9 +646,10 @@ class SendFile(Operation):
 class Poll(Operation):
     """Wait until a socket or a pipe is readable or writable, consuming nothing.
 
-    It is for a socket whose bytes another library moves. Completes as soon as one of the wanted directions is ready
-    (at once if it is already); which ones is in :attr:`found`. A peer's hang-up and errors count as both, since the
-    next call will not block.
+    It is for a socket whose bytes another library moves; of one that encrypts them, as :class:`ssl.SSLSocket` does,
+    associate the ``fileno()``, since the object itself is refused. Completes as soon as one of the wanted directions is
+    ready (at once if it is already); which ones is in :attr:`found`. A peer's hang-up and errors count as both, since
+    the next call will not block.
     """
 
     __slots__ = ("_readiness", "found")
@@ -669,7 +676,7 @@ class Poll(Operation):
     def readiness(self, readiness: Readiness) -> None:
         self._must_be_idle()
         if not isinstance(readiness, Readiness) or not readiness:
-            raise TypeError(f"Poll needs a unio.Readiness that is not empty, not {readiness!r}")
+            raise TypeError(f"Poll needs a unio.Readiness that is not empty, not {shown(readiness)}")
         self._readiness = readiness
 
 
@@ -726,13 +733,11 @@ class ProcessExit(Operation):
     @process.setter
     def process(self, process: HasPid | int) -> None:
         self._must_be_idle()
-        number = process if isinstance(process, int) else getattr(process, "pid", None)
-        if not isinstance(number, int) or isinstance(process, bool):
-            raise TypeError(f"ProcessExit needs a process or its number, not {process!r}")
-        if number <= 0:
-            raise ValueError(f"a process number must be positive, not {number}")
+        number: Any = process if isinstance(process, int) else getattr(process, "pid", None)
+        if not isinstance(number, int) or isinstance(number, bool):
+            raise TypeError(f"ProcessExit needs a process or its number, not {shown(process)}")
+        self._pid = whole_number(number, "a process number", None, least=1)
         self._process = process
-        self._pid = number
 
     @property
     def pid(self) -> int:

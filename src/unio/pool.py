@@ -14,16 +14,18 @@ import weakref
 from concurrent.futures import Executor, Future
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from unio.arguments import seconds
+from unio.arguments import seconds, whole_number
 from unio.backends.locks import Lock
 from unio.backends.pool import in_main_interpreter
 from unio.backends.processors import usable_processors
-from unio.errors import PortClosed
+from unio.errors import PortClosed, shown
+from unio.operations import Operation
+from unio.port import CONCURRENCY_MAX, Port
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from unio.port import Completion, Port
+    from unio.port import Completion
 
 GRACE_SECONDS = 5.0
 """How long a pool that is shut down waits, unless told, for what is in flight on its port."""
@@ -57,8 +59,8 @@ class Pool(Executor):
     pool is shut down; *grace* is described there. After a fork, the child has no threads of the pool, and its use of
     the pool raises what the port raises there.
 
-    Raises :class:`ValueError` for a number of threads below 1, and :class:`RuntimeError` when the system lets no more
-    threads start.
+    Raises :class:`TypeError` and :class:`ValueError` for wrong arguments, such as a number of threads below 1 or above
+    65,536; :class:`RuntimeError` when the system lets no more threads start; and :class:`unio.PortClosed`.
     """
 
     def __init__(
@@ -69,12 +71,14 @@ class Pool(Executor):
         *,
         grace: float = GRACE_SECONDS,
     ) -> None:
-        count = 2 * usable_processors() if threads is None else threads
-        if count < 1:
-            raise ValueError(f"a pool has at least 1 thread, not {count}")
-        self._port = port
-        self._handler = handler
+        self._port = _checked_port(port)
+        self._handler = _checked_handler(handler)
         self._grace = seconds(grace, "the grace")
+        count = 2 * usable_processors()
+        if threads is not None:
+            count = whole_number(threads, "the number of threads", CONCURRENCY_MAX, least=1)
+        if port._unusable is not None:  # its threads would end at once, and nobody would hear of it
+            raise port._unusable()
         # It can be taken again by the thread that has it: a signal handler or a finalizer may shut the pool down in the
         # middle of a submit. What else the program asks for there is put off, as locks.py says.
         self._lock = Lock()  # guards what follows
@@ -240,6 +244,21 @@ class Pool(Executor):
             self._called = True
 
 
+def _checked_port(port: Port) -> Port:
+    if not isinstance(port, Port):
+        raise TypeError(f"Pool(port, handler, ...) needs a port first, not {type(port).__name__}")
+    return port
+
+
+def _checked_handler(handler: Callable[[Completion], object]) -> Callable[[Completion], object]:
+    if not callable(handler):
+        raise TypeError(
+            f"Pool(port, handler, ...) calls its handler with each completion, and {type(handler).__name__} can't be "
+            "called; if there is nothing to handle, give it a function that does nothing"
+        )
+    return handler
+
+
 class _Job:
     """A call that was submitted, and the future of its result."""
 
@@ -263,14 +282,21 @@ class _Job:
 def _report(error: BaseException, completion: Completion) -> None:
     """Report what a handler raised the way a thread's own end would be."""
     try:
-        error.add_note(f"The handler of a pool raised this for {completion}")
+        error.add_note(f"The handler of a pool raised this for {_described(completion)}")
         if isinstance(error, SystemExit):  # the hook would pass over it without a word
             problem = RuntimeError("SystemExit in a handler ends neither the program nor the pool: shut that down")
             problem.__cause__, error = error, problem
         arguments = (type(error), error, error.__traceback__, threading.current_thread())
         threading.excepthook(threading.ExceptHookArgs(arguments))
-    except BaseException:  # noqa: BLE001 - a fault of the hook, or of a repr: it must not cost the pool a thread
+    except BaseException:  # noqa: BLE001 - a fault of the hook, or of the error: it must not cost the pool a thread
         traceback.print_exc()
+
+
+def _described(completion: Completion) -> str:
+    """A completion, without the reprs of what is the program's own."""
+    key, operation, transferred, error = completion
+    what = Operation.__repr__(operation) if isinstance(operation, Operation) else shown(operation)
+    return f"Completion(key={shown(key)}, operation={what}, transferred={shown(transferred)}, error={error!r})"
 
 
 _pools: weakref.WeakSet[Pool] = weakref.WeakSet()

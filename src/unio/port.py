@@ -10,6 +10,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Self
 
 from unio import backends
+from unio.arguments import whole_number
 from unio.backends.locks import holds_lock, put_off
 from unio.backends.processors import usable_processors
 from unio.errors import PortClosed
@@ -85,7 +86,7 @@ class Port:
     """How many threads run at once."""
 
     def __new__(cls, *, backend: str | None = None, concurrency: int = 0) -> Self:
-        checked = check_concurrency(concurrency)
+        checked = whole_number(concurrency, "the concurrency", CONCURRENCY_MAX)
         chosen = backends.load(backend) if cls is Port else cls
         port = object.__new__(chosen)
         port.concurrency = checked or usable_processors()
@@ -109,7 +110,9 @@ class Port:
 
         Raises :class:`unio.AssociationError` for a handle that has joined a port already (it can do so once), is
         closed, or is of a kind that can't do overlapped I/O such as a directory or a device; :class:`TypeError` for
-        what is no handle; :class:`OSError` when the system lacks descriptors or memory; :class:`unio.PortClosed`.
+        what is no handle, and for what encrypts what it sends, such as an :class:`ssl.SSLSocket`: associate the plain
+        socket, and run TLS over :class:`ssl.MemoryBIO` with the bytes that operations move; :class:`OSError` when the
+        system lacks descriptors or memory; :class:`unio.PortClosed`.
         """
         raise _left_to_the_backend()
 
@@ -145,7 +148,8 @@ class Port:
         """Wait for completions and return from 1 to *limit* of them, first in, first out.
 
         *timeout* is in seconds: None waits for ever, 0 only looks. An empty list means that it has passed; it never
-        returns early with nothing.
+        returns early with nothing. What is returned has left the queue: a loop over it that an exception ends drops the
+        rest, so handle exceptions for each completion, or wait for one at a time.
 
         Raises :class:`unio.PortClosed` when the port is closed, also during the wait; :class:`ValueError` for a
         negative time-out or a limit below 1. What a signal handler raises (``KeyboardInterrupt``) comes out of the wait
@@ -209,6 +213,8 @@ class Port:
         raise _left_to_the_backend()
 
     def __enter__(self) -> Self:
+        if self._unusable is not None:
+            raise self._unusable()
         return self
 
     def __exit__(
@@ -246,21 +252,9 @@ def _left_to_the_backend() -> TypeError:
     return TypeError("a backend implements this method, and this port has none")
 
 
-def check_concurrency(concurrency: int) -> int:
-    """Check the number of threads that may run at once, and return it."""
-    if not isinstance(concurrency, int) or isinstance(concurrency, bool):
-        raise TypeError(f"the concurrency must be an int, not {type(concurrency).__name__}")
-    if not 0 <= concurrency <= CONCURRENCY_MAX:
-        raise ValueError(f"the concurrency must be from 0 to {CONCURRENCY_MAX}, not {concurrency}")
-    return concurrency
-
-
-def check_limit(limit: int) -> None:
-    """Check the limit given to a wait."""
-    if not isinstance(limit, int):
-        raise TypeError(f"the limit must be an int, not {type(limit).__name__}")
-    if limit < 1:
-        raise ValueError(f"the limit must be at least 1, not {limit}")
+def check_limit(limit: int) -> int:
+    """Check the limit given to a wait, and return it."""
+    return whole_number(limit, "the limit", None, least=1)
 
 
 def port_closed() -> PortClosed:

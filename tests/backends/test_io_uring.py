@@ -70,10 +70,10 @@ except unio.BackendUnavailable as error:
     ],
 )
 def test_where_the_kernel_forbids_io_uring_epoll_serves_and_doctor_says_why(call: int, number: int, words: str) -> None:
-    first, second, third, *_ = script(FORBID + FALL_BACK, str(call), str(number)).splitlines()
+    first, second, *message = script(FORBID + FALL_BACK, str(call), str(number)).splitlines()
     assert first == f"False {words}"
     assert second == "epoll"
-    assert f"io_uring: {words}" in third
+    assert f"  io_uring: {words}" in message
     assert words in script(FORBID + DOCTOR, str(call), str(number), "doctor")
 
 
@@ -141,11 +141,11 @@ def test_where_too_little_memory_may_be_locked_it_says_how_much_may_and_what_to_
     if ended.stderr == "it is not counted\n":
         pytest.skip("this kernel does not count a ring as locked memory")
     assert (ended.returncode, ended.stderr) == (0, "")
-    candidate, unavailable, raised, default, doctor = ended.stdout.splitlines()
+    candidate, *unavailable, raised, default, doctor = ended.stdout.splitlines()
     words = "io_uring_setup fails: Cannot allocate memory; the rings of a user count as locked memory, of which "
     words += "RLIMIT_MEMLOCK allows 64 KiB here, and one takes 136 KiB: raise that limit (ulimit -l), or choose epoll"
     assert candidate == f"False {words}"
-    assert f"io_uring: {words}" in unavailable
+    assert f"  io_uring: {words}" in unavailable
     assert raised == f"[Errno 12] {words}"
     assert default == "epoll"
     assert doctor == f"  io_uring: not available: {words}"
@@ -223,6 +223,28 @@ def test_what_a_thread_has_submitted_goes_on_when_it_has_ended(
     assert found[id(operations["recv"])].transferred == found[id(operations["pipe"])].transferred == 4
     with operations["accept"].socket as accepted:
         assert accepted.getpeername() == client.getsockname() == operations["accept"].address
+
+
+def test_connects_that_threads_which_have_ended_have_submitted_are_not_taken_for_second_ones(
+    port: unio.Port, make_listener: Any, resources: contextlib.ExitStack
+) -> None:
+    listening = make_listener(0)
+    waiting = [resources.enter_context(socket.socket()) for _ in range(4)]
+    for each in waiting:  # the next connects wait
+        each.setblocking(False)
+        each.connect_ex(listening.getsockname())
+    clients = [resources.enter_context(socket.socket()) for _ in range(10)]
+    for client in clients:
+        connect = unio.Connect(port.associate(client), listening.getsockname())
+        Background(port.submit, connect).result()
+    assert_idle(port)
+    for client in clients:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)  # room to send is an event, though none for it
+    assert_nothing_comes(port)
+    listening.listen(128)  # now there is room for all of them
+    for found in completions(port, len(clients)):
+        assert found.error is None
+    assert {client.getpeername() for client in clients} == {listening.getsockname()}
 
 
 def test_a_process_that_a_thread_which_has_ended_watches_is_still_watched(port: unio.Port) -> None:

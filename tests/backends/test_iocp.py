@@ -78,6 +78,18 @@ def test_the_connected_socket_is_told_that_it_is(
         assert listening.told == [(sock.fileno(), SO_UPDATE_CONNECT_CONTEXT, None)]
 
 
+def test_an_accept_that_windows_refuses_is_told_that_its_socket_does_not_listen(
+    port: unio.Port, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Wine lets it pend.
+    monkeypatch.setitem(flights.STARTS, "accept", lambda *_: 10022)
+    with socket.socket() as sock:
+        error = run(port, unio.Accept(port.associate(sock))).error
+    assert error is not None
+    assert (error.errno, error.winerror) == (errno.EINVAL, 10022)
+    assert "does not listen" in str(error)
+
+
 def test_what_ends_short_goes_on_where_it_stopped(
     port: unio.Port, make_pair: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

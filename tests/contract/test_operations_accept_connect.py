@@ -225,6 +225,7 @@ def test_accepting_on_a_socket_that_does_not_listen_is_an_error_of_the_completio
     handle = port.associate(channels.client(resources, "tcp"))
     completion = support.run(port, unio.Accept(handle), patience)
     assert completion.error.errno == errno.EINVAL
+    assert "does not listen" in str(completion.error)
     assert completion.operation.socket is None
 
 

@@ -103,6 +103,15 @@ def test_closing_twice_does_nothing(port: unio.Port) -> None:
 
 
 @pytest.mark.clause("P7")
+def test_a_with_block_can_not_be_entered_with_a_closed_port(backend: str) -> None:
+    port = unio.Port(backend=backend)
+    with port:
+        pass
+    with pytest.raises(unio.PortClosed), port:
+        pytest.fail("the block was entered")
+
+
+@pytest.mark.clause("P7")
 def test_the_end_of_a_with_block_closes(backend: str) -> None:
     with unio.Port(backend=backend) as port:
         assert not port.closed

@@ -11,7 +11,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
-from unio.errors import BackendUnavailable
+from unio.errors import BackendUnavailable, shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -94,17 +94,26 @@ def choose(name: str | None = None) -> str:
     Raises :class:`unio.BackendUnavailable` for an unknown or unavailable one, listing the candidates.
     """
     source = "asked for"
+    if name is not None and not isinstance(name, str):
+        raise TypeError(f"the backend must be a name, not {type(name).__name__}")
     if name is None:
         name = os.environ.get(VARIABLE) or None
         source = f"named by {VARIABLE}"
     for each in _SYSTEMS if name is None else {name} & _SYSTEMS.keys():  # those behind it are not even imported
         if _candidate(each).available:
             return each
-    listed = "; ".join(f"{each.name}: {each.reason}" for each in candidates())
-    if name is None:
-        raise BackendUnavailable(f"no backend can run here ({listed})")
-    what = "can't run here" if name in _SYSTEMS else "is unknown"
-    raise BackendUnavailable(f"the backend {name!r}, {source}, {what}; the candidates are: {listed}")
+    what = "can't run here" if name in _SYSTEMS else f"is unknown{_meant(name or '')}"
+    problem = "no backend can run here" if name is None else f"the backend {shown(name)}, {source}, {what}"
+    listed = [f"  {each.name}: {each.reason}" for each in candidates()]
+    raise BackendUnavailable("\n".join([problem, "The candidates:", *listed]))
+
+
+def _meant(name: str) -> str:
+    """A guess at what an unknown name was to be."""
+    import difflib  # noqa: PLC0415 - only on the way to an error
+
+    close = difflib.get_close_matches(name.lower(), _SYSTEMS, 1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def load(name: str | None) -> type[Port]:

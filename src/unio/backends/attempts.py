@@ -33,7 +33,7 @@ from unio.backends.calls import (
     write_pipe,
 )
 from unio.backends.lanes import Life, family_of, type_of
-from unio.errors import as_oserror
+from unio.errors import as_oserror, not_listening
 from unio.operations import (
     Accept,
     Connect,
@@ -98,6 +98,9 @@ HAS_SENDFILE = hasattr(os, "sendfile")  # NetBSD and OpenBSD have none
 # EOPNOTSUPP on FreeBSD. EOVERFLOW is of an offset beyond what the file system could have; pread finds the end there.
 NOT_FROM_KERNEL = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EOVERFLOW)
 
+TCP_INFO = getattr(socket, "TCP_INFO", None)  # macOS has another; its connect(2) leaves nothing for the first send
+TCP_SYN_SENT = 2  # the first byte of what TCP_INFO tells, on Linux and FreeBSD
+
 _accept: Callable[[socket.socket], tuple[int, Any]] = socket.SocketType._accept  # type: ignore[attr-defined]
 _connect_ex = socket.socket.connect_ex
 _getpeername = socket.socket.getpeername
@@ -124,7 +127,7 @@ def judged(handle: EmulatedHandle, raised: Exception) -> tuple[Outcome, OSError 
 
     If the handle turns out to be closed, it leaves its port; so the caller holds no lock.
     """
-    if isinstance(raised, BlockingIOError):
+    if isinstance(raised, BlockingIOError) and raised.errno != errno.EALREADY:
         return BLOCKED, None, 0.0
     if isinstance(raised, RetryLater):
         return BLOCKED, None, raised.delay
@@ -132,6 +135,9 @@ def judged(handle: EmulatedHandle, raised: Exception) -> tuple[Outcome, OSError 
     if failure.errno == errno.EBADF and not handle.is_open():
         handle.leave(Life.CLOSING)  # which ends the operation in its turn, once its lane has been given up
         return BLOCKED, None, 0.0
+    under_way = handle.outgoing.first
+    if under_way is not None and under_way.name == "connect" and under_way._native is not None:
+        handle.failure = failure.errno or 0  # a receive has taken it from the socket, which tells it once
     # The caller hears of exhaustion, and the operations behind this one rest: one that is submitted again at once would
     # fail at once, for as long as the descriptors or the memory are lacking.
     if failure.errno in EXHAUSTED:
@@ -256,6 +262,8 @@ def not_accepted(error: OSError) -> Outcome | None:
         return PROGRESS
     if error.errno in NETWORK_LOST:
         raise RetryLater(RETRY_SECONDS)
+    if error.errno == errno.EINVAL:
+        raise not_listening() from error
     return None
 
 
@@ -364,8 +372,10 @@ def connect(handle: EmulatedHandle, operation: Operation) -> Outcome:
     if not number:
         unblock(handle)
         number = at_once(_connect_ex, sock, operation._address)
+    if number == errno.ECONNABORTED and operation._native is None:  # Linux says so once, of one before that has failed
+        number = at_once(_connect_ex, sock, operation._address)
     if number in (errno.EINPROGRESS, errno.EALREADY):
-        if number == errno.EALREADY and operation._native is None:  # of a connect that is none of the port's
+        if number == errno.EALREADY and operation._native is None:  # of another connect: it may be to another address
             raise failed(number)
         operation._native = "started"
         return BLOCKED
@@ -373,11 +383,27 @@ def connect(handle: EmulatedHandle, operation: Operation) -> Outcome:
         raise RetryLater(RETRY_SECONDS)
     if number and not (number == errno.EISCONN and operation._native is not None):
         raise failed(number)
+    return connected(sock)
+
+
+def connected(sock: socket.socket) -> Outcome:
+    """Judge a socket of which connect(2) has said that it is connected."""
     try:
         _getpeername(sock)
-    except OSError as error:  # it was made, and is gone already
-        raise failed(_getsockopt(sock, socket.SOL_SOCKET, socket.SO_ERROR) or errno.ECONNRESET) from error
+    except OSError as error:
+        number = _getsockopt(sock, socket.SOL_SOCKET, socket.SO_ERROR)
+        # The first bytes to be sent may be what opens the connection (TCP_FASTOPEN_CONNECT).
+        if number or not is_connecting(sock):
+            raise failed(number or errno.ECONNRESET) from error  # it was made, and is gone already
     return DONE
+
+
+def is_connecting(sock: socket.socket) -> bool:
+    """Whether a socket of TCP has a connect behind it that has not ended, as far as the system tells."""
+    try:
+        return TCP_INFO is not None and _getsockopt(sock, socket.IPPROTO_TCP, TCP_INFO, 1)[0] == TCP_SYN_SENT
+    except OSError:  # it is no socket of TCP
+        return False
 
 
 def shutdown(handle: EmulatedHandle, operation: Operation) -> Outcome:

@@ -23,7 +23,7 @@ from unio.backends import win32
 from unio.backends.iocp_queue import PacketKey
 from unio.backends.win32 import ERROR_IO_PENDING, NULL, kernel32, last_error, ws2_32
 from unio.backends.win32_api import ffi
-from unio.errors import cancelled
+from unio.errors import cancelled, not_listening
 from unio.handle import Kind
 from unio.operations import Readiness, Route
 
@@ -257,6 +257,9 @@ def finish_accept(handle: IocpHandle, operation: Operation, code: int, count: in
     if code:
         if accepted is not None:
             accepted.close()
+        if code == win32.WSAEINVAL:
+            flight.failure = not_listening()
+            flight.failure.winerror = code
         return None if code in LEFT else code  # that one is gone: wait for the next
     assert accepted is not None
     listener = ffi.new("SOCKET *", handle.number)

@@ -443,11 +443,9 @@ class IoUringPort(FastPort, QueuedPort):
     def _abandon(self, handle: EmulatedHandle, *, at_once: bool) -> None:
         with handle.lock:
             firsts = [lane.first for lane in (handle.incoming, handle.outgoing) if lane.request]
-            operations = [
-                operation for operation in (*firsts, *(handle.readiness or ()), *(handle.files or ())) if operation
-            ]
-            for operation in operations:
-                self._revoke(handle, handle.lane(operation), operation)
+            for operation in (*firsts, *(handle.readiness or ()), *(handle.files or ())):
+                if operation is not None:
+                    self._revoke(handle, handle.lane(operation), operation)
         if at_once:
             self._submit(None)
         else:

@@ -37,7 +37,7 @@ from unio.backends.objects import told_status
 from unio.backends.pool import FilePool
 from unio.backends.timers import NOT_LINKED, Timers, is_on
 from unio.backends.win32 import kernel32, last_error
-from unio.errors import AssociationError, NotAssociated, cancelled, timed_out
+from unio.errors import AssociationError, NotAssociated, cancelled, shown, timed_out
 from unio.operations import Operation, ProcessExit, Route, Status, Timer
 from unio.port import LIMIT_DEFAULT, Completion, Port, check_limit, port_closed
 
@@ -107,7 +107,7 @@ class IocpPort(Port):
             if code in (win32.ERROR_INVALID_PARAMETER, win32.ERROR_ACCESS_DENIED, win32.ERROR_INVALID_HANDLE):
                 why = "it has joined a port already (a handle does so once), or was not opened for overlapped work"
                 hint = "; open files with unio.open and make pipes with unio.pipe" if made.socket is None else ""
-                raise AssociationError(f"{handle!r} can't join the port: {why}{hint}")
+                raise AssociationError(f"{shown(handle)} can't join the port: {why}{hint}")
             raise win32.os_error(code)
         # A datagram that is too large is neither a success nor a failure to Windows: whether its packet is skipped
         # can't be told. So datagram sockets queue all their packets.
@@ -130,7 +130,7 @@ class IocpPort(Port):
         if self._unusable is not None:
             raise self._unusable()
         if timeout is not None:
-            seconds(timeout, "the time-out")
+            timeout = seconds(timeout, "the time-out")
         handle = self._handle_of(operation)
         if holds_lock():
             self._submit_later(handle, operation, timeout)
@@ -309,8 +309,8 @@ class IocpPort(Port):
         operation._sequence = next_sequence()
         self._detached[id(operation)] = operation
         if isinstance(operation, Timer):
-            times_out = timeout is not None and timeout < operation.delay
-            delay = timeout if timeout is not None and times_out else operation.delay
+            times_out = timeout is not None and timeout < operation._delay
+            delay = timeout if timeout is not None and times_out else operation._delay
             operation._expiry = self._timers.add(delay, (operation, times_out))
         elif timeout is not None:
             operation._expiry = self._timers.add(timeout, (operation, True))
@@ -582,7 +582,7 @@ class IocpPort(Port):
 
     def wait(self, timeout: float | None = None, limit: int = LIMIT_DEFAULT) -> list[Completion]:
         refuse_within_lock()
-        check_limit(limit)
+        limit = check_limit(limit)
         until = None if timeout is None else time.monotonic() + seconds(timeout, "the time-out")
         try:
             while True:

@@ -15,7 +15,7 @@ from unio.backends.locks import Lock, holds_lock, put_off
 from unio.backends.objects import close_elsewhere, closed, closes_at_once, lingers, number_of, stands_for
 from unio.backends.win32 import kernel32
 from unio.backends.win32_api import ffi
-from unio.errors import AssociationError
+from unio.errors import AssociationError, shown
 from unio.handle import Handle, HasFileno, Kind
 from unio.operations import Operation, Route
 from unio.port import port_closed
@@ -185,7 +185,8 @@ def _examine(given: HasFileno | int, number: int) -> tuple[Kind, int, socket.soc
         raise closed(given) from None
     kind = {win32.FILE_TYPE_DISK: Kind.FILE, win32.FILE_TYPE_PIPE: Kind.PIPE}.get(kernel32.GetFileType(pointer))
     if kind is None:
-        raise AssociationError(f"only sockets, pipes and regular files can join a port, and {given!r} is none of them")
+        what = shown(given)
+        raise AssociationError(f"only sockets, pipes and regular files can join a port, and {what} is none of them")
     return kind, int(ffi.cast("uintptr_t", pointer)), None
 
 

@@ -20,7 +20,7 @@ from unio.backends.lanes import EmulatedHandle, Life
 from unio.backends.locks import Lock
 from unio.backends.native import share_book
 from unio.backends.objects import stands_for
-from unio.errors import AssociationError
+from unio.errors import AssociationError, shown
 
 _joined: dict[int, weakref.ref[Any]] = {}
 _joined_lock = Lock()
@@ -56,7 +56,7 @@ def enter(table: Table, made: EmulatedHandle) -> None:
         known = _known(entry, number)
         if _is_taken(number, known):
             raise AssociationError(
-                f"{made.object!r} has joined a port already; a handle does so once, even if that port is closed"
+                f"{shown(made.object)} has joined a port already; a handle does so once, even if that port is closed"
             )
         if isinstance(known, EmulatedHandle):
             known.leave(Life.CLOSING)

@@ -213,7 +213,7 @@ class KqueuePort(EmulatedPort):
     def _unwatch_process(self, operation: ProcessExit) -> None:
         watch = operation._native
         with self._watches_lock:
-            watch.operations.remove(operation)
+            watch.operations = [each for each in watch.operations if each is not operation]
             if not watch.operations and self._watches.get(operation.pid) is watch:
                 del self._watches[operation.pid]
                 self._kqueue.change(Change(operation.pid, self._spoken.process, EV_DELETE))

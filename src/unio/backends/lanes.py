@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from unio.backends.locks import Lock, holds_lock, put_off
 from unio.backends.native import LaneState
 from unio.backends.objects import close_elsewhere, closed, closes_at_once, stands_for
-from unio.errors import AssociationError, cancelled
+from unio.errors import AssociationError, cancelled, shown
 from unio.handle import Handle, HasFileno, Kind
 from unio.operations import Route, Status
 from unio.port import port_closed
@@ -364,4 +364,4 @@ def _kind(given: HasFileno | int, status: os.stat_result) -> Kind:
         return Kind.FILE
     names = {stat.S_IFDIR: "a directory", stat.S_IFCHR: "a character device", stat.S_IFBLK: "a block device"}
     what = names.get(stat.S_IFMT(mode), "neither")
-    raise AssociationError(f"only sockets, pipes and regular files can join a port, and {given!r} is {what}")
+    raise AssociationError(f"only sockets, pipes and regular files can join a port, and {shown(given)} is {what}")

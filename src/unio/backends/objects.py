@@ -13,21 +13,29 @@ from __future__ import annotations
 
 import contextlib
 import io
+import operator
 import socket
 import struct
 import sys
 import threading
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from unio.backends.pool import start_thread
-from unio.errors import AssociationError
+from unio.errors import AssociationError, shown
 from unio.handle import Handle, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from unio.handle import HasFileno
+
+ENCRYPTING = (("ssl", "SSLSocket"), ("OpenSSL.SSL", "Connection"))
+"""Module and name of each known class whose objects encrypt what is sent through them, and not through the descriptor.
+"""
+
+LAYERS_MAX = 8
+"""More than a file object has: text, a buffer, what has the descriptor, and its socket."""
 
 LINGER = struct.Struct("HH" if sys.platform == "win32" else "ii")
 """A struct linger: whether a close waits, and for how long."""
@@ -50,14 +58,41 @@ def number_of(given: HasFileno | int) -> int:
     except Exception as error:
         raise closed(given) from error
     if not isinstance(number, int):
-        raise TypeError(f"the fileno() of {given!r} is no number, but {number!r}")
-    if not 0 <= number < 2**63:
+        raise TypeError(f"the fileno() of {shown(given)} is no number, but {shown(number)}")
+    if not 0 <= (number := operator.index(number)) < 2**63:
         raise closed(given)
-    return int.__int__(number)  # without what a class of the program's makes of it
+    if _encrypts(given):
+        raise TypeError(
+            f"{shown(given)} encrypts what it sends, and operations would send past it, in plain text: associate the "
+            "plain socket, and run TLS over ssl.MemoryBIO with the bytes that Recv and Send move; to Poll alone, "
+            "associate its fileno()"
+        )
+    return number
+
+
+def _encrypts(given: Any) -> bool:
+    """Whether what is sent through an object is encrypted, and what is sent through its descriptor is not."""
+    named = [getattr(sys.modules.get(module), name, None) for module, name in ENCRYPTING]
+    classes = tuple([each for each in named if isinstance(each, type)])  # of modules that somebody has imported
+    for _ in range(LAYERS_MAX):
+        if isinstance(given, classes):
+            return True
+        if not isinstance(given, io.IOBase):
+            break
+        given = _below(given)
+    return False
+
+
+def _below(file: io.IOBase) -> Any:
+    """What a file object reads and writes through; http.client's responses, which are files as well, call it ``fp``."""
+    for name in ("buffer", "raw", "fp", "_sock"):
+        if (inner := getattr(file, name, None)) is not None:
+            return inner
+    return None
 
 
 def closed(given: HasFileno | int) -> AssociationError:
-    return AssociationError(f"{given!r} is closed or has no descriptor")
+    return AssociationError(f"{shown(given)} is closed or has no descriptor")
 
 
 def stands_for(file: HasFileno, number: int) -> bool:

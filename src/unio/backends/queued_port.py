@@ -210,7 +210,7 @@ class QueuedPort(Port, ABC):
         if self._unusable is not None:
             raise self._unusable()
         if timeout is not None:
-            seconds(timeout, "the time-out")
+            timeout = seconds(timeout, "the time-out")
         handle = self._handle_of(operation)
         if holds_lock():
             self._submit_later(handle, operation, timeout)
@@ -342,8 +342,8 @@ class QueuedPort(Port, ABC):
         operation._sequence = next_sequence()
         self._detached[id(operation)] = operation
         if isinstance(operation, Timer):
-            times_out = timeout is not None and timeout < operation.delay
-            delay = timeout if timeout is not None and times_out else operation.delay
+            times_out = timeout is not None and timeout < operation._delay
+            delay = timeout if timeout is not None and times_out else operation._delay
             operation._expiry = self._queue.timers.add(delay, (operation, times_out))
         elif timeout is not None:
             operation._expiry = self._queue.timers.add(timeout, (operation, True))
@@ -540,7 +540,7 @@ class QueuedPort(Port, ABC):
 
     def wait(self, timeout: float | None = None, limit: int = LIMIT_DEFAULT) -> list[Completion]:
         refuse_within_lock()
-        check_limit(limit)
+        limit = check_limit(limit)
         until = None if timeout is None else time.monotonic() + seconds(timeout, "the time-out")
         waiter = here.waiter
         if waiter is None or waiter.places is not self._queue.places:

@@ -24,9 +24,11 @@ from unio.backends.attempts import (
     SEND_CHUNK,
     VECTOR_MAX,
     Outcome,
+    connected,
     events_for,
     failed,
     found_ready,
+    is_connecting,
     made_socket,
     not_accepted,
     remaining,
@@ -57,9 +59,6 @@ FAMILIES = (*INTERNET, socket.AF_UNIX)
 AGAIN = (errno.ECANCELED, errno.EINTR)
 """What the kernel ends a request with that says nothing of the operation: it was revoked, or its thread has ended."""
 
-_getpeername = socket.socket.getpeername
-_getsockopt = socket.socket.getsockopt
-
 
 def start(ring: Ring, owner: object, handle: EmulatedHandle, operation: Operation) -> int:
     """Prepare an operation's request and return what it is revoked by, or NOTHING if it is to be tried instead.
@@ -74,12 +73,20 @@ def finish(handle: EmulatedHandle, operation: Operation, result: int, detail: An
     """Take over a request's result into its operation. Returns and raises what an attempt does."""
     if result >= 0:
         return FINISHES[operation.name](handle, operation, result, detail)
-    if -result in AGAIN:
-        return Outcome.PROGRESS
+    if -result in AGAIN or (operation.name == "connect" and -result == errno.EALREADY):
+        return _again(operation, -result)
     error = failed(-result)
     if operation.name == "accept" and (judged := not_accepted(error)) is not None:
         return judged
     raise sending_failed(handle, error) if operation.name in ("send", "send_to") else error
+
+
+def _again(operation: Operation, number: int) -> Outcome:
+    """Judge a request that has ended though its operation has not."""
+    if operation.name == "connect":
+        operation._native = "started"  # the socket goes on with it, and the next request is for the same connection
+    # EALREADY: an event has led the kernel to another try, and was not that of the connection.
+    return Outcome.BLOCKED if number == errno.EALREADY else Outcome.PROGRESS
 
 
 # Receiving
@@ -172,16 +179,13 @@ def _start_connect(ring: Ring, owner: object, handle: EmulatedHandle, operation:
     operation, sock = cast("Connect", operation), cast("socket.socket", handle.socket)
     if family_of(sock) not in INTERNET:
         return NOTHING
+    if operation._native is None and is_connecting(sock):  # by another connect: it may be to another address
+        raise failed(errno.EALREADY)
     return ring.connect(owner, handle.checked_number(), family_of(sock), operation._address)
 
 
 def _finish_connect(handle: EmulatedHandle, operation: Operation, result: int, detail: Any) -> Outcome:
-    sock = cast("socket.socket", handle.socket)
-    try:
-        _getpeername(sock)
-    except OSError as error:  # it was made, and is gone already
-        raise failed(_getsockopt(sock, socket.SOL_SOCKET, socket.SO_ERROR) or errno.ECONNRESET) from error
-    return Outcome.DONE
+    return connected(cast("socket.socket", handle.socket))
 
 
 # Readiness

@@ -41,6 +41,7 @@ ERROR_ABANDONED_WAIT_0 = 735
 ERROR_OPERATION_ABORTED = 995
 ERROR_IO_PENDING = 997
 ERROR_NOT_FOUND = 1168
+WSAEINVAL = 10022
 WSAEMSGSIZE = 10040
 
 DONE_HERE = -1
@@ -241,6 +242,8 @@ def report_unreachable(sock: socket.socket, *, report: bool) -> None:
 def file_handle(file: Any) -> Any:
     """The HANDLE of a file object, or of a number that is one."""
     if isinstance(file, int):
+        if not 0 <= file < 1 << 64:  # a cast would keep its last bits only
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         return ffi.cast("HANDLE", file)
     import msvcrt  # noqa: PLC0415 - Windows only, as this module is
 
@@ -256,13 +259,9 @@ def pack_address(family: int, address: Any) -> bytes:
         return struct.pack("<H", family) + struct.pack(">H", address[1]) + socket.inet_aton(address[0]) + bytes(8)
     if family != socket.AF_INET6:
         raise ValueError(f"addresses of family {family} can't be used with overlapped operations")
-    flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
-    name, number = address[:2]
-    found: Any = socket.getaddrinfo(name, number, family, flags=flags)[0][4]
-    host, port, flow, scope = found
-    flow, scope = (*address[2:], flow, scope)[:2] if len(address) > 2 else (flow, scope)  # noqa: PLR2004
-    packed = socket.inet_pton(family, str(host).partition("%")[0])
-    return struct.pack("<H", family) + struct.pack(">HI", port, int(flow)) + packed + struct.pack("<I", int(scope))
+    host, port, flow, scope = (*address, 0, 0)[:4]
+    packed = socket.inet_pton(family, host)
+    return struct.pack("<H", family) + struct.pack(">HI", port, flow) + packed + struct.pack("<I", scope)
 
 
 def accepted_address(output: Any, size: int) -> Any:

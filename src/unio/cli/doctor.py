@@ -27,7 +27,7 @@ def doctor(*, as_json: bool) -> int:
     if findings["problem"] is None:
         return 0
     if as_json:  # the report begins with it
-        complain(f"{wrapped(findings['problem'])}\n")
+        complain(f"{wrapped(findings['problem'].splitlines()[0])}\n")
     return EXIT_NO_BACKEND
 
 
@@ -92,7 +92,7 @@ def report(findings: dict[str, Any]) -> str:
     if findings["problem"] is None:
         lines = [f"backend: {findings['backend']}"]
     else:
-        lines = ["backend: none", wrapped(f"problem: {findings['problem']}")]
+        lines = ["backend: none", wrapped(f"problem: {findings['problem'].splitlines()[0]}")]  # the rest are below
     lines += ["", "candidates, the preferred one first:"]
     lines += [f"  {describe(Candidate(**candidate))}" for candidate in findings["candidates"]]
     lines += ["", f"the part in C: {findings['c_part']}", "", "versions:"]
