@@ -53,7 +53,8 @@ def checked_address(sock: socket.socket | None, address: Address) -> Address:
     if family == getattr(socket, "AF_UNIX", -1):
         if not isinstance(address, (str, bytes, os.PathLike)):
             raise TypeError(f"an address of AF_UNIX is a path, not {address!r}")
-    elif family in (socket.AF_INET, socket.AF_INET6):
+        return os.fspath(address)  # an object's own code is not to run when the address is used
+    if family in (socket.AF_INET, socket.AF_INET6):
         check_internet_address(socket.AddressFamily(family), address)
     return address
 
