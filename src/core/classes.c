@@ -5,7 +5,7 @@
 
 #include <structmember.h> /* PyMemberDef, until Python 3.12 */
 
-PyTypeObject *recv_type, *send_type, *accept_type, *handle_type, *completion_type, *socket_type;
+PyTypeObject *recv_type, *send_type, *accept_type, *handle_type, *completion_type;
 PyObject *idle, *pending, *queued, *open_life, *closed_life, *made_socket;
 struct offsets at;
 struct names name;
@@ -89,14 +89,6 @@ static int intern_names(void) {
     return 0;
 }
 
-/* claim(): whether the hot path is the caller's, as it is the first that asks in the main interpreter. What is learned is
- * kept once for the process: another copy of the package has classes of its own, and other interpreters come and go. */
-static PyObject *claim(PyObject *module, PyObject *ignored) {
-    (void)module, (void)ignored;
-    static int claimed;
-    return PyBool_FromLong(PyInterpreterState_Get() == PyInterpreterState_Main() && !claimed++);
-}
-
 static int find_slow_forms(PyObject *port_class) {
     const struct {
         const char *name;
@@ -110,14 +102,14 @@ static int find_slow_forms(PyObject *port_class) {
     return 0;
 }
 
-/* learn(QueuedPort, Recv, Send, Accept, EmulatedHandle, Waiter, Completion, Status, Life, socket, made_socket): tells this file
+/* learn(QueuedPort, Recv, Send, Accept, EmulatedHandle, Waiter, Completion, Status, Life, made_socket): tells this file
  * the classes of the rest, and what makes the socket of an accepted connection. */
 static PyObject *learn(PyObject *module, PyObject *args) {
     (void)module;
     PyObject *recv_class, *send_class, *accept_class, *handle_class, *waiter_class, *completion_class, *status, *life;
-    PyObject *port_class, *socket_class;
-    if (!PyArg_ParseTuple(args, "OOOOOOOOOOO", &port_class, &recv_class, &send_class, &accept_class, &handle_class, &waiter_class,
-                          &completion_class, &status, &life, &socket_class, &made_socket))
+    PyObject *port_class, *socket_base = (PyObject *)socket_type->tp_base; /* the class itself has properties */
+    if (!PyArg_ParseTuple(args, "OOOOOOOOOO", &port_class, &recv_class, &send_class, &accept_class, &handle_class,
+                          &waiter_class, &completion_class, &status, &life, &made_socket))
         return NULL;
     const struct {
         PyObject *class;
@@ -156,9 +148,9 @@ static PyObject *learn(PyObject *module, PyObject *args) {
         {handle_class, "hot_path", &at.hot_path},
         {waiter_class, "place", &at.place},
         {waiter_class, "places", &at.places},
-        {(PyObject *)((PyTypeObject *)socket_class)->tp_base, "family", &at.family}, /* the class itself has properties */
-        {(PyObject *)((PyTypeObject *)socket_class)->tp_base, "type", &at.type},
-        {(PyObject *)((PyTypeObject *)socket_class)->tp_base, "proto", &at.protocol},
+        {socket_base, "family", &at.family},
+        {socket_base, "type", &at.type},
+        {socket_base, "proto", &at.protocol},
     };
     for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++) {
         if (find(wanted[i].class, wanted[i].name, wanted[i].offset) < 0)
@@ -170,7 +162,6 @@ static PyObject *learn(PyObject *module, PyObject *args) {
     Py_INCREF(made_socket);
     handle_type = (PyTypeObject *)Py_NewRef(handle_class);
     completion_type = (PyTypeObject *)Py_NewRef(completion_class);
-    socket_type = (PyTypeObject *)Py_NewRef(socket_class);
     keep_completions();
     idle = PyObject_GetAttrString(status, "IDLE");
     pending = PyObject_GetAttrString(status, "PENDING");
@@ -182,16 +173,6 @@ static PyObject *learn(PyObject *module, PyObject *args) {
         return NULL;
     pthread_atfork(NULL, NULL, forked);
     Py_RETURN_NONE;
-}
-
-/* keeps_number(socket, number): whether the descriptor of a socket object is where number_at looks for it. */
-static PyObject *keeps_number(PyObject *module, PyObject *args) {
-    (void)module;
-    PyObject *socket;
-    int number;
-    if (!PyArg_ParseTuple(args, "Oi", &socket, &number))
-        return NULL;
-    return PyBool_FromLong(*number_at(socket) == number);
 }
 
 /* thread_waits(waiter): notes the calling thread's waiter, which its caller keeps alive until it notes another. */
@@ -208,9 +189,7 @@ static PyObject *next_sequence_number(PyObject *module, PyObject *ignored) {
 }
 
 PyMethodDef class_functions[] = {
-    {"claim", claim, METH_NOARGS, NULL},
     {"learn", learn, METH_VARARGS, NULL},
-    {"keeps_number", keeps_number, METH_VARARGS, NULL},
     {"next_sequence", next_sequence_number, METH_NOARGS, NULL},
     {"thread_waits", thread_waits, METH_O, NULL},
     {NULL, NULL, 0, NULL},

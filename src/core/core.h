@@ -77,6 +77,15 @@ struct attempt {
     char more; /* to receive: as far as a ring tells */
 };
 
+/* Sockets (sockets.c) */
+
+extern PyTypeObject *socket_type; /* socket.socket; NULL until it is known where its objects keep their descriptors */
+
+/* Where a socket object keeps its descriptor, which is -1 once it is closed. */
+static inline const int *number_at(PyObject *socket) { return (const int *)((char *)socket + sizeof(PyObject)); }
+
+static inline int is_socket(PyObject *object) { return socket_type && PyObject_TypeCheck(object, socket_type); }
+
 struct spin;
 
 /* What a ring does for the hot path. Those that enter the kernel give Python's lock up: the first, if it has no room for
@@ -91,6 +100,6 @@ int ring_has_results(PyObject *ring);
 unsigned ring_take_some(PyObject *ring);
 
 extern PyType_Spec lock_spec, packets_spec, lane_spec, hot_path_spec, fast_port_spec, ring_spec;
-extern PyMethodDef lock_functions[], class_functions[], association_functions[];
+extern PyMethodDef lock_functions[], socket_functions[], class_functions[], association_functions[];
 
 #endif

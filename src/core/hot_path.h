@@ -55,7 +55,7 @@ extern struct slow_forms {
 
 /* The classes, and where their instances keep what is used here (classes.c). */
 
-extern PyTypeObject *recv_type, *send_type, *accept_type, *handle_type, *completion_type, *socket_type;
+extern PyTypeObject *recv_type, *send_type, *accept_type, *handle_type, *completion_type;
 extern PyObject *idle, *pending, *queued, *open_life, *closed_life, *made_socket;
 
 extern struct offsets {
@@ -81,9 +81,6 @@ extern _Thread_local PyObject *here __attribute__((tls_model("initial-exec")));
 extern unsigned generation;
 
 #define SLOT(object, name) (*(PyObject **)((char *)(object) + at.name))
-
-/* Where a socket object keeps its descriptor, which is -1 once it is closed; keeps_number tells whether it does. */
-static inline const int *number_at(PyObject *socket) { return (const int *)((char *)socket + sizeof(PyObject)); }
 
 static inline void put(PyObject **slot, PyObject *value) { /* takes over the reference to the value */
     PyObject *old = *slot;

@@ -22,7 +22,7 @@ static int fill(PyObject *module) {
         if (failed)
             return -1;
     }
-    if (PyModule_AddFunctions(module, lock_functions) < 0)
+    if (PyModule_AddFunctions(module, lock_functions) < 0 || PyModule_AddFunctions(module, socket_functions) < 0)
         return -1;
 #ifndef Py_GIL_DISABLED
     if (PyModule_AddFunctions(module, class_functions) < 0 || PyModule_AddFunctions(module, association_functions) < 0)

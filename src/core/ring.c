@@ -4,8 +4,14 @@
  *
  * - Both queues are memory shared with the kernel. Whoever writes an index publishes what lies before it (a release),
  *   and whoever reads one sees that (an acquire); nothing else orders the two sides.
- * - Any thread may enter, and takes along whatever was published by then, so that a call may find fewer entries than it
- *   was told of. The kernel doesn't wait then, and the caller looks again.
+ * - Any thread may enter, and takes along whatever the kernel was shown by then, so that a call may find fewer
+ *   entries than it was told of. The kernel doesn't wait then, and the caller looks again.
+ * - The kernel looks up the descriptor of an entry when it comes to that entry, within the call. Before, an entry may
+ *   lie there for a while in which any code runs, and a descriptor that is closed gives its number to the next file. So
+ *   each entry gets its number last, right before the call that hands it over; also one that a call has left, for want
+ *   of memory say.
+ * - How far it has come with the entries the kernel tells at the end of the call only, and results of theirs may be
+ *   there before.
  * - What the queue of results can't hold, the kernel keeps (IORING_FEAT_NODROP); entering for results brings it out.
  * - IORING_SETUP_COOP_TASKRUN: what a request still has to do when its event comes is done by the thread that submitted
  *   it, and without this flag that thread is interrupted for it wherever it runs, which costs a quarter of the rate of
@@ -115,7 +121,7 @@ static int go_round(struct ring *ring, const char **what)
 {
     *what = "io_uring_enter fails";
     ring_next(ring)->opcode = IORING_OP_NOP;
-    ring_publish(ring);
+    ring_advance(ring);
     for (;;) {
         struct io_uring_cqe result;
         int failed = enter(ring, ROUND_NANOSECONDS);
@@ -126,13 +132,14 @@ static int go_round(struct ring *ring, const char **what)
     }
 }
 
-int ring_open(struct ring *ring, unsigned entries, const char **what)
+int ring_open(struct ring *ring, unsigned entries, void (*bind)(struct io_uring_sqe *entry), const char **what)
 {
     struct io_uring_params made = {
         .flags = IORING_SETUP_COOP_TASKRUN | IORING_SETUP_SUBMIT_ALL | IORING_SETUP_CLAMP | IORING_SETUP_CQSIZE,
         .cq_entries = RESULTS_PER_ENTRY * entries,
     };
     memset(ring, 0, sizeof *ring);
+    ring->bind = bind;
     ring->fd = (int)syscall(__NR_io_uring_setup, entries, &made); /* it is close-on-exec by itself */
     int result = ring->fd < 0 ? -errno : 0;
     *what = result == -EINVAL ? "io_uring_setup refuses IORING_SETUP_COOP_TASKRUN (Linux 5.19)" : "io_uring_setup fails";
@@ -149,9 +156,9 @@ int ring_open(struct ring *ring, unsigned entries, const char **what)
         result = map(ring, &made);
     }
     if (!result)
-        result = go_round(ring, what);
-    if (!result)
         result = -pthread_mutex_init(&ring->lock, NULL);
+    if (!result)
+        result = go_round(ring, what);
     if (result)
         ring_close(ring);
     return result;
@@ -172,19 +179,31 @@ void ring_close(struct ring *ring)
 
 unsigned ring_gathered(const struct ring *ring)
 {
-    return __atomic_load_n(ring->entries_tail, __ATOMIC_RELAXED) - __atomic_load_n(ring->entries_head, __ATOMIC_ACQUIRE);
+    return ring->tail - __atomic_load_n(ring->entries_head, __ATOMIC_ACQUIRE);
 }
 
 struct io_uring_sqe *ring_next(struct ring *ring)
 {
     if (ring_gathered(ring) >= ring->entries_count)
         return NULL;
-    return memset(&ring->entries[*ring->entries_tail & ring->entries_mask], 0, sizeof(struct io_uring_sqe));
+    return memset(&ring->entries[ring->tail & ring->entries_mask], 0, sizeof(struct io_uring_sqe));
 }
 
-void ring_publish(struct ring *ring)
+void ring_advance(struct ring *ring)
 {
-    __atomic_store_n(ring->entries_tail, *ring->entries_tail + 1, __ATOMIC_RELEASE);
+    ring->tail++;
+}
+
+/* Show the kernel what is prepared. Returns how many entries it has not taken yet. */
+static unsigned show(struct ring *ring)
+{
+    pthread_mutex_lock(&ring->lock);
+    unsigned gathered = ring_gathered(ring);
+    for (unsigned i = ring->tail - gathered; i != ring->tail; i++)
+        ring->bind(&ring->entries[i & ring->entries_mask]);
+    __atomic_store_n(ring->entries_tail, ring->tail, __ATOMIC_RELEASE);
+    pthread_mutex_unlock(&ring->lock);
+    return gathered;
 }
 
 static unsigned ready(const struct ring *ring)
@@ -197,7 +216,7 @@ static int enter(struct ring *ring, int64_t nanoseconds)
     struct __kernel_timespec limit = {.tv_sec = nanoseconds / 1000000000, .tv_nsec = nanoseconds % 1000000000};
     struct io_uring_getevents_arg argument = {.ts = nanoseconds > 0 ? (uint64_t)(uintptr_t)&limit : 0};
     for (;;) {
-        unsigned submitting = ring_gathered(ring);
+        unsigned submitting = show(ring);
         unsigned wanted = nanoseconds != 0 && !ready(ring);
         long submitted = syscall(__NR_io_uring_enter, ring->fd, submitting, wanted,
                                  IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG, &argument, sizeof argument);
@@ -231,8 +250,8 @@ int ring_enter(struct ring *ring, int64_t nanoseconds, struct spin *spin)
 
 int ring_submit(struct ring *ring)
 {
-    while (ring_gathered(ring)) {
-        long submitted = syscall(__NR_io_uring_enter, ring->fd, ring_gathered(ring), 0, 0, NULL, 0);
+    for (unsigned submitting; (submitting = show(ring));) {
+        long submitted = syscall(__NR_io_uring_enter, ring->fd, submitting, 0, 0, NULL, 0);
         if (submitted < 0 && errno != EINTR)
             return -errno;
     }

@@ -8,6 +8,7 @@
 #include "address.h"
 
 #define VECTOR_MAX 1024 /* IOV_MAX: the buffers of one call */
+#define POSITION_NONE UINT64_MAX /* the offset of what has no position: a pipe */
 
 static bool add_block(Ring *self)
 {
@@ -25,7 +26,18 @@ static bool add_block(Ring *self)
     return true;
 }
 
-struct request *ring_begin(Ring *self, int opcode, int number, struct io_uring_sqe **entry)
+/* For PyArg_ParseTuple: the target that an object stands for. */
+static int target_from(PyObject *object, void *place)
+{
+    struct target *target = place;
+    if (is_socket(object))
+        *target = (struct target){.socket = object, .number_at = number_at(object), .number = -1};
+    else
+        *target = (struct target){.number = (int)PyLong_AsLong(object)};
+    return !PyErr_Occurred();
+}
+
+struct request *ring_begin(Ring *self, int opcode, const struct target *target, struct io_uring_sqe **entry)
 {
     for (;;) {
         pthread_mutex_lock(&self->ring.lock);
@@ -39,10 +51,12 @@ struct request *ring_begin(Ring *self, int opcode, int number, struct io_uring_s
             self->free = request->next;
             self->in_flight++;
             request->in_kernel = true;
+            request->is_of_file = false;
             request->generation++;
+            request->number_at = target->number_at;
             request->opcode = (uint8_t)opcode;
             (*entry)->opcode = (uint8_t)opcode;
-            (*entry)->fd = number;
+            (*entry)->fd = target->number;
             (*entry)->user_data = name_of(request);
             return request;
         }
@@ -55,14 +69,22 @@ struct request *ring_begin(Ring *self, int opcode, int number, struct io_uring_s
     }
 }
 
-uint64_t ring_commit(Ring *self, struct request *request, PyObject *owner, PyObject *views, struct message *message,
-                        uint64_t name)
+/* What the kernel does to a file it does to the end, unless it has not begun. */
+static void count_file(Ring *self, struct request *request)
+{
+    request->is_of_file = true;
+    self->of_files++;
+}
+
+uint64_t ring_commit(Ring *self, struct request *request, PyObject *owner, const struct target *target, PyObject *views,
+                     struct message *message, uint64_t name)
 {
     request->is_attempt = false;
     request->owner = Py_XNewRef(owner);
+    request->socket = Py_XNewRef(target->socket);
     request->memory = Py_XNewRef(views);
     request->message = message;
-    ring_publish(&self->ring);
+    ring_advance(&self->ring);
     pthread_mutex_unlock(&self->ring.lock);
     return name;
 }
@@ -119,8 +141,8 @@ static struct message *message_of(PyObject *views, Py_ssize_t done, Py_ssize_t m
 
 /* Receive, send, read or write: *single* is the operation for one buffer and *many* the one for several; the other
  * fields of the entry are the same for both. */
-static PyObject *transfer(Ring *self, PyObject *owner, int number, PyObject *views, Py_ssize_t done, Py_ssize_t most,
-                          int single, int many, uint64_t offset, uint32_t flags, uint16_t hints)
+static PyObject *transfer(Ring *self, PyObject *owner, const struct target *target, PyObject *views, Py_ssize_t done,
+                          Py_ssize_t most, int single, int many, uint64_t offset, uint32_t flags, uint16_t hints)
 {
     struct iovec one = {NULL, 0};
     struct message *message = NULL;
@@ -133,11 +155,13 @@ static PyObject *transfer(Ring *self, PyObject *owner, int number, PyObject *vie
         message = NULL;
     }
     struct io_uring_sqe *entry;
-    struct request *request = ring_begin(self, message ? many : single, number, &entry);
+    struct request *request = ring_begin(self, message ? many : single, target, &entry);
     if (!request) {
         free(message);
         return NULL;
     }
+    if ((single == IORING_OP_READ || single == IORING_OP_WRITE) && offset != POSITION_NONE)
+        count_file(self, request);
     entry->off = offset;
     entry->msg_flags = flags;
     entry->ioprio = hints;
@@ -151,58 +175,59 @@ static PyObject *transfer(Ring *self, PyObject *owner, int number, PyObject *vie
         entry->addr = (uint64_t)(uintptr_t)message->vector;
         entry->len = (uint32_t)count;
     }
-    return PyLong_FromUnsignedLongLong(ring_commit(self, request, owner, views, message, entry->user_data));
+    return PyLong_FromUnsignedLongLong(ring_commit(self, request, owner, target, views, message, entry->user_data));
 }
 
 PyObject *ring_recv(Ring *self, PyObject *arguments)
 {
     PyObject *owner, *views;
-    int number, poll_first;
-    if (!PyArg_ParseTuple(arguments, "OiOp", &owner, &number, &views, &poll_first))
+    struct target target;
+    int poll_first;
+    if (!PyArg_ParseTuple(arguments, "OO&Op", &owner, target_from, &target, &views, &poll_first))
         return NULL;
-    return transfer(self, owner, number, views, 0, TRANSFER_MAX, IORING_OP_RECV, IORING_OP_RECVMSG, 0, 0,
+    return transfer(self, owner, &target, views, 0, TRANSFER_MAX, IORING_OP_RECV, IORING_OP_RECVMSG, 0, 0,
                     poll_first ? IORING_RECVSEND_POLL_FIRST : 0);
 }
 
 PyObject *ring_send(Ring *self, PyObject *arguments)
 {
     PyObject *owner, *views;
-    int number;
+    struct target target;
     Py_ssize_t done, most;
-    if (!PyArg_ParseTuple(arguments, "OiOnn", &owner, &number, &views, &done, &most))
+    if (!PyArg_ParseTuple(arguments, "OO&Onn", &owner, target_from, &target, &views, &done, &most))
         return NULL;
     /* The kernel's own wait for room is none once the peer has ended its side; see requests.py. */
-    return transfer(self, owner, number, views, done, most, IORING_OP_SEND, IORING_OP_SENDMSG, 0,
+    return transfer(self, owner, &target, views, done, most, IORING_OP_SEND, IORING_OP_SENDMSG, 0,
                     MSG_NOSIGNAL | MSG_DONTWAIT, 0);
 }
 
 PyObject *ring_read(Ring *self, PyObject *arguments)
 {
     PyObject *owner, *views;
-    int number;
+    struct target target;
     Py_ssize_t done;
     long long offset;
-    if (!PyArg_ParseTuple(arguments, "OiOnL", &owner, &number, &views, &done, &offset))
+    if (!PyArg_ParseTuple(arguments, "OO&OnL", &owner, target_from, &target, &views, &done, &offset))
         return NULL;
-    return transfer(self, owner, number, views, done, TRANSFER_MAX, IORING_OP_READ, IORING_OP_READV, (uint64_t)offset,
+    return transfer(self, owner, &target, views, done, TRANSFER_MAX, IORING_OP_READ, IORING_OP_READV, (uint64_t)offset,
                     0, 0);
 }
 
 PyObject *ring_write(Ring *self, PyObject *arguments)
 {
     PyObject *owner, *views;
-    int number;
+    struct target target;
     Py_ssize_t done;
     long long offset;
-    if (!PyArg_ParseTuple(arguments, "OiOnL", &owner, &number, &views, &done, &offset))
+    if (!PyArg_ParseTuple(arguments, "OO&OnL", &owner, target_from, &target, &views, &done, &offset))
         return NULL;
-    return transfer(self, owner, number, views, done, TRANSFER_MAX, IORING_OP_WRITE, IORING_OP_WRITEV, (uint64_t)offset,
+    return transfer(self, owner, &target, views, done, TRANSFER_MAX, IORING_OP_WRITE, IORING_OP_WRITEV, (uint64_t)offset,
                     0, 0);
 }
 
 /* One message with all of its buffers; *address* is where a sent one goes, or NULL. */
-static PyObject *exchange(Ring *self, int opcode, PyObject *owner, int number, PyObject *views, int family,
-                          PyObject *address)
+static PyObject *exchange(Ring *self, int opcode, PyObject *owner, const struct target *target, PyObject *views,
+                          int family, PyObject *address)
 {
     struct message *message = are_views(views) ? message_of(views, 0, TRANSFER_MAX) : NULL;
     if (!message)
@@ -220,7 +245,7 @@ static PyObject *exchange(Ring *self, int opcode, PyObject *owner, int number, P
         message->header.msg_namelen = (socklen_t)size;
     }
     struct io_uring_sqe *entry;
-    struct request *request = ring_begin(self, opcode, number, &entry);
+    struct request *request = ring_begin(self, opcode, target, &entry);
     if (!request) {
         free(message);
         return NULL;
@@ -229,38 +254,39 @@ static PyObject *exchange(Ring *self, int opcode, PyObject *owner, int number, P
     entry->len = 1;
     /* Where a datagram has no room, the kernel would try it again with what the first try has left of it: nothing. */
     entry->msg_flags = opcode == IORING_OP_SENDMSG ? MSG_NOSIGNAL | MSG_DONTWAIT : 0;
-    return PyLong_FromUnsignedLongLong(ring_commit(self, request, owner, views, message, entry->user_data));
+    return PyLong_FromUnsignedLongLong(ring_commit(self, request, owner, target, views, message, entry->user_data));
 }
 
 PyObject *ring_recv_message(Ring *self, PyObject *arguments)
 {
     PyObject *owner, *views;
-    int number;
-    if (!PyArg_ParseTuple(arguments, "OiO", &owner, &number, &views))
+    struct target target;
+    if (!PyArg_ParseTuple(arguments, "OO&O", &owner, target_from, &target, &views))
         return NULL;
-    return exchange(self, IORING_OP_RECVMSG, owner, number, views, 0, Py_None);
+    return exchange(self, IORING_OP_RECVMSG, owner, &target, views, 0, Py_None);
 }
 
 PyObject *ring_send_message(Ring *self, PyObject *arguments)
 {
     PyObject *owner, *views, *address;
-    int number, family;
-    if (!PyArg_ParseTuple(arguments, "OiOiO", &owner, &number, &views, &family, &address))
+    struct target target;
+    int family;
+    if (!PyArg_ParseTuple(arguments, "OO&OiO", &owner, target_from, &target, &views, &family, &address))
         return NULL;
-    return exchange(self, IORING_OP_SENDMSG, owner, number, views, family, address);
+    return exchange(self, IORING_OP_SENDMSG, owner, &target, views, family, address);
 }
 
 PyObject *ring_accept(Ring *self, PyObject *arguments)
 {
     PyObject *owner;
-    int number;
-    if (!PyArg_ParseTuple(arguments, "Oi", &owner, &number))
+    struct target target;
+    if (!PyArg_ParseTuple(arguments, "OO&", &owner, target_from, &target))
         return NULL;
     struct message *message = new_message(0);
     if (!message)
         return NULL;
     struct io_uring_sqe *entry;
-    struct request *request = ring_begin(self, IORING_OP_ACCEPT, number, &entry);
+    struct request *request = ring_begin(self, IORING_OP_ACCEPT, &target, &entry);
     if (!request) {
         free(message);
         return NULL;
@@ -269,39 +295,41 @@ PyObject *ring_accept(Ring *self, PyObject *arguments)
     entry->addr = (uint64_t)(uintptr_t)&message->address;
     entry->addr2 = (uint64_t)(uintptr_t)&message->address_size;
     entry->accept_flags = SOCK_CLOEXEC | SOCK_NONBLOCK;
-    return PyLong_FromUnsignedLongLong(ring_commit(self, request, owner, NULL, message, entry->user_data));
+    return PyLong_FromUnsignedLongLong(ring_commit(self, request, owner, &target, NULL, message, entry->user_data));
 }
 
 PyObject *ring_connect(Ring *self, PyObject *arguments)
 {
     PyObject *owner, *address;
-    int number, family;
-    if (!PyArg_ParseTuple(arguments, "OiiO", &owner, &number, &family, &address))
+    struct target target;
+    int family;
+    if (!PyArg_ParseTuple(arguments, "OO&iO", &owner, target_from, &target, &family, &address))
         return NULL;
     struct message *message = new_message(0);
     if (!message)
         return NULL;
     int size = address_from(family, address, &message->address);
     struct io_uring_sqe *entry;
-    struct request *request = size < 0 ? NULL : ring_begin(self, IORING_OP_CONNECT, number, &entry);
+    struct request *request = size < 0 ? NULL : ring_begin(self, IORING_OP_CONNECT, &target, &entry);
     if (!request) {
         free(message);
         return NULL;
     }
     entry->addr = (uint64_t)(uintptr_t)&message->address;
     entry->addr2 = (uint64_t)size;
-    return PyLong_FromUnsignedLongLong(ring_commit(self, request, owner, NULL, message, entry->user_data));
+    return PyLong_FromUnsignedLongLong(ring_commit(self, request, owner, &target, NULL, message, entry->user_data));
 }
 
 PyObject *ring_poll(Ring *self, PyObject *arguments)
 {
     PyObject *owner;
-    int number, again;
+    struct target target;
+    int again;
     unsigned events;
-    if (!PyArg_ParseTuple(arguments, "OiIp", &owner, &number, &events, &again))
+    if (!PyArg_ParseTuple(arguments, "OO&Ip", &owner, target_from, &target, &events, &again))
         return NULL;
     struct io_uring_sqe *entry;
-    struct request *request = ring_begin(self, IORING_OP_POLL_ADD, number, &entry);
+    struct request *request = ring_begin(self, IORING_OP_POLL_ADD, &target, &entry);
     if (!request)
         return NULL;
 #if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
@@ -309,18 +337,19 @@ PyObject *ring_poll(Ring *self, PyObject *arguments)
 #endif
     entry->poll32_events = events;
     entry->len = again ? IORING_POLL_ADD_MULTI : 0;
-    return PyLong_FromUnsignedLongLong(ring_commit(self, request, owner, NULL, NULL, entry->user_data));
+    return PyLong_FromUnsignedLongLong(ring_commit(self, request, owner, &target, NULL, NULL, entry->user_data));
 }
 
 PyObject *ring_sync(Ring *self, PyObject *arguments)
 {
     PyObject *owner;
-    int number;
-    if (!PyArg_ParseTuple(arguments, "Oi", &owner, &number))
+    struct target target;
+    if (!PyArg_ParseTuple(arguments, "OO&", &owner, target_from, &target))
         return NULL;
     struct io_uring_sqe *entry;
-    struct request *request = ring_begin(self, IORING_OP_FSYNC, number, &entry);
+    struct request *request = ring_begin(self, IORING_OP_FSYNC, &target, &entry);
     if (!request)
         return NULL;
-    return PyLong_FromUnsignedLongLong(ring_commit(self, request, owner, NULL, NULL, entry->user_data));
+    count_file(self, request);
+    return PyLong_FromUnsignedLongLong(ring_commit(self, request, owner, &target, NULL, NULL, entry->user_data));
 }

@@ -36,7 +36,24 @@ PyObject *ring_error(int number, const char *what)
     return NULL;
 }
 
+static struct request *request_of(uint64_t user_data)
+{
+    return (struct request *)(uintptr_t)(user_data & ADDRESS_MASK & ~(uint64_t)CANCELS);
+}
+
 /* Entering the kernel */
+
+/* Has an entry name the descriptor that its socket has now. The kernel tells late what it has taken: the request may have
+ * ended since, and its socket be gone. */
+static void bind_entry(struct io_uring_sqe *entry)
+{
+    if (entry->opcode == IORING_OP_NOP || entry->opcode == IORING_OP_ASYNC_CANCEL)
+        return;
+    const struct request *request = request_of(entry->user_data);
+    bool waits = name_of(request) == entry->user_data && request->in_kernel && !request->is_noted;
+    if (waits && request->number_at)
+        __atomic_store_n(&entry->fd, __atomic_load_n(request->number_at, __ATOMIC_RELAXED), __ATOMIC_RELAXED);
+}
 
 static void leave(Ring *self)
 {
@@ -47,22 +64,24 @@ static void leave(Ring *self)
         ring_close(&self->ring);
 }
 
-void ring_cross(Ring *self, bool for_results, int64_t nanoseconds, struct spin *spin)
+bool ring_cross(Ring *self, bool for_results, int64_t nanoseconds, struct spin *spin)
 {
     pthread_mutex_lock(&self->ring.lock);
-    bool open = self->open;
+    bool open = self->open, lacking;
     self->entered += open;
     pthread_mutex_unlock(&self->ring.lock);
     if (!open)
-        return;
+        return true;
     Py_BEGIN_ALLOW_THREADS
     int result = for_results ? ring_enter(&self->ring, nanoseconds, spin) : ring_submit(&self->ring);
-    if (result == -EAGAIN || result == -EBUSY) {
+    lacking = result == -EAGAIN || result == -EBUSY || result == -ENOMEM;
+    if (lacking) {
         struct timespec pause = {.tv_nsec = PAUSE_NANOSECONDS};
         nanosleep(&pause, NULL);
     }
     Py_END_ALLOW_THREADS
     leave(self);
+    return !lacking;
 }
 
 static void release(struct request *request)
@@ -76,6 +95,7 @@ static void release(struct request *request)
             PyMem_Free(request->peer);
     } else {
         Py_CLEAR(request->owner);
+        Py_CLEAR(request->socket);
         free(request->message);
         request->message = NULL;
     }
@@ -84,7 +104,7 @@ static void release(struct request *request)
 /* Entries that are no requests */
 
 /* An entry that is no request, with the lock held. Returns false if the queue is full. */
-static bool publish_locked(Ring *self, int opcode, uint64_t address, uint32_t flags, uint64_t user_data)
+static bool add_locked(Ring *self, int opcode, uint64_t address, uint32_t flags, uint64_t user_data)
 {
     struct io_uring_sqe *entry = ring_next(&self->ring);
     if (!entry)
@@ -93,16 +113,16 @@ static bool publish_locked(Ring *self, int opcode, uint64_t address, uint32_t fl
     entry->addr = address;
     entry->cancel_flags = flags;
     entry->user_data = user_data;
-    ring_publish(&self->ring);
+    ring_advance(&self->ring);
     return true;
 }
 
 /* The same without the lock; nothing on a closed ring. */
-static void publish_plain(Ring *self, int opcode, uint64_t address, uint32_t flags, uint64_t user_data)
+static void add_plain(Ring *self, int opcode, uint64_t address, uint32_t flags, uint64_t user_data)
 {
     for (;;) {
         pthread_mutex_lock(&self->ring.lock);
-        bool done = !self->open || publish_locked(self, opcode, address, flags, user_data);
+        bool done = !self->open || add_locked(self, opcode, address, flags, user_data);
         pthread_mutex_unlock(&self->ring.lock);
         if (done)
             return;
@@ -112,7 +132,7 @@ static void publish_plain(Ring *self, int opcode, uint64_t address, uint32_t fla
 
 static void cancel(Ring *self, uint64_t wanted)
 {
-    publish_plain(self, IORING_OP_ASYNC_CANCEL, wanted, 0, wanted | CANCELS);
+    add_plain(self, IORING_OP_ASYNC_CANCEL, wanted, 0, wanted | CANCELS);
 }
 
 static PyObject *ring_cancel(Ring *self, PyObject *name)
@@ -128,14 +148,14 @@ static PyObject *ring_cancel(Ring *self, PyObject *name)
 static PyObject *ring_cancel_all(Ring *self, PyObject *Py_UNUSED(ignored))
 {
     uint32_t flags = IORING_ASYNC_CANCEL_ANY | IORING_ASYNC_CANCEL_ALL;
-    publish_plain(self, IORING_OP_ASYNC_CANCEL, 0, flags, UNHEARD);
+    add_plain(self, IORING_OP_ASYNC_CANCEL, 0, flags, UNHEARD);
     ring_cross(self, false, 0, NULL);
     Py_RETURN_NONE;
 }
 
 static PyObject *ring_interrupt(Ring *self, PyObject *Py_UNUSED(ignored))
 {
-    publish_plain(self, IORING_OP_NOP, 0, 0, WAKES);
+    add_plain(self, IORING_OP_NOP, 0, 0, WAKES);
     ring_cross(self, false, 0, NULL);
     Py_RETURN_NONE;
 }
@@ -146,11 +166,6 @@ static PyObject *ring_interrupt(Ring *self, PyObject *Py_UNUSED(ignored))
  * allocated to take it, and it is not lost with a signal handler's exception, which comes right behind the call that
  * waits.
  */
-
-static struct request *request_of(uint64_t user_data)
-{
-    return (struct request *)(uintptr_t)(user_data & ADDRESS_MASK & ~(uint64_t)CANCELS);
-}
 
 /* With the lock held, note a result. A poll that goes on can have several before the first is given out. */
 static void note(Ring *self, const struct io_uring_cqe *result)
@@ -191,7 +206,7 @@ static unsigned take(Ring *self, uint64_t until)
                 const struct request *request = request_of(name);
                 bool there = request->in_kernel && request->generation == name >> GENERATION_SHIFT;
                 if (there && taken[i].res == -ENOENT)
-                    cancelling = publish_locked(self, IORING_OP_ASYNC_CANCEL, name & ~(uint64_t)CANCELS, 0, name);
+                    cancelling = add_locked(self, IORING_OP_ASYNC_CANCEL, name & ~(uint64_t)CANCELS, 0, name);
                 continue;
             }
             note(self, &taken[i]);
@@ -238,6 +253,7 @@ static void give_back(Ring *self, struct request *request)
     request->next = self->free;
     self->free = request;
     self->in_flight--;
+    self->of_files -= request->is_of_file;
 }
 
 /* The next result: the owner, what the request is cancelled by, the number, and the detail. */
@@ -252,6 +268,7 @@ static PyObject *ring_next_result(Ring *self)
     uint32_t flags = 0;
     if (request) { /* one that goes on may get another result as soon as the lock is free */
         request->is_noted = false;
+        request->number_at = NULL; /* the kernel has it */
         ended = !request->in_kernel;
         number = request->result;
         flags = request->flags;
@@ -313,14 +330,18 @@ void ring_make_room(PyObject *object, unsigned attempts)
     }
 }
 
-void ring_submit_gathered(PyObject *object)
+static bool has_gathered(Ring *self)
 {
-    Ring *self = (Ring *)object;
     pthread_mutex_lock(&self->ring.lock);
     bool any = self->open && ring_gathered(&self->ring);
     pthread_mutex_unlock(&self->ring.lock);
-    if (any) /* or else not even Python's lock is given up */
-        ring_cross(self, false, 0, NULL);
+    return any;
+}
+
+void ring_submit_gathered(PyObject *object)
+{
+    if (has_gathered((Ring *)object)) /* or else not even Python's lock is given up */
+        ring_cross((Ring *)object, false, 0, NULL);
 }
 
 static const uint8_t opcodes[] = {[RECV] = IORING_OP_RECV, [SEND] = IORING_OP_SEND, [ACCEPT] = IORING_OP_ACCEPT};
@@ -345,7 +366,8 @@ unsigned long long ring_attempt(PyObject *object, const struct attempt *attempt,
 {
     Ring *self = (Ring *)object;
     struct io_uring_sqe *entry;
-    struct request *request = ring_begin(self, opcodes[(int)attempt->kind], *attempt->number, &entry);
+    struct target target = {.number_at = attempt->number, .number = -1};
+    struct request *request = ring_begin(self, opcodes[(int)attempt->kind], &target, &entry);
     if (!request)
         return 0;
     fill_entry(entry, attempt, poll_first);
@@ -361,7 +383,7 @@ unsigned long long ring_attempt(PyObject *object, const struct attempt *attempt,
         request->done = (uint32_t)attempt->done; /* of a send, which has no more than SEND_MAX */
         request->size = entry->len;
     }
-    ring_publish(&self->ring);
+    ring_advance(&self->ring);
     pthread_mutex_unlock(&self->ring.lock);
     return name;
 }
@@ -426,9 +448,11 @@ int ring_has_results(PyObject *object)
     return any;
 }
 
-static PyObject *ring_submit_now(PyObject *self, PyObject *Py_UNUSED(ignored))
+/* After this the kernel has what was prepared before: what names a number must not be left. */
+static PyObject *ring_submit_now(Ring *self, PyObject *Py_UNUSED(ignored))
 {
-    ring_submit_gathered(self);
+    while (has_gathered(self) && !ring_cross(self, false, 0, NULL))
+        continue;
     Py_RETURN_NONE;
 }
 
@@ -459,7 +483,7 @@ static PyObject *ring_make(PyTypeObject *type, PyObject *arguments, PyObject *ke
     if (!self)
         return NULL;
     const char *what;
-    int result = ring_open(&self->ring, entries, &what);
+    int result = ring_open(&self->ring, entries, bind_entry, &what);
     if (result < 0) {
         Py_DECREF(self);
         return ring_error(-result, what);
@@ -487,6 +511,7 @@ static int ring_traverse(Ring *self, visitproc visit, void *arg)
                 Py_VISIT(request->lane);
             } else {
                 Py_VISIT(request->owner);
+                Py_VISIT(request->socket);
             }
         }
     }
@@ -516,6 +541,14 @@ static PyObject *ring_in_flight(Ring *self, void *Py_UNUSED(closure))
     return PyLong_FromSsize_t(count);
 }
 
+static PyObject *ring_revocable(Ring *self, void *Py_UNUSED(closure))
+{
+    pthread_mutex_lock(&self->ring.lock);
+    Py_ssize_t count = self->in_flight - self->of_files;
+    pthread_mutex_unlock(&self->ring.lock);
+    return PyLong_FromSsize_t(count);
+}
+
 #define METHOD(name, function, kind) {name, (PyCFunction)(void (*)(void))(function), kind, NULL}
 
 static PyMethodDef methods[] = {
@@ -541,6 +574,7 @@ static PyMethodDef methods[] = {
 
 static PyGetSetDef attributes[] = {
     {"in_flight", (getter)ring_in_flight, NULL, NULL, NULL},
+    {"revocable", (getter)ring_revocable, NULL, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

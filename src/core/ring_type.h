@@ -19,12 +19,23 @@ struct message {
     struct iovec vector[];
 };
 
+/* What a request names: a socket object, whose descriptor is the one that it has when the kernel is given the request; or
+ * a number, with which the kernel is to be given it before that can be another's. */
+struct target {
+    PyObject *socket;     /* NULL for a number */
+    const int *number_at; /* where the socket object keeps its descriptor, which is -1 once it is closed; or NULL */
+    int number;
+};
+
 /* A server may have as many of these as connections, so they are small, and are allocated many at a time. */
 struct request {
-    struct request *next; /* of those that are free, or have a result */
+    union {
+        struct request *next; /* of those that are free, or have a result */
+        const int *number_at; /* of one that the kernel may not have taken yet: its target's */
+    };
     union {
         struct {
-            PyObject *owner;
+            PyObject *owner, *socket;
             struct message *message;
         };
         struct { /* of an attempt of the hot path */
@@ -43,7 +54,7 @@ struct request {
     uint32_t flags; /* of the result */
     uint16_t generation;
     uint8_t opcode;
-    bool in_kernel, is_noted, is_attempt;
+    bool in_kernel, is_noted, is_attempt, is_of_file;
 };
 
 #define BLOCK 64 /* requests */
@@ -59,7 +70,7 @@ typedef struct {
     struct block *blocks; /* this and what follows is guarded by the ring's lock */
     struct request *free;
     struct request *noted, **noted_end; /* those with a result, the oldest first */
-    Py_ssize_t in_flight;
+    Py_ssize_t in_flight, of_files; /* requests, and those of them that nothing ends early */
     unsigned entered; /* threads that are in the kernel */
     bool open;
     pid_t process;
@@ -73,15 +84,16 @@ static inline uint64_t name_of(const struct request *request)
 /* Raise OSError; returns NULL. */
 PyObject *ring_error(int number, const char *what);
 
-/* Enter the kernel, without the interpreter's lock; nothing on a closed ring. */
-void ring_cross(Ring *ring, bool for_results, int64_t nanoseconds, struct spin *spin);
+/* Enter the kernel, without the interpreter's lock. Returns false where it lacked memory, for which this has paused;
+ * entries may be left then. Nothing on a closed ring. */
+bool ring_cross(Ring *ring, bool for_results, int64_t nanoseconds, struct spin *spin);
 
 /* A request and a free entry for it, with the lock held; NULL and an exception, without the lock, if there is none. */
-struct request *ring_begin(Ring *ring, int opcode, int number, struct io_uring_sqe **entry);
+struct request *ring_begin(Ring *ring, int opcode, const struct target *target, struct io_uring_sqe **entry);
 
-/* Let the kernel have it, and the lock go. Returns what the request is cancelled by. */
-uint64_t ring_commit(Ring *ring, struct request *request, PyObject *owner, PyObject *views, struct message *message,
-                      uint64_t name);
+/* The entry is prepared; let the lock go. Returns what the request is cancelled by. */
+uint64_t ring_commit(Ring *ring, struct request *request, PyObject *owner, const struct target *target, PyObject *views,
+                     struct message *message, uint64_t name);
 
 /* The methods that prepare requests, each with a tuple of arguments. */
 PyObject *ring_recv(Ring *ring, PyObject *arguments);

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ import pytest
 from sandbox import FORBID, ended_script, script
 from support import (
     PATIENCE,
+    PENDING,
     Background,
     Stepped,
+    asleep,
     assert_cancelled,
     assert_idle,
     assert_nothing_comes,
@@ -30,6 +33,7 @@ from support import (
     in_child,
     no_more_descriptors_than,
     open_descriptors,
+    pending,
     recv_exactly,
     recv_to_end,
     succeed,
@@ -295,7 +299,7 @@ def test_closing_with_everything_in_flight_leaves_nothing_behind(
     for operation in operations:
         port.submit(operation)
     port.close()
-    until(lambda: not any(thread.name == "unio-drain" for thread in threading.enumerate()))
+    until(lambda: not drains())
     assert not any(operation.in_flight for operation in operations)
 
 
@@ -319,6 +323,72 @@ def test_a_port_that_no_thread_can_be_started_to_drain_leaves_nothing_behind_eit
         port.close()
     no_more_descriptors_than(before)
     assert not operation.in_flight
+
+
+@pytest.fixture
+def slow_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An hour passes between any two looks at the clock, as if the thread were kept off the processor."""
+    clock = types.SimpleNamespace(monotonic=itertools.count(0, 3600).__next__)
+    monkeypatch.setattr(io_uring, "time", clock)
+
+
+@pytest.fixture
+def no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No thread can be started, as at the end of a program."""
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(io_uring, "start_thread", refuse)
+
+
+def drains() -> bool:
+    return any(thread.name == "unio-drain" for thread in threading.enumerate())
+
+
+@pytest.mark.usefixtures("slow_machine", "no_threads")
+@pytest.mark.parametrize("leads", [False, True])
+def test_closing_ends_all_that_can_be_revoked_however_long_that_takes(
+    port: unio.Port, resources: contextlib.ExitStack, tmp_path: Path, *, leads: bool
+) -> None:
+    operations = [pending(kind, port, resources, tmp_path) for kind in PENDING]
+    submitted, over = threading.Event(), threading.Event()
+
+    def submit() -> None:  # what the end of a request takes is done by the thread that submitted it
+        for operation in operations:
+            port.submit(operation)
+        submitted.set()
+        over.wait(PATIENCE)
+
+    submitter = Background(submit)
+    submitted.wait(PATIENCE)
+    leader = Background(port.wait, None) if leads else None
+    if leader is not None:
+        asleep(leader)
+    port.close()
+    if leader is not None:
+        with pytest.raises(unio.PortClosed):
+            leader.result()
+    assert not any(operation.in_flight for operation in operations)
+    over.set()
+    submitter.result()
+
+
+@pytest.mark.usefixtures("slow_machine")
+def test_what_the_kernel_does_to_a_file_is_waited_for_by_a_thread(
+    port: unio.Port, make_pair: Any, tmp_path: Path
+) -> None:
+    size = 1 << 25
+    with unio.open(tmp_path / "file", "w+b") as file:
+        stored = port.associate(file)
+        writes = [unio.Write(stored, bytes(size), size * number) for number in range(4)]
+        receive = unio.Recv(port.associate(make_pair()[0]), bytearray(8))
+        for operation in (*writes, receive):
+            port.submit(operation)
+        port.close()
+        assert not receive.in_flight
+        until(lambda: not drains())
+        assert not any(write.in_flight for write in writes)
 
 
 def test_a_port_that_is_closed_while_another_thread_waits_in_its_ring(port: unio.Port, make_pair: Any) -> None:

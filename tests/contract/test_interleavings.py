@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import socket
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ from support import (
     completions,
     inside_wait,
     local_pair,
+    reuse,
     until,
 )
 from wine import ERROR_ALERTED, met_row
@@ -403,3 +405,87 @@ def test_a_cancel_between_any_two_lines_of_a_send_that_goes_on_ends_it(backend: 
             assert type(found.error) is unio.Cancelled
         if not reached:
             break
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there, a number is not the lowest that is free")
+@pytest.mark.process_wide
+@pytest.mark.clause("A3", "X3", "P2")
+def test_a_plain_close_between_any_two_lines_touches_nothing_of_who_gets_the_number(backend: str) -> None:
+    reached = True
+    for line in itertools.count(1):
+        with unio.Port(backend=backend) as port, ExitStack() as stack:
+            near, far = map(stack.enter_context, local_pair())
+            number, handle = near.fileno(), port.associate(near)
+            operations = [unio.Recv(handle, bytearray(1)), unio.Recv(handle, bytearray(100)), unio.Send(handle, b"old")]
+            far.send(b"x")
+            first = Stepped(line, submit_and_wait, port, *operations)
+            reached = first.reached()
+            near.close()
+            new_near, new_far = reuse(number, stack)
+            new_far.send(b"for the new one")
+            first.go()
+            submitted, found = first.result()
+            found += completions(port, len(submitted) - len(found))
+            assert {each.operation for each in found} == set(submitted)
+            assert new_near.recv(100) == b"for the new one"
+            new_near.close()
+            assert new_far.recv(100) == b"", "nor was anything sent there"
+        if not reached:
+            break
+
+
+def submit_and_wait(port: unio.Port, *operations: unio.Operation) -> tuple[list[unio.Operation], list[unio.Completion]]:
+    """Submit as a thread that waits, whose submissions may be gathered, until the handle is found closed."""
+    assert port.wait(0) == []
+    submitted = []
+    with suppress(unio.NotAssociated):
+        for operation in operations:
+            port.submit(operation)
+            submitted.append(operation)
+    return submitted, port.wait(0.01)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there, a number is not the lowest that is free")
+@pytest.mark.process_wide
+@pytest.mark.clause("A3", "X3", "P2")
+@pytest.mark.parametrize("action", ["associate", "close"])
+def test_who_gets_the_number_between_any_two_lines_of_its_predecessor_joins_like_any_other(
+    backend: str, action: str
+) -> None:
+    reached = True
+    for line in itertools.count(1):
+        with unio.Port(backend=backend) as port, ExitStack() as stack:
+            near, _far = map(stack.enter_context, local_pair())
+            number = near.fileno()
+            if action == "associate":
+                first = Stepped(line, join_if_open, port, near)
+            else:
+                handle = port.associate(near)
+                port.submit(unio.Recv(handle, bytearray(1)))
+                first = Stepped(line, handle.close)
+            reached = first.reached()
+            near.close()
+            new_near, new_far = reuse(number, stack)
+            second = Background(join_and_receive, port, new_near)
+            second.join(0.003)
+            first.go()
+            first.result()
+            receive = second.result()
+            new_far.send(b"x")
+            found = completions(port, 2 if action == "close" else 1)
+            assert found[-1][1:] == (receive, 1, None)
+        if not reached:
+            break
+
+
+def join_if_open(port: unio.Port, sock: socket.socket) -> None:
+    """Associate a socket that may be closed meanwhile."""
+    with suppress(unio.AssociationError, OSError):
+        port.associate(sock)
+
+
+def join_and_receive(port: unio.Port, sock: socket.socket) -> unio.Operation:
+    """Associate a socket and submit a receive."""
+    receive = unio.Recv(port.associate(sock), bytearray(8))
+    port.submit(receive)
+    return receive

@@ -338,6 +338,26 @@ def test_a_connected_socket_sends_and_receives_one_datagram_each(
     assert recv.address == far.getsockname()
 
 
+@pytest.mark.clause("O2", "O7")
+@needs_af_unix
+def test_an_address_may_be_an_object_that_stands_for_a_path(port: unio.Port, resources: contextlib.ExitStack) -> None:
+    class Named:
+        def __init__(self, path: str) -> None:
+            self.path = path
+
+        def __fspath__(self) -> str:
+            support.assert_idle(port)
+            return self.path
+
+    near, far = datagram(resources, "local"), datagram(resources, "local")
+    send = unio.SendTo(port.associate(near), b"to a path", Named(far.getsockname()))
+    assert support.succeed(port, send).transferred == 9
+    assert far.recvfrom(100) == (b"to a path", near.getsockname())
+    listening, client = channels.listener(resources, "local"), channels.client(resources, "local")
+    support.succeed(port, unio.Connect(port.associate(client), Named(listening.getsockname())))
+    resources.enter_context(listening.accept()[0])
+
+
 @pytest.mark.clause("O7", "C2")
 @needs_af_unix
 def test_sending_to_a_path_that_is_not_there_breaks_nothing(port: unio.Port, resources: contextlib.ExitStack) -> None:

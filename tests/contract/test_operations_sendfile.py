@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
+import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,8 @@ import unio
 MIB = 1 << 20
 
 PROC = Path("/proc")
+
+posix_only = pytest.mark.skipif(WINDOWS, reason="descriptors are POSIX's")
 
 
 @pytest.fixture
@@ -288,6 +293,49 @@ def test_a_range_of_a_file_whose_size_is_not_known_beforehand_is_sent_between_se
     assert [completion.transferred for completion in support.completions(port, 3)] == [1, 7, 1]
     near.close()
     assert far.recv_to_end() == expected
+
+
+class Asked:
+    """A file of the program's that does something when it is asked for its number, the nth time."""
+
+    def __init__(self, file: io.FileIO, times: int, action: Callable[[], object]) -> None:
+        self.file, self.times, self.action = file, times, action
+
+    def fileno(self) -> int:
+        self.times -= 1
+        if self.times == 0:
+            self.action()
+        return self.file.fileno()
+
+
+@pytest.mark.process_wide
+@pytest.mark.clause("A3", "O9", "X3")
+@pytest.mark.parametrize("source", ["file", "made up as it is read"])
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("form", ["socket", pytest.param("number", marks=posix_only)])
+def test_a_file_that_has_the_socket_closed_when_it_is_asked_for_its_number_goes_to_nobody_else(
+    port: unio.Port, resources: contextlib.ExitStack, make_file: Any, form: str, times: int, source: str
+) -> None:
+    near, far = channels.outgoing(resources, channels.NEAR_BY)
+    number = near.fileno()
+    handle = port.associate(near if form == "socket" else near.detach())
+    others: list[socket.socket] = []
+
+    def close_and_reuse() -> None:
+        near.close() if form == "socket" else os.close(number)
+        others.extend(resources.enter_context(each) for _ in range(4) for each in socket.socketpair())
+
+    environment = PROC / "self" / "environ"
+    made_up = source != "file" and environment.exists()
+    file = resources.enter_context(unio.open(environment)) if made_up else make_file()
+    found = support.run(port, unio.SendFile(handle, Asked(file, times, close_and_reuse)))
+    assert found.error is None or others
+    for each in others:
+        each.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            each.recv(100)
+    if form == "number" and not others:
+        os.close(number)
 
 
 # Errors

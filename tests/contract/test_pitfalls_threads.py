@@ -252,3 +252,53 @@ def test_thousands_of_results_that_nobody_takes_are_all_kept(port: unio.Port, re
     keys = [completion.key for completion in support.completions(port, 30_000)]
     assert [keys.count(key) for key in ("timer", "data", "post")] == [10_000] * 3
     support.assert_idle(port)
+
+
+ASKED = """
+import socket, sys
+import unio
+
+class Named:
+    def __init__(self, sock):
+        self.sock, self.asks = sock, None
+
+    def fileno(self):
+        if self.asks is not None:
+            asks, self.asks = self.asks, None
+            asks()
+            self.asks = asks
+        return self.sock.fileno()
+
+    def close(self):
+        self.sock.close()
+
+port = unio.Port(backend=sys.argv[1])
+near, far = socket.socketpair()
+named = Named(near)
+handle = port.associate(named)
+found = []
+named.asks = lambda: (found.extend(port.wait(0)), handle.cancel())
+receives = [unio.Recv(handle, bytearray(1)) for _ in range(3)]
+polls = [unio.Poll(handle, unio.Readiness.READABLE) for _ in range(3)]
+for operation in [*receives, *polls]:
+    port.submit(operation)
+port.cancel(receives[0])
+while len(found) < 6:
+    found += port.wait(30)
+assert {type(each.error) for each in found} == {unio.Cancelled}, found
+far.send(b"xyz")
+for operation in [*receives, *polls]:
+    port.submit(operation)
+handle.close()
+while len(found) < 12:
+    found += port.wait(30)
+assert sorted(map(id, (each.operation for each in found))) == sorted(2 * list(map(id, [*receives, *polls])))
+port.close()
+far.close()
+"""
+
+
+@pytest.mark.clause("X1", "X2", "S1")
+def test_an_object_that_is_asked_for_its_number_may_use_the_port(backend: str) -> None:
+    """It was asked while a lock was held, which its own call then waited for."""
+    assert channels.run_script(ASKED, backend) == ""

@@ -434,6 +434,7 @@ def send_file(handle: EmulatedHandle, operation: Operation) -> Outcome:
             count = send_part_of_file(handle.checked_number(), file, offset, chunk)
         else:
             data = os.pread(file, min(chunk, COPY_CHUNK), offset)
+            handle.checked_number()  # the file may be an object of the program's, whose code has just been run
             count = at_once(_send, _socket(handle), data, NO_SIGNAL | DONT_WAIT) if data else 0
     except OSError as error:
         if operation._native is None and error.errno in NOT_FROM_KERNEL:
@@ -488,6 +489,14 @@ ATTEMPTS: dict[str, Callable[[EmulatedHandle, Operation], Outcome]] = {
     "shutdown": shutdown,
     "write": write,
 }
+
+
+def attempt(handle: EmulatedHandle, operation: Operation) -> Outcome:
+    """Try an operation of a lane once."""
+    if handle.identity is not None:
+        handle.checked_number()  # only a look tells whether the number is another file's by now
+    return ATTEMPTS[operation.name](handle, operation)
+
 
 JUDGEMENTS: dict[str, Callable[[EmulatedHandle, Operation, int], Outcome]] = {
     "recv": judge_recv,

@@ -22,7 +22,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from unio.backends.attempts import ATTEMPTS, JUDGEMENTS, Outcome, found_ready, judged
+from unio.backends.attempts import ATTEMPTS, JUDGEMENTS, Outcome, attempt, found_ready, judged
 from unio.backends.lanes import EmulatedHandle, Lane, Life
 from unio.backends.pool import FilePool
 from unio.backends.queued_port import PENDING, QueuedPort
@@ -135,9 +135,7 @@ class EmulatedPort(QueuedPort):
         try:
             if result is not None:
                 return JUDGEMENTS[operation.name](handle, operation, result), None, 0.0
-            if handle.identity is not None:
-                handle.checked_number()  # only a look tells whether the number is another file's by now
-            return ATTEMPTS[operation.name](handle, operation), None, 0.0
+            return attempt(handle, operation), None, 0.0
         except Exception as error:  # noqa: BLE001 - whatever went wrong, the operation ends once
             return judged(handle, error)
 

@@ -440,6 +440,8 @@ def start_send_file(handle: IocpHandle, operation: Operation) -> int:
         return win32.DONE_HERE
     flight.reset(operation._offset + operation.transferred)
     transmit_file = handle.extension(win32.WSAID_TRANSMITFILE, "LPFN_TRANSMITFILE")
+    if not handle.is_open():  # any more: the file may be an object of the program's, whose code has just been run
+        raise cancelled("the object behind the handle was closed")
     return _code(transmit_file(handle.number, file, min(left, CHUNK_MAX), 0, flight.overlapped, NULL, 0))
 
 

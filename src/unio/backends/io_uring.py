@@ -11,6 +11,10 @@ What io_uring(7) is, what that means here, and what was chosen:
 - A request looks its descriptor up when the kernel takes it, and from then on keeps the file open, whatever closes the
   descriptor. So a handle is closed only after its requests have ended, and one that was closed behind the port's back
   is found by looking; a request is revoked by its own number, never by a descriptor.
+- Until the kernel takes it, a request is a number in memory, which may be another file's once the program has closed
+  that descriptor. So one on a socket object names the object, and gets its number in the call that hands it over (see
+  ring.c); one that can only name a number is handed over by the very function that has checked it. And nothing is left
+  lying when control goes back to the program.
 - To revoke is to ask. The operation ends when its request does: as revoked, or with the result that won, which may be a
   socket that was accepted.
 - The kernel writes to a buffer until the request's result is there. The ring itself (ring_type.c) holds the buffers
@@ -35,13 +39,13 @@ import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from unio._core import Ring
-from unio.backends.attempts import ATTEMPTS, Outcome, judged, readiness_of
+from unio.backends.attempts import Outcome, attempt, judged, readiness_of
 from unio.backends.lanes import Life
 from unio.backends.native import FastPort, has_hot_path
 from unio.backends.pool import start_thread
 from unio.backends.processes import exit_status, open_pidfd
 from unio.backends.queued_port import PENDING, QueuedPort
-from unio.backends.requests import NOTHING, POLLRDHUP, finish, poll, start
+from unio.backends.requests import NOTHING, POLLRDHUP, finish, poll, start, target
 from unio.errors import as_oserror
 from unio.operations import Route
 
@@ -49,6 +53,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from unio.backends.lanes import EmulatedHandle, Lane
+    from unio.backends.requests import Target
     from unio.operations import Operation, ProcessExit
 
     Judgement: TypeAlias = tuple[Outcome, OSError | None, float]
@@ -72,7 +77,7 @@ TRIES_MAX = 16
 """How often the operations of a lane are tried in one go where the ring has nothing for them."""
 
 DRAIN_SECONDS = 0.2
-"""How long closing waits for requests that the kernel is just doing; what takes longer is waited for elsewhere."""
+"""How long closing waits for what the kernel is just doing to files; what takes longer is waited for elsewhere."""
 
 DRAIN_STEP_SECONDS = 0.01
 """How soon it looks again for those that were submitted meanwhile."""
@@ -170,6 +175,7 @@ class IoUringPort(FastPort, QueuedPort):
         if lane in (handle.files, handle.readiness):
             self._start_alone(handle, operation, lane if owned else None)
         elif owned and self._go_on(handle, lane, None, skipping):
+            self._ring.submit()  # what another thread has put behind it
             return True
         return self._submit(skipping)
 
@@ -235,21 +241,25 @@ class IoUringPort(FastPort, QueuedPort):
         tries = 0
         try:
             while owned:
+                found = self._find_target(handle)
                 with handle.lock:
                     operation = lane.first
                     if became is not None:
                         skipped = self._settle_first(handle, lane, became, skipping) or skipped
-                    if lane.first is None or lane.resting or handle.life is not Life.OPEN or tries == TRIES_MAX:
+                    if lane.first is None or lane.resting or not self._takes_on(handle) or tries == TRIES_MAX:
                         handle.disown(lane)
                         break
                     blocked = became is not None and became[0] is Outcome.BLOCKED and lane.first is operation
                     operation = lane.first
-                    raised = self._start_first(handle, lane, operation, blocked=blocked)
+                    raised = self._start_first(handle, lane, operation, found, blocked=blocked)
                     owned = not lane.request
                 if owned:
                     became = self._try(handle, operation) if raised is None else judged(handle, raised)
                     tries += 1
+                elif isinstance(found, int):
+                    self._ring.submit()  # before the number can be another's
         except BaseException:  # KeyboardInterrupt, say: somebody else shall go on
+            self._ring.submit()
             if owned:
                 self._give_up(handle, lane)
             tries = TRIES_MAX
@@ -272,30 +282,43 @@ class IoUringPort(FastPort, QueuedPort):
             self._queue.timers.add(rest, (handle, lane))
         return self._settle(lane, lane.first, outcome, error, skipping)
 
+    def _takes_on(self, handle: EmulatedHandle) -> bool:
+        """Whether the kernel may be given more of a handle: a port that is being closed would revoke it again."""
+        return handle.life is Life.OPEN and self._unusable is None
+
+    def _find_target(self, handle: EmulatedHandle) -> Target | Exception:
+        """What the next request on a handle names, or what kept it from being found; the caller holds no lock."""
+        try:
+            return target(handle)
+        except Exception as error:  # noqa: BLE001 - whatever went wrong, the operation ends once
+            return error
+
     def _start_first(
-        self, handle: EmulatedHandle, lane: Lane, operation: Operation, *, blocked: bool
+        self, handle: EmulatedHandle, lane: Lane, operation: Operation, found: Target | Exception, *, blocked: bool
     ) -> Exception | None:
-        """Give the kernel the first operation of a lane, or a poll if it would block; the caller holds the lock.
+        """Prepare the first operation of a lane, or a poll if it would block; the caller holds the lock.
 
         Returns what kept it from that. If there is nothing of the kind and no request, it is to be tried.
         """
         if operation._verdict is not None:
             return operation._verdict
+        if isinstance(found, Exception):
+            return found
         try:
             if blocked:
                 events = select.POLLIN if lane is handle.incoming else select.POLLOUT
                 owner = Owner(IoUringPort._take_over_wait, operation, handle)
-                lane.request = poll(self._ring, owner, handle, events)
+                lane.request = poll(self._ring, owner, handle, found, events)
             else:
                 owner = Owner(IoUringPort._take_over_first, operation, handle)
-                lane.request = start(self._ring, owner, handle, operation)
+                lane.request = start(self._ring, owner, handle, found, operation)
         except Exception as error:  # noqa: BLE001 - whatever went wrong, the operation ends once
             return error
         return None
 
     def _try(self, handle: EmulatedHandle, operation: Operation) -> Judgement:
         try:
-            return ATTEMPTS[operation.name](handle, operation), None, 0.0
+            return attempt(handle, operation), None, 0.0
         except Exception as error:  # noqa: BLE001 - whatever went wrong, the operation ends once
             return judged(handle, error)
 
@@ -371,27 +394,51 @@ class IoUringPort(FastPort, QueuedPort):
 
         *owned* is the lane of the polls, if this thread has become its owner, which is of no use here.
         """
-        raised: BaseException | None = None
-        with handle.lock:
+        try:
+            found = self._find_target(handle)
+        except BaseException:  # KeyboardInterrupt, say: others go on
             if owned is not None:
-                handle.disown(owned)
-            if operation._status is PENDING and operation._native is None and handle.life is Life.OPEN:
-                handle.running += 1
-                operation._native = NOTHING
-                try:
-                    owner = Owner(IoUringPort._take_over_alone, operation, handle)
-                    operation._native = start(self._ring, owner, handle, operation)
-                except BaseException as error:  # noqa: BLE001 - it goes on without the lock
-                    raised = error
-        if raised is not None and not isinstance(raised, Exception):  # KeyboardInterrupt: others go on
+                self._give_up(handle, owned)
+            self._leave_to_others(handle, operation)
+            raise
+        raised = None
+        try:
+            with handle.lock:
+                if owned is not None:
+                    handle.disown(owned)
+                if operation._status is PENDING and operation._native is None and self._takes_on(handle):
+                    handle.running += 1
+                    operation._native = NOTHING
+                    raised = self._prepare_alone(handle, operation, found)
+        finally:
+            if isinstance(found, int):
+                self._ring.submit()  # before the number can be another's
+        if raised is not None and not isinstance(raised, Exception):
             self._end_alone(handle, operation, (Outcome.BLOCKED, None, 0.0), again=False)
-            self._backlog.append((handle, handle.lane(operation)))
-            self._queue.wake_leader()
+            self._leave_to_others(handle, operation)
             raise raised
         if raised is not None:  # whatever went wrong, the operation ends once
             self._end_alone(handle, operation, judged(handle, raised))
         elif owned is not None:
             self._after_run(handle)
+
+    def _prepare_alone(
+        self, handle: EmulatedHandle, operation: Operation, found: Target | Exception
+    ) -> BaseException | None:
+        """Prepare a poll or an operation of a file; the caller holds the lock. Returns what kept it from that."""
+        if isinstance(found, Exception):
+            return found
+        try:
+            owner = Owner(IoUringPort._take_over_alone, operation, handle)
+            operation._native = start(self._ring, owner, handle, found, operation)
+        except BaseException as error:  # noqa: BLE001 - it goes on without the lock
+            return error
+        return None
+
+    def _leave_to_others(self, handle: EmulatedHandle, operation: Operation) -> None:
+        """Have the leader start an operation, with the others of its lane."""
+        self._backlog.append((handle, handle.lane(operation)))
+        self._queue.wake_leader()
 
     def _take_over_alone(
         self, handle: EmulatedHandle, operation: Operation, result: Result, _skipping: Operation | None
@@ -460,16 +507,18 @@ class IoUringPort(FastPort, QueuedPort):
     def _poll_process(self, operation: ProcessExit, watch: Watch) -> None:
         owner = Owner(IoUringPort._take_over_process, operation, watch)
         with self._lock:
-            if watch.pidfd >= 0:  # or else the number may be another's
+            if watch.pidfd >= 0 and self._unusable is None:  # or else the number may be another's
                 # One that goes on: a process that is being traced may be found to have ended long before it can be
                 # waited for, and another poll would tell the same at once.
                 watch.request = self._ring.poll(owner, watch.pidfd, select.POLLIN, True)
+        self._ring.submit()
 
     def _unwatch_process(self, operation: ProcessExit) -> None:
         watch = operation._native
         with self._lock:
             self._ring.cancel(watch.request)
             pidfd, watch.pidfd = watch.pidfd, -1
+        self._ring.submit()  # also the poll, if another thread has just prepared it: then the number may be another's
         os.close(pidfd)
 
     def _take_over_process(
@@ -495,7 +544,8 @@ class IoUringPort(FastPort, QueuedPort):
             self._ring.close()  # this process's copy of the descriptor and of the mapping
             return
         until = time.monotonic() + DRAIN_SECONDS
-        while self._ring.in_flight and time.monotonic() < until:
+        # What can be revoked ends, however long that takes a machine that has other things to do.
+        while self._ring.revocable or (self._ring.in_flight and time.monotonic() < until):
             self._ring.cancel_all()
             self._reap(DRAIN_STEP_SECONDS)
         if not self._ring.in_flight:

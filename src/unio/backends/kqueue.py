@@ -138,7 +138,6 @@ class KqueuePort(EmulatedPort):
 
     def _register(self, handle: EmulatedHandle) -> None:
         number = handle.number
-        handle.serial = next(self._serials)
         directions = [self._spoken.read, self._spoken.write]
         if handle.kind is Kind.PIPE:
             mode = fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE

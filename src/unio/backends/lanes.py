@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from unio.backends.locks import Lock, holds_lock, put_off
-from unio.backends.native import LaneState
+from unio.backends.native import LaneState, next_sequence
 from unio.backends.objects import close_elsewhere, closed, closes_at_once, stands_for
 from unio.errors import AssociationError, cancelled, shown
 from unio.handle import Handle, HasFileno, Kind
@@ -141,7 +141,7 @@ class EmulatedHandle(Handle):
         self.files = Lane() if self.kind is Kind.FILE else None
         self.running = 0  # operations that are being done without the lane: of files, and polls
         self.life = Life.OPEN
-        self.serial = 0  # a number that no other handle of the port has, where the backend needs one
+        self.serial = next_sequence()  # a number that no other has; those that C makes are alike, and need none
         self.failure = 0  # the errno of the last connect, where an event told it
         self.ended = False  # the peer will send no more, or urgent data made receives short
         self.shut_down = False  # the write side was ended here
@@ -304,7 +304,8 @@ class EmulatedHandle(Handle):
     def _close_object(self) -> None:
         with contextlib.suppress(OSError):  # close(2) gives the descriptor back whatever it reports
             if isinstance(self.object, int):
-                os.close(self.object)
+                if self.is_open():  # still: the program may have closed the number itself, which is another's then
+                    os.close(self.object)
             else:
                 self.object.close()  # type: ignore[attr-defined]
 

@@ -37,30 +37,32 @@ else:
 
 
 def _finds_numbers() -> bool:
-    """Whether the hot path sees which descriptor a socket object has, and that it has none any more.
-
-    It looks into the object, right before each call: a number that was remembered might be another's by then.
-    """
     probe = socket.socket()
     with probe:
         found = core.keeps_number(probe, probe.fileno())
     return found and core.keeps_number(probe, -1)
 
 
-def _why_no_hot_path() -> str | None:
+def _why_no_numbers() -> str | None:
     if core is None:
         return _absence
-    if not hasattr(core, "HotPath"):
-        return "this Python has no lock of its own"
     if not _finds_numbers():
         return "this Python keeps the descriptors of sockets elsewhere"
-    return None if core.claim() else "it serves the main interpreter's first copy of unio, and no other"
+    return None if core.claim(socket.socket) else "it serves the main interpreter's first copy of unio, and no other"
 
 
-no_hot_path = _why_no_hot_path()
+_no_numbers = _why_no_numbers()
+
+finds_numbers = _no_numbers is None
+"""Whether C sees which descriptor a socket object has, and that it has none any more.
+
+It looks into the object, right before each call: a number that was remembered might be another's by then.
+"""
+
+has_hot_path = finds_numbers and hasattr(core, "HotPath")
+
+no_hot_path = _no_numbers if has_hot_path or _no_numbers else "this Python has no lock of its own"
 """Why C does nothing, or less than it could; None where it does all."""
-
-has_hot_path = no_hot_path is None
 
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ handed to the kernel, where that does it by itself. Those methods are the abstra
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
-import socket
 import time
 from abc import ABC, abstractmethod
 from collections import deque
@@ -116,7 +116,7 @@ class QueuedPort(Port, ABC):
 
     @abstractmethod
     def _register(self, handle: EmulatedHandle) -> None:
-        """Tell the kernel of a handle that joins."""
+        """Tell the kernel of a handle that joins; perhaps more than once, and in two threads."""
 
     @abstractmethod
     def _unregister(self, number: int) -> None:
@@ -196,13 +196,28 @@ class QueuedPort(Port, ABC):
         if handle.kind is Kind.FILE:
             return
         self._register(handle)  # first, as the kernel may refuse that: then the descriptor blocks as before
+        self._register_successor(handle)
         make_fit(handle)
 
     def _forget(self, handle: EmulatedHandle, *, is_open: bool) -> None:
         """Have no more events of a handle, and let its number be associated again."""
-        if is_open and handle.kind is not Kind.FILE and self._table.get(handle.number) is handle:
+        registered = is_open and handle.kind is not Kind.FILE and self._table.get(handle.number) is handle
+        if registered:
             self._unregister(handle.number)
         joined.strike(self._table, handle)
+        if registered:
+            self._register_successor(handle)
+
+    def _register_successor(self, handle: EmulatedHandle) -> None:
+        """Register once more who has joined with a handle's number, if that is another by now.
+
+        The kernel is told a number. If the program closed the object behind the handle just then, that number may have
+        been the other one's already.
+        """
+        now = self._table.get(handle.number)
+        if now is not None and now is not handle and now.kind is not Kind.FILE:
+            with contextlib.suppress(OSError):  # it is closed as well
+                self._register(now)
 
     # Submitting
 
@@ -508,12 +523,12 @@ class QueuedPort(Port, ABC):
                 self._revoke(handle, lane, operation)
             else:
                 run = self._take_out(handle, lane, operation, verdict)
-        if being_done:
-            self._queue.start_gathered()
-            return True
         if run:
             self._run(handle, lane)
-        self._queue.wake()
+        if being_done or run:
+            self._queue.start_gathered()
+        if not being_done:
+            self._queue.wake()
         return True
 
     def _take_out(self, handle: EmulatedHandle, lane: Lane, operation: Operation, verdict: OSError) -> bool:
@@ -664,14 +679,23 @@ class QueuedPort(Port, ABC):
         if queue.watching:
             queue.watching = False
             queue.watch()
-        for deadline, (what, detail) in queue.timers.expired():
-            self._expire(deadline, what, detail)
-            happened = True
-        for _ in range(len(self._backlog)):
-            self._resume(*self._backlog.popleft())
+        happened = self._see_to_leftovers() or happened
         if happened and time.monotonic() >= self._next_sweep:
             self._sweep(idle=False)
         return happened
+
+    def _see_to_leftovers(self) -> bool:
+        """Act on deadlines that have passed, and resume the lanes of the backlog. Returns whether a deadline had."""
+        expired = False
+        for deadline, (what, detail) in self._queue.timers.expired():
+            self._expire(deadline, what, detail)
+            expired = True
+        lanes = len(self._backlog)
+        for _ in range(lanes):
+            self._resume(*self._backlog.popleft())
+        if expired or lanes:
+            self._queue.start_gathered()  # what has become the first of its lane: a wait may return now
+        return expired
 
     def _sleep_time(self, until: float | None, *, swept: bool) -> float | None:
         """How long the kernel may hold the leader: to the caller's time-out, the next deadline or the next sweep."""
@@ -763,4 +787,4 @@ class QueuedPort(Port, ABC):
 
 if has_hot_path:
     operations = (Recv, Send, Accept)
-    core.learn(QueuedPort, *operations, EmulatedHandle, Waiter, Completion, Status, Life, socket.socket, made_socket)
+    core.learn(QueuedPort, *operations, EmulatedHandle, Waiter, Completion, Status, Life, made_socket)

@@ -1,7 +1,10 @@
 """What the kernel's io_uring is asked for each operation, and what its result means.
 
-Starting one prepares an entry of the ring and nothing more. An operation that the ring has nothing for, or nothing
-better than one call that doesn't block, is tried instead (attempts), and tried again when a poll says so:
+Starting one prepares an entry of the ring and nothing more. What the entry names is its *target*. That is found before,
+as it may take the program's own code, and starting is done with the handle's lock held.
+
+An operation that the ring has nothing for, or nothing better than one call that doesn't block, is tried instead
+(attempts), and tried again when a poll says so:
 
 - ``Shutdown``, ``Disconnect``: they never block.
 - ``SendFile``: the ring has splice(2), which takes two of them through a pipe, and the kernel does each on a thread of
@@ -35,6 +38,7 @@ from unio.backends.attempts import (
     sending_failed,
 )
 from unio.backends.lanes import family_of
+from unio.backends.native import finds_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +47,8 @@ if TYPE_CHECKING:
     from unio.backends.lanes import EmulatedHandle
     from unio.operations import Accept, Connect, Operation, Poll, Read, Recv, RecvFrom, Send, SendTo, Write
 
-    Start: TypeAlias = Callable[[Ring, object, EmulatedHandle, Operation], int]
+    Target: TypeAlias = socket.socket | int
+    Start: TypeAlias = Callable[[Ring, object, EmulatedHandle, Target, Operation], int]
     Finish: TypeAlias = Callable[[EmulatedHandle, Operation, int, Any], Outcome]
 
 NOTHING = 0
@@ -60,13 +65,26 @@ AGAIN = (errno.ECANCELED, errno.EINTR)
 """What the kernel ends a request with that says nothing of the operation: it was revoked, or its thread has ended."""
 
 
-def start(ring: Ring, owner: object, handle: EmulatedHandle, operation: Operation) -> int:
+def target(handle: EmulatedHandle) -> Target:
+    """What the requests on a handle name; the caller holds no lock. Raises OSError if that is closed.
+
+    A socket object, where the ring sees what descriptor it has: it looks when it hands the request over, however long
+    that may be from now. Otherwise a number, and then the caller has the ring submit what it prepares with it before it
+    lets any other code run. (That of a file is the port's own, which nobody else closes.)
+    """
+    sock = handle.socket
+    if finds_numbers and sock is not None and sock is handle.object:
+        return sock
+    return handle.checked_number() if handle.files is None else handle.private_number()
+
+
+def start(ring: Ring, owner: object, handle: EmulatedHandle, target: Target, operation: Operation) -> int:
     """Prepare an operation's request and return what it is revoked by, or NOTHING if it is to be tried instead.
 
     Its result comes back with *owner*. Raises what an attempt may raise.
     """
     starter = STARTS.get(operation.name)
-    return starter(ring, owner, handle, operation) if starter is not None else NOTHING
+    return starter(ring, owner, handle, target, operation) if starter is not None else NOTHING
 
 
 def finish(handle: EmulatedHandle, operation: Operation, result: int, detail: Any) -> Outcome:
@@ -92,15 +110,15 @@ def _again(operation: Operation, number: int) -> Outcome:
 # Receiving
 
 
-def _start_recv(ring: Ring, owner: object, handle: EmulatedHandle, operation: Operation) -> int:
+def _start_recv(ring: Ring, owner: object, handle: EmulatedHandle, target: Target, operation: Operation) -> int:
     operation = cast("Recv", operation)
     if operation._size == 0:
         return NOTHING
     if handle.socket is None:
-        return ring.read(owner, handle.checked_number(), operation._views, 0, POSITION_NONE)
+        return ring.read(owner, target, operation._views, 0, POSITION_NONE)
     if not handle.stream:
-        return _start_recv_from(ring, owner, handle, operation)
-    return ring.recv(owner, handle.checked_number(), operation._views, 0)
+        return _start_recv_from(ring, owner, handle, target, operation)
+    return ring.recv(owner, target, operation._views, 0)
 
 
 def _finish_recv(handle: EmulatedHandle, operation: Operation, result: int, detail: Any) -> Outcome:
@@ -111,12 +129,12 @@ def _finish_recv(handle: EmulatedHandle, operation: Operation, result: int, deta
     return Outcome.DONE
 
 
-def _start_recv_from(ring: Ring, owner: object, handle: EmulatedHandle, operation: Operation) -> int:
+def _start_recv_from(ring: Ring, owner: object, handle: EmulatedHandle, target: Target, operation: Operation) -> int:
     operation = cast("RecvFrom", operation)
     sock = cast("socket.socket", handle.socket)
     if operation._size == 0 or len(operation._views) > VECTOR_MAX or family_of(sock) not in FAMILIES:
         return NOTHING
-    return ring.recv_message(owner, handle.checked_number(), operation._views)
+    return ring.recv_message(owner, target, operation._views)
 
 
 def _finish_recv_from(handle: EmulatedHandle, operation: Operation, result: int, detail: Any) -> Outcome:
@@ -129,9 +147,9 @@ def _finish_recv_from(handle: EmulatedHandle, operation: Operation, result: int,
     return Outcome.DONE
 
 
-def _start_accept(ring: Ring, owner: object, handle: EmulatedHandle, operation: Operation) -> int:
+def _start_accept(ring: Ring, owner: object, handle: EmulatedHandle, target: Target, operation: Operation) -> int:
     sock = cast("socket.socket", handle.socket)
-    return ring.accept(owner, handle.checked_number()) if family_of(sock) in FAMILIES else NOTHING
+    return ring.accept(owner, target) if family_of(sock) in FAMILIES else NOTHING
 
 
 def _finish_accept(handle: EmulatedHandle, operation: Operation, result: int, detail: Any) -> Outcome:
@@ -145,24 +163,22 @@ def _finish_accept(handle: EmulatedHandle, operation: Operation, result: int, de
 # Sending
 
 
-def _start_send(ring: Ring, owner: object, handle: EmulatedHandle, operation: Operation) -> int:
+def _start_send(ring: Ring, owner: object, handle: EmulatedHandle, target: Target, operation: Operation) -> int:
     operation = cast("Send", operation)
     if handle.socket is None:
         return NOTHING
-    number = handle.checked_number()
     if handle.stream:
-        return ring.send(owner, number, operation._views, operation.transferred, SEND_CHUNK)
+        return ring.send(owner, target, operation._views, operation.transferred, SEND_CHUNK)
     if len(operation._views) > VECTOR_MAX:
         return NOTHING
-    return ring.send_message(owner, number, operation._views, 0, None)
+    return ring.send_message(owner, target, operation._views, 0, None)
 
 
-def _start_send_to(ring: Ring, owner: object, handle: EmulatedHandle, operation: Operation) -> int:
+def _start_send_to(ring: Ring, owner: object, handle: EmulatedHandle, target: Target, operation: Operation) -> int:
     operation, sock = cast("SendTo", operation), cast("socket.socket", handle.socket)
     if handle.stream or len(operation._views) > VECTOR_MAX or family_of(sock) not in FAMILIES:
         return NOTHING
-    number = handle.checked_number()
-    return ring.send_message(owner, number, operation._views, family_of(sock), operation._address)
+    return ring.send_message(owner, target, operation._views, family_of(sock), operation._address)
 
 
 def _finish_send(handle: EmulatedHandle, operation: Operation, result: int, detail: Any) -> Outcome:
@@ -175,13 +191,13 @@ def _finish_send(handle: EmulatedHandle, operation: Operation, result: int, deta
     return Outcome.BLOCKED if handle.socket is not None and result < wanted else Outcome.PROGRESS
 
 
-def _start_connect(ring: Ring, owner: object, handle: EmulatedHandle, operation: Operation) -> int:
+def _start_connect(ring: Ring, owner: object, handle: EmulatedHandle, target: Target, operation: Operation) -> int:
     operation, sock = cast("Connect", operation), cast("socket.socket", handle.socket)
     if family_of(sock) not in INTERNET:
         return NOTHING
     if operation._native is None and is_connecting(sock):  # by another connect: it may be to another address
         raise failed(errno.EALREADY)
-    return ring.connect(owner, handle.checked_number(), family_of(sock), operation._address)
+    return ring.connect(owner, target, family_of(sock), operation._address)
 
 
 def _finish_connect(handle: EmulatedHandle, operation: Operation, result: int, detail: Any) -> Outcome:
@@ -191,11 +207,11 @@ def _finish_connect(handle: EmulatedHandle, operation: Operation, result: int, d
 # Readiness
 
 
-def _start_poll(ring: Ring, owner: object, handle: EmulatedHandle, operation: Operation) -> int:
-    return poll(ring, owner, handle, events_for(cast("Poll", operation).readiness))
+def _start_poll(ring: Ring, owner: object, handle: EmulatedHandle, target: Target, operation: Operation) -> int:
+    return poll(ring, owner, handle, target, events_for(cast("Poll", operation).readiness))
 
 
-def poll(ring: Ring, owner: object, handle: EmulatedHandle, events: int) -> int:
+def poll(ring: Ring, owner: object, handle: EmulatedHandle, target: Target, events: int) -> int:
     """Prepare a poll of a handle; its result may say that it goes on, if that is not what was waited for.
 
     Asked for or not, the kernel reports that the peer will send no more, and that the socket keeps errors for who asks
@@ -203,7 +219,7 @@ def poll(ring: Ring, owner: object, handle: EmulatedHandle, events: int) -> int:
     thing once. (Where a request to send waits by itself, the kernel takes that report for room, tries 128 times, and
     then keeps a thread for it. So those don't wait.)
     """
-    return ring.poll(owner, handle.checked_number(), events, handle.ended)
+    return ring.poll(owner, target, events, handle.ended)
 
 
 def _finish_poll(handle: EmulatedHandle, operation: Operation, result: int, detail: Any) -> Outcome:
@@ -216,13 +232,13 @@ def _finish_poll(handle: EmulatedHandle, operation: Operation, result: int, deta
 # Files
 
 
-def _start_read(ring: Ring, owner: object, handle: EmulatedHandle, operation: Operation) -> int:
+def _start_read(ring: Ring, owner: object, handle: EmulatedHandle, target: Target, operation: Operation) -> int:
     operation = cast("Read", operation)
     views, done = operation._views, operation.transferred
     offset = operation._offset + done
     if offset > OFFSET_MAX - operation._size:  # no file reaches so far, and the call would be refused
         views, done = (remaining(views, done)[0][: OFFSET_MAX - offset],), 0
-    return ring.read(owner, handle.private_number(), views, done, offset)
+    return ring.read(owner, target, views, done, offset)
 
 
 def _finish_read(handle: EmulatedHandle, operation: Operation, result: int, detail: Any) -> Outcome:
@@ -231,14 +247,14 @@ def _finish_read(handle: EmulatedHandle, operation: Operation, result: int, deta
     return Outcome.PROGRESS if result > 0 and operation.transferred < operation._size else Outcome.DONE
 
 
-def _start_write(ring: Ring, owner: object, handle: EmulatedHandle, operation: Operation) -> int:
+def _start_write(ring: Ring, owner: object, handle: EmulatedHandle, target: Target, operation: Operation) -> int:
     operation = cast("Write", operation)
     done = operation.transferred
-    return ring.write(owner, handle.private_number(), operation._views, done, operation._offset + done)
+    return ring.write(owner, target, operation._views, done, operation._offset + done)
 
 
-def _start_flush(ring: Ring, owner: object, handle: EmulatedHandle, operation: Operation) -> int:
-    return ring.sync(owner, handle.private_number())
+def _start_flush(ring: Ring, owner: object, handle: EmulatedHandle, target: Target, operation: Operation) -> int:
+    return ring.sync(owner, target)
 
 
 def _finish_flush(handle: EmulatedHandle, operation: Operation, result: int, detail: Any) -> Outcome:
