@@ -280,7 +280,17 @@ static PyObject *ring_next_result(Ring *self)
     PyObject *owner = request->is_attempt || !request->owner ? Py_None : request->owner;
     if (more)
         result = Py_BuildValue("(OKiN)", owner, (unsigned long long)name_of(request), number, more);
-    if (ended) {
+    if (!result) { /* for want of memory: it is not lost, and comes first the next time, unless another one has come since */
+        pthread_mutex_lock(&self->ring.lock);
+        if (!request->is_noted) {
+            request->is_noted = true;
+            request->next = self->noted;
+            self->noted = request;
+            if (!request->next)
+                self->noted_end = &request->next;
+        }
+        pthread_mutex_unlock(&self->ring.lock);
+    } else if (ended) {
         release(request);
         pthread_mutex_lock(&self->ring.lock);
         give_back(self, request);

@@ -97,6 +97,7 @@ class EmulatedHandle(Handle):
     """A handle and its lanes. Its ``lock`` guards the lanes, the status of their operations, and its own life."""
 
     __slots__ = (
+        "closing",
         "ended",
         "failure",
         "files",
@@ -139,6 +140,7 @@ class EmulatedHandle(Handle):
         # The other two are seldom needed, and a server may have many handles.
         self.readiness: Lane | None = None
         self.files = Lane() if self.kind is Kind.FILE else None
+        self.closing = False  # whether a thread is within its close()
         self.running = 0  # operations that are being done without the lane: of files, and polls
         self.life = Life.OPEN
         self.serial = next_sequence()  # a number that no other has; those that C makes are alike, and need none
@@ -216,7 +218,7 @@ class EmulatedHandle(Handle):
             if self.life in (Life.CLOSING, Life.CLOSED):
                 return
             self.life = Life.CLOSING
-            self.running += 1  # this thread is busy with it too, and leaves it last unless others stay for longer
+            self.closing = True  # this thread is busy with it too, and leaves it last unless others stay for longer
         self._end(closer=True)
 
     def leave(self, life: Life) -> None:
@@ -231,7 +233,7 @@ class EmulatedHandle(Handle):
         self._end(closer=False)
 
     def _end(self, *, closer: bool) -> None:
-        """End what is in flight, as the life has ended. Where that raises, the leader goes on with it."""
+        """End what is in flight, as the life has ended. Where that raises, the leader begins it anew."""
         port = self.port()
         try:
             try:
@@ -240,10 +242,16 @@ class EmulatedHandle(Handle):
             finally:
                 self.release(closer=closer)
         except BaseException:
+            if closer:
+                self.closing = False
             if port is not None:
                 port._backlog.append((self, self.incoming))
                 self.queue.wake_leader()
             raise
+
+    def end_anew(self) -> None:
+        """Go on with an end that was broken off."""
+        self._end(closer=False)
 
     def release(self, *, closer: bool = False) -> None:
         """Once nobody is in a system call, cancel what is left and part from the descriptor.
@@ -252,7 +260,8 @@ class EmulatedHandle(Handle):
         busy with the handle no more, and closes the object whatever time that takes and whatever it raises.
         """
         with self.lock:
-            self.running -= closer
+            if closer:
+                self.closing = False
             if self.life in (Life.OPEN, Life.CLOSED) or self._is_busy():
                 return
             closing = self.life is Life.CLOSING
@@ -277,7 +286,7 @@ class EmulatedHandle(Handle):
     def _is_busy(self) -> bool:
         """Whether somebody may be in a system call on it, or the kernel at a request; the caller holds the lock."""
         polled = self.readiness is not None and self.readiness.active
-        return bool(self.running or self.incoming.active or self.outgoing.active or polled)
+        return bool(self.closing or self.running or self.incoming.active or self.outgoing.active or polled)
 
     def _leave_port(self, *, is_open: bool) -> None:
         port = self.port()

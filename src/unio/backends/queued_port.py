@@ -446,14 +446,15 @@ class QueuedPort(Port, ABC):
         """Try a lane again: after an event, or when it had used up its tries or was to rest for a while."""
         # Without the lock: a submit that links an operation from here on sees that the lane is ready.
         lane.ready = True
+        if handle.life is not Life.OPEN:  # perhaps something has kept its end from being finished
+            handle.end_anew()
+            return
         if lane.first is None:
             return
         with handle.lock:
             run = handle.own(lane)
         if run:
             self._run(handle, lane)
-        elif handle.life is not Life.OPEN:  # its end was begun, and something kept it from being finished
-            handle.release()
 
     def _settle(
         self, lane: Lane, operation: Operation, outcome: Outcome, error: OSError | None, skipping: Operation | None
