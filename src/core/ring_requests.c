@@ -76,9 +76,20 @@ static void count_file(Ring *self, struct request *request)
     self->of_files++;
 }
 
-uint64_t ring_commit(Ring *self, struct request *request, PyObject *owner, const struct target *target, PyObject *views,
-                     struct message *message, uint64_t name)
+PyObject *ring_commit(Ring *self, struct request *request, PyObject *owner, const struct target *target, PyObject *views,
+                      struct message *message, uint64_t name)
 {
+    PyObject *number = PyLong_FromUnsignedLongLong(name); /* first: a request that nobody could name would be lost */
+    if (!number) {
+        request->in_kernel = false;
+        request->number_at = NULL;
+        request->next = self->free;
+        self->free = request;
+        self->in_flight--;
+        pthread_mutex_unlock(&self->ring.lock);
+        free(message);
+        return NULL;
+    }
     request->is_attempt = false;
     request->owner = Py_XNewRef(owner);
     request->socket = Py_XNewRef(target->socket);
@@ -86,7 +97,7 @@ uint64_t ring_commit(Ring *self, struct request *request, PyObject *owner, const
     request->message = message;
     ring_advance(&self->ring);
     pthread_mutex_unlock(&self->ring.lock);
-    return name;
+    return number;
 }
 
 /* Where the bytes of a tuple of memoryviews are, up to *most* after the first *done*, in up to *room* parts. Returns how
@@ -175,7 +186,7 @@ static PyObject *transfer(Ring *self, PyObject *owner, const struct target *targ
         entry->addr = (uint64_t)(uintptr_t)message->vector;
         entry->len = (uint32_t)count;
     }
-    return PyLong_FromUnsignedLongLong(ring_commit(self, request, owner, target, views, message, entry->user_data));
+    return ring_commit(self, request, owner, target, views, message, entry->user_data);
 }
 
 PyObject *ring_recv(Ring *self, PyObject *arguments)
@@ -254,7 +265,7 @@ static PyObject *exchange(Ring *self, int opcode, PyObject *owner, const struct 
     entry->len = 1;
     /* Where a datagram has no room, the kernel would try it again with what the first try has left of it: nothing. */
     entry->msg_flags = opcode == IORING_OP_SENDMSG ? MSG_NOSIGNAL | MSG_DONTWAIT : 0;
-    return PyLong_FromUnsignedLongLong(ring_commit(self, request, owner, target, views, message, entry->user_data));
+    return ring_commit(self, request, owner, target, views, message, entry->user_data);
 }
 
 PyObject *ring_recv_message(Ring *self, PyObject *arguments)
@@ -295,7 +306,7 @@ PyObject *ring_accept(Ring *self, PyObject *arguments)
     entry->addr = (uint64_t)(uintptr_t)&message->address;
     entry->addr2 = (uint64_t)(uintptr_t)&message->address_size;
     entry->accept_flags = SOCK_CLOEXEC | SOCK_NONBLOCK;
-    return PyLong_FromUnsignedLongLong(ring_commit(self, request, owner, &target, NULL, message, entry->user_data));
+    return ring_commit(self, request, owner, &target, NULL, message, entry->user_data);
 }
 
 PyObject *ring_connect(Ring *self, PyObject *arguments)
@@ -317,7 +328,7 @@ PyObject *ring_connect(Ring *self, PyObject *arguments)
     }
     entry->addr = (uint64_t)(uintptr_t)&message->address;
     entry->addr2 = (uint64_t)size;
-    return PyLong_FromUnsignedLongLong(ring_commit(self, request, owner, &target, NULL, message, entry->user_data));
+    return ring_commit(self, request, owner, &target, NULL, message, entry->user_data);
 }
 
 PyObject *ring_poll(Ring *self, PyObject *arguments)
@@ -337,7 +348,7 @@ PyObject *ring_poll(Ring *self, PyObject *arguments)
 #endif
     entry->poll32_events = events;
     entry->len = again ? IORING_POLL_ADD_MULTI : 0;
-    return PyLong_FromUnsignedLongLong(ring_commit(self, request, owner, &target, NULL, NULL, entry->user_data));
+    return ring_commit(self, request, owner, &target, NULL, NULL, entry->user_data);
 }
 
 PyObject *ring_sync(Ring *self, PyObject *arguments)
@@ -351,5 +362,5 @@ PyObject *ring_sync(Ring *self, PyObject *arguments)
     if (!request)
         return NULL;
     count_file(self, request);
-    return PyLong_FromUnsignedLongLong(ring_commit(self, request, owner, &target, NULL, NULL, entry->user_data));
+    return ring_commit(self, request, owner, &target, NULL, NULL, entry->user_data);
 }

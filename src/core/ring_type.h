@@ -92,7 +92,7 @@ bool ring_cross(Ring *ring, bool for_results, int64_t nanoseconds, struct spin *
 struct request *ring_begin(Ring *ring, int opcode, const struct target *target, struct io_uring_sqe **entry);
 
 /* The entry is prepared; let the lock go. Returns what the request is cancelled by. */
-uint64_t ring_commit(Ring *ring, struct request *request, PyObject *owner, const struct target *target, PyObject *views,
+PyObject *ring_commit(Ring *ring, struct request *request, PyObject *owner, const struct target *target, PyObject *views,
                      struct message *message, uint64_t name);
 
 /* The methods that prepare requests, each with a tuple of arguments. */

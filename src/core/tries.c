@@ -217,6 +217,8 @@ static int settle(struct hot_path *self, struct attempt *a) {
         failed |= call_port(self, name.run, a->handle, (PyObject *)a->lane, NULL) < 0;
     } else if (next == JUDGE) {
         PyObject *result = PyLong_FromSsize_t(a->result);
+        if (!result && (PyErr_Clear(), 1))
+            result = PyLong_FromSsize_t(a->result); /* what it says would be lost, and there may be some memory by now */
         failed |= !result || call_port(self, name.run_on, a->handle, (PyObject *)a->lane, result) < 0;
         Py_XDECREF(result);
     } else if (SLOT(a->handle, life) != open_life) {

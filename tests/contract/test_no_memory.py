@@ -22,11 +22,6 @@ try:
 except ImportError:
     pytest.skip("this Python was built without its test modules, which let allocations fail", allow_module_level=True)
 
-if unio.backends.choose() == "io_uring":
-    pytest.skip(
-        "what the kernel has done for io_uring is not kept yet where there is no memory to act on it",
-        allow_module_level=True,
-    )
 
 ALLOCATIONS = 45
 """How many of them fail in turn; no call here makes more before its last that matters."""

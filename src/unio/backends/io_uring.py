@@ -150,6 +150,8 @@ class IoUringPort(FastPort, QueuedPort):
         return self._ring.interrupt
 
     def __init__(self, *, backend: str | None = None, concurrency: int = 0) -> None:
+        # What has become of the first of a lane, by the lane, where there was no memory to act on it.
+        self._unsettled: dict[int, Judgement] = {}
         super().__init__(backend=backend, concurrency=concurrency)
         if has_hot_path:
             self._use_hot_path(self._ring)
@@ -189,7 +191,11 @@ class IoUringPort(FastPort, QueuedPort):
     def _run_on(self, handle: EmulatedHandle, lane: Lane, result: int, detail: Any = None) -> None:
         """The same, where the first operation was requested by the hot path: *result* is what came of it."""
         assert lane.first is not None  # it has a result
-        self._go_on(handle, lane, self._judge(handle, lane.first, Result(NOTHING, result, detail)))
+        try:
+            became = self._judge(handle, lane.first, Result(NOTHING, result, detail))
+        except MemoryError:  # there may be some by now
+            became = self._judge(handle, lane.first, Result(NOTHING, result, detail))
+        self._go_on(handle, lane, became)
 
     def _submit(self, skipping: Operation | None) -> bool:
         """Let the kernel start what it was given. Returns whether *skipping* has succeeded already."""
@@ -217,14 +223,21 @@ class IoUringPort(FastPort, QueuedPort):
         """Act on all results that were taken out of the ring. Returns whether *skipping* has succeeded."""
         skipped = False
         for owner, request, number, detail in self._ring:
-            if owner is None:  # it is the hot path's
-                handle, lane, address = detail
-                self._run_on(handle, lane, number, address)
-                continue
-            result = Result(request, number, detail)
-            skipped = owner.take_over(self, owner.whose, owner.operation, result, skipping) or skipped
+            try:
+                skipped = self._act_on(owner, request, number, detail, skipping) or skipped
+            except (
+                MemoryError
+            ):  # nothing has been done yet, or what was done isn't done again: there may be some by now
+                skipped = self._act_on(owner, request, number, detail, skipping) or skipped
         self._ring.submit()  # what has become the first of its lane
         return skipped
+
+    def _act_on(self, owner: Owner | None, request: int, number: int, detail: Any, skipping: Operation | None) -> bool:
+        if owner is None:  # it is the hot path's
+            handle, lane, address = detail
+            self._run_on(handle, lane, number, address)
+            return False
+        return owner.take_over(self, owner.whose, owner.operation, Result(request, number, detail), skipping)
 
     # The operations of a lane, one after the other
 
@@ -239,13 +252,17 @@ class IoUringPort(FastPort, QueuedPort):
         skipped = False
         owned = True
         tries = 0
+        unsettled = became  # what is to be kept where this is broken off
         try:
+            if became is None and self._unsettled:
+                unsettled = became = self._unsettled.pop(id(lane), None)
             while owned:
                 found = self._find_target(handle)
                 with handle.lock:
                     operation = lane.first
                     if became is not None:
                         skipped = self._settle_first(handle, lane, became, skipping) or skipped
+                    unsettled = None
                     if lane.first is None or lane.resting or not self._takes_on(handle) or tries == TRIES_MAX:
                         handle.disown(lane)
                         break
@@ -254,16 +271,20 @@ class IoUringPort(FastPort, QueuedPort):
                     raised = self._start_first(handle, lane, operation, found, blocked=blocked)
                     owned = not lane.request
                 if owned:
-                    became = self._try(handle, operation) if raised is None else judged(handle, raised)
+                    unsettled = became = self._try(handle, operation) if raised is None else judged(handle, raised)
                     tries += 1
                 elif isinstance(found, int):
                     self._ring.submit()  # before the number can be another's
-        except BaseException:  # KeyboardInterrupt, say: somebody else shall go on
+        except BaseException as error:  # KeyboardInterrupt, say: somebody else shall go on
             self._ring.submit()
             if owned:
+                lane.request = NOTHING
+                if unsettled is not None:
+                    self._unsettled[id(lane)] = unsettled
                 self._give_up(handle, lane)
             tries = TRIES_MAX
-            raise
+            if not isinstance(error, MemoryError):  # of that nobody need hear, as nothing is lost
+                raise
         finally:
             if tries == TRIES_MAX:
                 self._backlog.append((handle, lane))
@@ -332,14 +353,18 @@ class IoUringPort(FastPort, QueuedPort):
         self, handle: EmulatedHandle, operation: Operation, result: Result, skipping: Operation | None
     ) -> bool:
         """Act on the result of a lane's first operation."""
+        lane = handle.lane(operation)
+        if lane.request != result.request:  # it was acted on, as far as there was memory for that
+            return False
         became = self._judge(handle, operation, result)
-        return self._go_on(handle, handle.lane(operation), became, skipping)
+        return self._go_on(handle, lane, became, skipping)
 
     def _take_over_wait(
         self, handle: EmulatedHandle, operation: Operation, result: Result, skipping: Operation | None
     ) -> bool:
         """Act on a poll that a lane's first operation has waited for: it gave a hint, and the next try tells."""
         lane = handle.lane(operation)
+        became: Judgement | None = (Outcome.PROGRESS, None, 0.0)
         with handle.lock:
             if _goes_on(result):
                 return False
@@ -347,7 +372,6 @@ class IoUringPort(FastPort, QueuedPort):
             if lane.request != result.request:
                 return False
             lane.request = NOTHING  # this thread has the lane now
-        became: Judgement | None = (Outcome.PROGRESS, None, 0.0)
         if result.detail:
             became = self._try_beside(handle, lane, operation, result.request)
             if became is None:
@@ -401,15 +425,23 @@ class IoUringPort(FastPort, QueuedPort):
                 self._give_up(handle, owned)
             self._leave_to_others(handle, operation)
             raise
-        raised = None
+        raised, mine = None, owned
         try:
             with handle.lock:
-                if owned is not None:
-                    handle.disown(owned)
+                if mine is not None:
+                    handle.disown(mine)
+                    mine = None
                 if operation._status is PENDING and operation._native is None and self._takes_on(handle):
                     handle.running += 1
                     operation._native = NOTHING
-                    raised = self._prepare_alone(handle, operation, found)
+                    try:
+                        raised = self._prepare_alone(handle, operation, found)
+                    except MemoryError as error:
+                        raised = error
+        except BaseException:
+            if mine is not None:  # who submits sees to it that somebody takes it up again
+                mine.active = False
+            raise
         finally:
             if isinstance(found, int):
                 self._ring.submit()  # before the number can be another's
@@ -465,16 +497,22 @@ class IoUringPort(FastPort, QueuedPort):
         self, handle: EmulatedHandle, operation: Operation, became: Judgement, *, again: bool = True
     ) -> None:
         """Complete an operation that the kernel has no more, or give it to the kernel *again*."""
-        outcome, error, _ = became
-        with handle.lock:
-            handle.running -= 1
-            operation._native = None
-            if outcome is Outcome.PROGRESS and operation._verdict is not None and operation.name == "read":
-                operation._transferred = 0  # a part that was read is no end of the file, and nothing is lost with it
-            self._settle(handle.lane(operation), operation, outcome, error, None)
+        try:
+            self._settle_alone(handle, operation, became)
+        except MemoryError:  # there may be some by now
+            self._settle_alone(handle, operation, became)
         if again:
             self._start_alone(handle, operation)
         self._after_run(handle)
+
+    def _settle_alone(self, handle: EmulatedHandle, operation: Operation, became: Judgement) -> None:
+        outcome, error, _ = became
+        with handle.lock:
+            if outcome is Outcome.PROGRESS and operation._verdict is not None and operation.name == "read":
+                operation._transferred = 0  # a part that was read is no end of the file, and nothing is lost with it
+            self._settle(handle.lane(operation), operation, outcome, error, None)
+            handle.running -= 1
+            operation._native = None
 
     # Ending
 

@@ -758,7 +758,7 @@ class QueuedPort(Port, ABC):
         self._queue.close()
         for handle in list(self._table.values()):
             handle.leave(Life.ORPHANED)
-            handle.release()
+            handle.end_anew()  # for what an earlier call of this has left
             joined.keep_object(handle)
         self._queue.start_gathered()  # what was gathered on those handles ends with them
         self._queue.start_gathered = nothing_gathered
@@ -775,6 +775,9 @@ class QueuedPort(Port, ABC):
         except IndexError:
             return
         self._close_kernel()
+        while self._backlog:  # what was broken off, and which nobody takes up any more
+            handle, _ = self._backlog.popleft()
+            handle.end_anew()
 
     def _in_flight(self) -> int:
         # An operation goes from its handle to the queue, so in this order none is missed.
