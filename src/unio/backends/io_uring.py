@@ -241,7 +241,7 @@ class IoUringPort(FastPort, QueuedPort):
 
     # The operations of a lane, one after the other
 
-    def _go_on(
+    def _go_on(  # noqa: C901 - one loop, and what is to be kept wherever it is broken off
         self, handle: EmulatedHandle, lane: Lane, became: Judgement | None, skipping: Operation | None = None
     ) -> bool:
         """Settle what became of a lane's first operation, if anything, and start what is first then.
@@ -413,7 +413,9 @@ class IoUringPort(FastPort, QueuedPort):
         self._after_run(handle)
         return operations
 
-    def _start_alone(self, handle: EmulatedHandle, operation: Operation, owned: Lane | None = None) -> None:
+    def _start_alone(  # noqa: C901 - the same
+        self, handle: EmulatedHandle, operation: Operation, owned: Lane | None = None
+    ) -> None:
         """Give the kernel an operation, unless it was ended or given to the kernel in the meantime.
 
         *owned* is the lane of the polls, if this thread has become its owner, which is of no use here.
