@@ -278,10 +278,7 @@ class IoUringPort(FastPort, QueuedPort):
         except BaseException as error:  # KeyboardInterrupt, say: somebody else shall go on
             self._ring.submit()
             if owned:
-                lane.request = NOTHING
-                if unsettled is not None:
-                    self._unsettled[id(lane)] = unsettled
-                self._give_up(handle, lane)
+                self._break_off(handle, lane, unsettled)
             tries = TRIES_MAX
             if not isinstance(error, MemoryError):  # of that nobody need hear, as nothing is lost
                 raise
@@ -292,6 +289,13 @@ class IoUringPort(FastPort, QueuedPort):
                 self._queue.wake_leader()
             self._after_run(handle)
         return skipped
+
+    def _break_off(self, handle: EmulatedHandle, lane: Lane, unsettled: Judgement | None) -> None:
+        """Own a lane no more, and keep what became of its first operation for who goes on with it."""
+        lane.request = NOTHING
+        if unsettled is not None:
+            self._unsettled[id(lane)] = unsettled
+        self._give_up(handle, lane)
 
     def _settle_first(self, handle: EmulatedHandle, lane: Lane, became: Judgement, skipping: Operation | None) -> bool:
         """Act on what became of a lane's first operation; the caller holds the handle's lock."""
