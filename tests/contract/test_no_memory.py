@@ -89,7 +89,7 @@ def lacking(number: int, function: Callable[..., Any], *arguments: Any) -> Any:
         _testcapi.remove_mem_hooks()
 
 
-@pytest.mark.clause("S1", "S3")
+@pytest.mark.clause("S1", "S11")
 @pytest.mark.parametrize("timeout", [None, 3600.0])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_submit_that_finds_no_memory_leaves_an_operation_that_is_idle_or_completes(
@@ -105,7 +105,7 @@ def test_a_submit_that_finds_no_memory_leaves_an_operation_that_is_idle_or_compl
             found.finish()
 
 
-@pytest.mark.clause("S1", "P6")
+@pytest.mark.clause("S11", "P6")
 @pytest.mark.parametrize("kinds", SEVERAL, ids="+".join)
 def test_a_wait_that_finds_no_memory_loses_nothing_that_it_had_taken(backend: str, kinds: list[str]) -> None:
     for number in range(ALLOCATIONS):
@@ -126,7 +126,7 @@ def test_a_wait_that_finds_no_memory_loses_nothing_that_it_had_taken(backend: st
             found.finish()
 
 
-@pytest.mark.clause("X2", "X3")
+@pytest.mark.clause("S11", "X2", "X3")
 @pytest.mark.parametrize("ending", ["cancel", "close"])
 @pytest.mark.parametrize("kinds", SEVERAL, ids="+".join)
 def test_a_handle_that_is_ended_without_memory_lets_all_of_its_operations_complete(
@@ -139,7 +139,7 @@ def test_a_handle_that_is_ended_without_memory_lets_all_of_its_operations_comple
             found.finish()
 
 
-@pytest.mark.clause("P7")
+@pytest.mark.clause("S11", "P7")
 @pytest.mark.parametrize("kinds", SEVERAL, ids="+".join)
 def test_a_port_that_is_closed_without_memory_has_nothing_in_flight(backend: str, kinds: list[str]) -> None:
     for number in range(ALLOCATIONS):
