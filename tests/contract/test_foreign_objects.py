@@ -138,6 +138,25 @@ def test_an_object_whose_fileno_tells_no_number_any_more_counts_as_closed(
     far.close()
 
 
+@pytest.mark.clause("A2", "X3")
+def test_an_object_that_finds_no_memory_to_tell_its_number_is_not_closed(port: unio.Port, make_connection: Any) -> None:
+    connection, far = make_connection()
+    connection.says = [MemoryError()]
+    with pytest.raises(MemoryError):
+        port.associate(connection)
+    connection.says = []
+    handle = port.associate(connection)
+    received = unio.Recv(handle, bytearray(8))
+    port.submit(received)
+    connection.says = [MemoryError()]
+    with contextlib.suppress(MemoryError):
+        assert port.wait(0.1) == []
+    connection.says = []
+    assert not handle.closed
+    far.send(b"data")
+    assert completion(port)[1:] == (received, 4, None)
+
+
 @pytest.mark.process_wide
 @pytest.mark.clause("A3", "X3")
 @pytest.mark.parametrize("first", ["wait", "handle", "associate"])

@@ -55,6 +55,8 @@ def number_of(given: HasFileno | int) -> int:
         raise AssociationError(f"{given!r} has joined a port already")
     try:
         number = given if isinstance(given, int) else given.fileno()
+    except MemoryError:
+        raise
     except Exception as error:
         raise closed(given) from error
     if not isinstance(number, int):
@@ -100,6 +102,8 @@ def stands_for(file: HasFileno, number: int) -> bool:
     try:
         said = file.fileno()
         return said == number and isinstance(said, int)
+    except MemoryError:  # which says nothing of the object
+        raise
     except Exception:  # noqa: BLE001 - see above
         return False
 
