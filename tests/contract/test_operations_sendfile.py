@@ -317,23 +317,28 @@ def test_a_file_that_has_the_socket_closed_when_it_is_asked_for_its_number_goes_
     port: unio.Port, resources: contextlib.ExitStack, make_file: Any, form: str, times: int, source: str
 ) -> None:
     near, far = channels.outgoing(resources, channels.NEAR_BY)
+    listening = channels.listener(resources, "tcp")
     number = near.fileno()
     handle = port.associate(near if form == "socket" else near.detach())
-    others: list[socket.socket] = []
+    others: list[tuple[socket.socket, socket.socket]] = []
 
     def close_and_reuse() -> None:
         near.close() if form == "socket" else os.close(number)
-        others.extend(resources.enter_context(each) for _ in range(4) for each in socket.socketpair())
+        for _ in range(4):
+            client = resources.enter_context(support.connect(listening))
+            others.append((client, resources.enter_context(listening.accept()[0])))
 
+    support.succeed(port, unio.SendFile(handle, make_file()))  # what is looked up for the first one is there
     environment = PROC / "self" / "environ"
     made_up = source != "file" and environment.exists()
     file = resources.enter_context(unio.open(environment)) if made_up else make_file()
     found = support.run(port, unio.SendFile(handle, Asked(file, times, close_and_reuse)))
     assert found.error is None or others
-    for each in others:
-        each.setblocking(False)
-        with pytest.raises(BlockingIOError):
-            each.recv(100)
+    for client, server in others:
+        for sender, receiver in ((client, server), (server, client)):
+            sender.send(b"its own")
+            sender.shutdown(socket.SHUT_WR)
+            assert support.recv_to_end(receiver) == b"its own"
     if form == "number" and not others:
         os.close(number)
 
