@@ -412,7 +412,9 @@ def _note_who_waits(port_type: type[unio.Port]) -> None:
 
 
 if not SEES_FRAMES:
-    _note_who_waits(unio.backends.load(None))
+    for candidate in unio.backends.candidates():
+        if candidate.available:
+            _note_who_waits(unio.backends.load(candidate.name))
 
 
 def _stat(thread: threading.Thread, name: str) -> str:

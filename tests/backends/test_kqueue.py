@@ -17,8 +17,10 @@ from platforms import needs_fork, needs_kqueue
 
 import unio
 from unio import backends
-from unio.backends import kevent, kqueue
+from unio.backends import kevent
 from unio.backends.kqueue_api import ffi
+
+kqueue = pytest.importorskip("unio.backends.kqueue", reason="it is for POSIX", exc_type=ImportError)
 
 needs_stand_in = pytest.mark.skipif(
     not os.environ.get(backends.KQUEUE_LIBRARY), reason=f"{backends.KQUEUE_LIBRARY} names no library"

@@ -10,6 +10,7 @@ import contextlib
 import gc
 import socket
 import sys
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -32,6 +33,26 @@ class Finalized:
 
     def __del__(self) -> None:
         self.function()
+
+
+@contextlib.contextmanager
+def once_within_a_lock(function: Callable[[], object]) -> Iterator[None]:
+    """At the first line of unio's own that this thread comes to with a lock of unio's, the function is called."""
+    left = [function]
+
+    def trace(frame: FrameType, event: str, _: object) -> Callable[..., Any] | None:
+        if not frame.f_code.co_filename.startswith(support.HOME):
+            return None
+        if event == "line" and left and holds_lock():
+            left.pop()()
+        return trace
+
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(None)
+    assert not left
 
 
 @contextlib.contextmanager
@@ -160,6 +181,44 @@ def test_a_finalizer_in_the_middle_of_any_step_neither_hangs_nor_loses_anything(
         completions(world.port, 10_000, patience=0.5)
     operations += [*world.receives, world.timer]
     assert [operation for operation in operations if operation.in_flight] == []
+
+
+REACHING: dict[str, Callable[[unio.Port, unio.Recv], object]] = {
+    "cancel": lambda port, recv: port.cancel(recv),
+    "cancel all": lambda _, recv: recv.handle.cancel(),
+    "close": lambda _, recv: recv.handle.close(),
+    "submit": lambda port, recv: port.submit(unio.Recv(recv.handle, bytearray(1)), 3600),
+}
+
+
+@pytest.mark.clause("P2", "S1")
+@pytest.mark.parametrize("reach", REACHING)
+def test_two_threads_in_the_middle_of_a_step_may_each_reach_for_what_the_other_is_at(
+    port: unio.Port, make_pair: Any, reach: str
+) -> None:
+    pairs = [make_pair(), make_pair()]
+    handles = [port.associate(near) for near, _ in pairs]
+    first = [unio.Recv(handle, bytearray(1)) for handle in handles]
+    for recv in first:
+        port.submit(recv)
+    both = threading.Barrier(2)
+
+    def run(mine: int) -> unio.Recv:
+        def meet() -> None:
+            both.wait(support.PATIENCE)
+            REACHING[reach](port, first[1 - mine])
+
+        second = unio.Recv(handles[mine], bytearray(1))
+        with once_within_a_lock(meet):
+            port.submit(second, 3600)
+        return second
+
+    threads = [Background(run, mine) for mine in range(2)]
+    second = [thread.result() for thread in threads]
+    for handle in handles:
+        handle.close()
+    while any(operation.in_flight for operation in (*first, *second)):
+        support.batch(port)
 
 
 @pytest.mark.clause("S1", "P7")

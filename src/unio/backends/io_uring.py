@@ -40,7 +40,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from unio._core import Ring
 from unio.backends.attempts import Outcome, attempt, judged, readiness_of
-from unio.backends.lanes import Life
+from unio.backends.lanes import EmulatedHandle, Life
 from unio.backends.native import FastPort, has_hot_path
 from unio.backends.pool import start_thread
 from unio.backends.processes import exit_status, open_pidfd
@@ -52,7 +52,7 @@ from unio.operations import Route
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from unio.backends.lanes import EmulatedHandle, Lane
+    from unio.backends.lanes import Lane
     from unio.backends.requests import Target
     from unio.operations import Operation, ProcessExit
 
@@ -229,6 +229,10 @@ class IoUringPort(FastPort, QueuedPort):
                 MemoryError
             ):  # nothing has been done yet, or what was done isn't done again: there may be some by now
                 skipped = self._act_on(owner, request, number, detail, skipping) or skipped
+                whose = detail[0] if owner is None else owner.whose
+                if isinstance(whose, EmulatedHandle):  # what was to follow may have been broken off
+                    self._backlog.append((whose, whose.incoming))
+                    self._queue.wake_leader()
         self._ring.submit()  # what has become the first of its lane
         return skipped
 
@@ -358,8 +362,9 @@ class IoUringPort(FastPort, QueuedPort):
     ) -> bool:
         """Act on the result of a lane's first operation."""
         lane = handle.lane(operation)
-        if lane.request != result.request:  # it was acted on, as far as there was memory for that
-            return False
+        with handle.lock:  # who has started it may be about to note the request
+            if lane.request != result.request:  # it was acted on, as far as there was memory for that
+                return False
         became = self._judge(handle, operation, result)
         return self._go_on(handle, lane, became, skipping)
 
