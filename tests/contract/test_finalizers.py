@@ -234,14 +234,14 @@ def test_a_completion_that_closes_its_handle_as_it_goes_leaves_the_rest_to_the_w
 
     near, far = make_pair()
     handle = port.associate(near)
-    first: Any = unio.Recv(handle, bytearray(1), state=Connection(handle))
     second: Any = unio.Recv(handle, bytearray(1))
-    port.submit(first)
-    port.submit(second)
-    del first
-    far.send(b"x")
 
-    def drain() -> list[unio.Operation]:
+    def drain() -> list[unio.Operation]:  # in one thread, as without the GIL what another one has made goes later
+        first: Any = unio.Recv(handle, bytearray(1), state=Connection(handle))
+        port.submit(first)
+        port.submit(second)
+        del first
+        far.send(b"x")
         support.completion(port)  # with the first goes its state
         return [support.completion(port).operation]
 
