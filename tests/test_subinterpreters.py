@@ -32,6 +32,12 @@ try:
 except ImportError:
     import _xxsubinterpreters as interpreters
 def run(kind, program):
+    if kind == "public":
+        from concurrent.interpreters import create
+        interpreter = create()
+        interpreter.exec(program)
+        interpreter.close()
+        return
     if sys.version_info < (3, 13):
         number = interpreters.create(isolated=kind == "isolated")
         failed = interpreters.run_string(number, program)  # or else it raises
@@ -47,6 +53,10 @@ if __name__ == "__main__":
 """
 
 KINDS = ["legacy", "isolated"]
+
+has_public = pytest.mark.skipif(sys.version_info < (3, 14), reason="concurrent.interpreters came with Python 3.14")
+
+ALL_KINDS = [*KINDS, pytest.param("public", marks=has_public)]
 
 has_threads = pytest.mark.skipif(
     sys.version_info < (3, 12), reason="until Python 3.12 one has no threads, or can't be ended while one is ending"
@@ -97,7 +107,7 @@ print("served" if served else "none")
 """
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ALL_KINDS)
 def test_each_backend_serves_in_a_subinterpreter_or_says_why_it_can_not(kind: str) -> None:
     words = set(run(RUN, kind, SERVES).split())
     assert len(words) == 1
@@ -106,7 +116,7 @@ def test_each_backend_serves_in_a_subinterpreter_or_says_why_it_can_not(kind: st
 
 
 @linux
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ALL_KINDS)
 def test_doctor_says_what_is_lacking_in_a_subinterpreter(kind: str) -> None:
     # Once: the second isolated one of Python 3.12 that imports datetime, as importlib.metadata does, ends the process.
     found = json.loads(run(RUN, kind, "from unio.cli import main\nmain(['doctor', '--json'])", times=1))
@@ -114,7 +124,7 @@ def test_doctor_says_what_is_lacking_in_a_subinterpreter(kind: str) -> None:
     lacking = {each["name"]: each["reason"] for each in found["candidates"] if not each["available"]}
     if native.core is None:
         assert found["c_part"].startswith("absent: it is compiled at installation")
-    elif kind == "isolated" and sys.version_info >= (3, 12):
+    elif kind != "legacy" and sys.version_info >= (3, 12):
         assert "unio._core does not support loading in subinterpreters" in found["c_part"]
         assert "unio._core does not support loading in subinterpreters" in lacking["io_uring"]
     else:
@@ -218,3 +228,75 @@ exec(SERVES)
 assert native.has_hot_path == hasattr(native.core, "HotPath"), native.no_hot_path
 """
     assert run(program, "legacy").split() == ["served"] * 4
+
+
+AT_ONCE = """
+import sys, threading
+from concurrent import interpreters
+several = [interpreters.create() for _ in range(3)]
+threads = [threading.Thread(target=each.exec, args=[sys.argv[2]]) for each in several]
+for each in threads:
+    each.start()
+exec(sys.argv[2])
+for each in threads:
+    each.join()
+for each in several:
+    each.close()
+"""
+
+
+@linux
+@has_public
+def test_interpreters_serve_at_the_same_time() -> None:
+    assert run(AT_ONCE, "public", SERVES).split() == ["served"] * 4
+
+
+GIVEN = """
+import socket, unio
+from concurrent import interpreters
+near, far = socket.socketpair()
+queue = interpreters.create_queue()
+with near, far, unio.Port() as port:
+    handle = port.associate(near)
+    for own in (port, handle, unio.Recv(handle), unio.Timer(0)):
+        try:
+            queue.put(own)
+        except interpreters.NotShareableError:
+            continue
+        raise AssertionError(own)
+"""
+
+
+@has_public
+def test_what_belongs_to_one_interpreter_is_not_given_to_another() -> None:
+    assert run(GIVEN, "public") == ""
+
+
+SHARED = """
+import socket
+from concurrent import interpreters
+near, far = socket.socketpair()
+buffer = bytearray(4)
+interpreter = interpreters.create()
+with near, far, memoryview(buffer) as shared:
+    far.sendall(b"data")
+    interpreter.prepare_main(buffer=shared, number=near.fileno())
+    interpreter.exec('''if True:
+        import unio
+        with unio.Port() as port:
+            recv = unio.Recv(port.associate(number), buffer)
+            port.submit(recv)
+            [found] = port.wait(30)
+            assert found.error is None and found.transferred == 4, found
+        del recv, found
+        buffer.release()
+    ''')
+    interpreter.close()
+assert buffer == b"data"
+"""
+
+
+@linux
+@has_public
+def test_a_buffer_of_another_interpreter_is_filled_in_place() -> None:
+    assert run(SHARED, "public") == ""
