@@ -45,6 +45,27 @@ IN_PARALLEL = [
     )
 ]
 
+# The tests of the contract and of what each system makes of it: what depends on the interpreter as well.
+CONTRACT = ["tests/contract", "tests/backends", "tests/differential", "tests/threads"]
+
+# The tests in which several threads do something at once.
+OF_THREADS = [
+    "tests/threads",
+    *(
+        f"tests/contract/test_{name}.py"
+        for name in (
+            *("amid_data", "cancel", "concurrency", "finalizers", "gathered", "operations_file", "pitfalls_threads"),
+            *("port_close", "port_post", "port_queue", "port_wait", "submit"),
+        )
+    ),
+]
+
+# What tools/interpreter.py makes without the GIL.
+WITHOUT_GIL = ["3.13t", "3.14t"]
+
+# What it makes of the interpreters of the matrix, where the machine has none.
+MADE = ["3.14", "3.15"]
+
 SANITIZERS = ["libasan", "libubsan"]
 
 # Compiles the part in C once more, and puts it in the place of the installed one. A warning is an error; but frames are
@@ -65,6 +86,23 @@ def install_group(session: nox.Session, group: str) -> None:
 def output_of(session: nox.Session, *command: str, external: bool = False) -> str:
     """What a command says on its standard output; the other, where it tells how it goes, is shown."""
     return str(session.run(*command, silent=True, stderr=None, external=external)).strip()
+
+
+def made_environment(session: nox.Session, name: str, *packages: str, **variables: str) -> Path:
+    """The Python of an environment with unio and what its tests need, on this interpreter or one that is made."""
+    this = "{}.{}{}".format(*sys.version_info[:2], getattr(sys, "abiflags", ""))
+    built = sys.executable if name == this else output_of(session, "python", "tools/interpreter.py", name)
+    session.install("virtualenv")
+    place = Path(session.virtualenv.location) / name
+    session.run("virtualenv", "--quiet", "--python", built, str(place))
+    python = place / "bin" / "python"
+    # The last hypothesis that is Python alone will do. cffi 2 refuses 3.13 without the GIL; 1 doesn't say that it needs
+    # none.
+    group = ["cffi<2" if each.startswith("cffi") else each for each in nox.project.dependency_groups(PROJECT, "test")]
+    install = [str(python), "-m", "pip", "install", "--quiet", "--no-compile", "--only-binary", "hypothesis"]
+    environment = {"TSAN_OPTIONS": "report_bugs=0", **variables}
+    session.run(*install, *group, *packages, env=environment, external=True)
+    return python
 
 
 def run_tests(session: nox.Session, backend: str, **variables: str) -> None:
@@ -113,27 +151,19 @@ def kqueue(session: nox.Session) -> None:
 
 
 @nox.session
-def freethreaded(session: nox.Session) -> None:
-    """Run the tests without the GIL; arguments after ``--`` go to pytest.
+@nox.parametrize("name", WITHOUT_GIL, ids=WITHOUT_GIL)
+def freethreaded(session: nox.Session, name: str) -> None:
+    """Run the contract without the GIL; arguments after ``--`` go to pytest.
 
-    CPython is built for it if it isn't there, from Debian's source package: that takes a Debian machine, and some
-    minutes once. Without arguments those tests of the contract follow once more that use the port as a program does,
-    each run by four threads at once. In the other files of the contract most tests can't be run so, as they make
-    threads meet by themselves, or take long alone.
+    Unless nox runs on that very interpreter, it is built if it isn't there, from Debian's source package: that takes a
+    Debian machine, and some minutes once. Without arguments those tests of the contract follow once more that use the
+    port as a program does, each run by four threads at once. In the other files of the contract most tests can't be
+    run so, as they make threads meet by themselves, or take long alone.
     """
-    built = output_of(session, "python", "tools/freethreaded.py")
-    session.install("virtualenv")
-    place = Path(session.virtualenv.location) / "freethreaded"
-    session.run("virtualenv", "--quiet", "--python", built, str(place))
-    python = str(place / "bin" / "python")
-    # The last hypothesis that is Python alone will do. cffi 2 refuses this Python; 1 doesn't say that it needs no GIL.
-    group = ["cffi<2" if each.startswith("cffi") else each for each in nox.project.dependency_groups(PROJECT, "test")]
-    packages = [*group, "pytest-run-parallel", "."]
-    install = [python, "-m", "pip", "install", "--quiet", "--only-binary", "hypothesis", *packages]
-    session.run(*install, external=True)
-    pytest = [python, "-m", "pytest", *session.posargs]
+    python = made_environment(session, name, "pytest-run-parallel", ".")
+    pytest = [str(python), "-m", "pytest"]
     variables = {"PYTHON_GIL": "0", "UNIO_BACKEND": "epoll"}
-    session.run(*pytest, env=variables, external=True)
+    session.run(*pytest, *(session.posargs or CONTRACT), env=variables, external=True)
     if not session.posargs:
         session.run(*pytest, "--parallel-threads", "4", *IN_PARALLEL, env=variables, external=True)
 
@@ -156,6 +186,35 @@ def sanitize(session: nox.Session) -> None:
     for backend in BACKENDS:
         where = session.posargs or ["tests/contract", "tests/backends", "tests/differential"]
         session.run("pytest", *where, env={"UNIO_BACKEND": backend, **environment})
+
+
+@nox.session
+def sanitize_threads(session: nox.Session) -> None:
+    """Run what several threads do at once, without the GIL, under ThreadSanitizer: CPython itself and the part in C.
+
+    CPython is built for it if it isn't there, as for the session ``freethreaded``. What it has by way of races of its
+    own is known to it, and left out. Arguments after ``--`` go to pytest.
+    """
+    python = made_environment(session, "3.13t-tsan", ".", CFLAGS="-g")
+    interpreter = Path(output_of(session, str(python), "-c", "import sys; print(sys.base_prefix)", external=True))
+    # pytest would keep what is written on the standard error while a test runs that passes.
+    reports = Path(session.virtualenv.location) / "reports"
+    shutil.rmtree(reports, ignore_errors=True)
+    reports.mkdir()
+    options = {
+        "exitcode": "66",
+        "halt_on_error": "0",
+        "log_path": str(reports / "report"),
+        "suppressions": str(interpreter / "thread-sanitizer.txt"),
+    }
+    variables = {"PYTHON_GIL": "0", "TSAN_OPTIONS": " ".join(f"{name}={value}" for name, value in options.items())}
+    try:
+        for backend in BACKENDS:
+            where = session.posargs or OF_THREADS
+            session.run(str(python), "-m", "pytest", *where, env={"UNIO_BACKEND": backend, **variables}, external=True)
+    finally:
+        for report in sorted(reports.iterdir()):
+            session.log(report.read_text())
 
 
 @nox.session
@@ -203,6 +262,12 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def matrix(session: nox.Session) -> None:
-    """Run the tests on every supported interpreter that is installed."""
+    """Run the contract on every supported interpreter, and all tests on the oldest one without the part in C.
+
+    Where Debian's packages can be had, the newest interpreters are made if they aren't there; what lacks else is left
+    out. Arguments after ``--`` go to tox.
+    """
     session.install("tox>=4.22")
-    session.run("tox", "run", *session.posargs)
+    lacking = [name for name in MADE if shutil.which("apt-get") and not shutil.which(f"python{name}")]
+    made = [output_of(session, "python", "tools/interpreter.py", name) for name in lacking]
+    session.run("tox", "run", *(["--discover", *made] if made else []), *session.posargs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 from pathlib import Path
@@ -34,6 +35,16 @@ def call(
     """Run a command whose output goes to a log."""
     variables = os.environ | {"DEBIAN_FRONTEND": "noninteractive"} | (environment or {})
     subprocess.run(command, check=True, env=variables, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=cwd)
+
+
+def install(packages: tuple[str, ...], log: IO[bytes]) -> None:
+    """Install packages on this machine, which needs root; of several tools that do so, one after the other."""
+    lock = user_cache("install.lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        call(["apt-get", "update"], log)
+        call(["apt-get", "install", "--yes", "--no-install-recommends", *packages], log)
 
 
 def tail(log: Path) -> str:

@@ -22,7 +22,7 @@ import sys
 from pathlib import Path
 from typing import IO, ClassVar
 
-from debian import BuildError, call, mirror, tail, user_cache
+from debian import BuildError, call, install, mirror, tail, user_cache
 
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
@@ -70,7 +70,7 @@ class Unpacked:
     def make(self, folder: Path, work: Path, log: IO[bytes]) -> None:
         """Fetch and unpack the packages, and put them into the folder."""
         apt = apt_get(work, "deb", self.suite, log)
-        wanted = (f"{self.package}-dev", f"{self.package}-venv", "patchelf")
+        wanted = (f"{self.package}-dev", "patchelf")
         call([*apt, "install", "--yes", "--download-only", "--no-install-recommends", *wanted], log)
         root = work / "root"
         for package in (work / "cache" / "archives").glob("*.deb"):
@@ -84,7 +84,7 @@ class Unpacked:
     def use_own_libraries(self, root: Path, folder: Path, log: IO[bytes]) -> None:
         """Have the program load its own libc and libraries, from where they will be; other programs don't see them."""
         (loader,) = (root / "usr" / "lib").glob("*-linux-gnu*/ld-linux*.so.*")
-        (libraries, final) = (loader.parent, folder / loader.parent.relative_to(root))
+        libraries, final = loader.parent, folder / loader.parent.relative_to(root)
         patch = [str(loader), "--library-path", str(libraries), str(root / "usr" / "bin" / "patchelf")]
         program = str(root / self.python)
         # One after the other, and in this order: else the program that patchelf 0.18 leaves crashes.
@@ -160,7 +160,7 @@ def works(python: Path, gil: str) -> bool:
     return python.exists() and subprocess.run([python, "-c", WORKS, gil], check=False).returncode == 0
 
 
-def install(needed: tuple[str, ...], log: IO[bytes]) -> None:
+def install_needed(needed: tuple[str, ...], log: IO[bytes]) -> None:
     """Install what it takes to compile, as far as it isn't there."""
     state = ["dpkg-query", "--show", "--showformat", "${db:Status-Status}\\n", *needed]
     states = subprocess.run(state, stdout=subprocess.PIPE, stderr=log, check=False, text=True).stdout.split()
@@ -168,8 +168,7 @@ def install(needed: tuple[str, ...], log: IO[bytes]) -> None:
         return
     if os.geteuid() != 0:
         raise BuildError(f"only root can install what it takes to compile for CPython: {', '.join(needed)}")
-    call(["apt-get", "update"], log)
-    call(["apt-get", "install", "--yes", "--no-install-recommends", *needed], log)
+    install(needed, log)
 
 
 def build(name: str, cache: Path) -> Path:
@@ -188,7 +187,7 @@ def build(name: str, cache: Path) -> Path:
             shutil.rmtree(left_over, ignore_errors=True)
         try:
             with log.open("wb") as output:
-                install(wanted.needed, output)
+                install_needed(wanted.needed, output)
                 wanted.make(folder, work, output)
         except subprocess.CalledProcessError as error:
             raise BuildError(f"{error}; the end of {log}:\n{tail(log)}") from error

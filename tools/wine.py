@@ -32,7 +32,7 @@ import zipfile
 from pathlib import Path
 from typing import IO, NoReturn
 
-from debian import BuildError, call, mirror, tail, user_cache
+from debian import BuildError, call, install, mirror, tail, user_cache
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = CHECKOUT / "tools" / "wine-requirements.txt"
@@ -133,9 +133,7 @@ def install_python(python: Path, log: IO[bytes]) -> None:
 
 def install_system(system: Path, version: str, log: IO[bytes]) -> None:
     """Put Debian with Wine into a folder, and on the machine what that takes."""
-    install = ["apt-get", "install", "--yes", "--no-install-recommends", "debootstrap", "debian-archive-keyring"]
-    call(["apt-get", "update"], log)
-    call(install, log)
+    install(("debootstrap", "debian-archive-keyring"), log)
     call(confined(INSTALL, system, SUITES[version], mirror()), log, ENVIRONMENT)
 
 
