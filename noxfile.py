@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import shutil
 import sys
+import sysconfig
 from pathlib import Path
 
 import nox
@@ -60,10 +61,7 @@ OF_THREADS = [
     ),
 ]
 
-# What tools/interpreter.py makes without the GIL.
-WITHOUT_GIL = ["3.13t", "3.14t"]
-
-# What it makes of the interpreters of the matrix, where the machine has none.
+# The interpreters of the matrix that tools/interpreter.py makes where the machine has none.
 MADE = ["3.14", "3.15"]
 
 SANITIZERS = ["libasan", "libubsan"]
@@ -88,17 +86,20 @@ def output_of(session: nox.Session, *command: str, external: bool = False) -> st
     return str(session.run(*command, silent=True, stderr=None, external=external)).strip()
 
 
-def made_environment(session: nox.Session, name: str, *packages: str, **variables: str) -> Path:
-    """The Python of an environment with unio and what its tests need, on this interpreter or one that is made."""
-    this = "{}.{}{}".format(*sys.version_info[:2], getattr(sys, "abiflags", ""))
-    built = sys.executable if name == this else output_of(session, "python", "tools/interpreter.py", name)
+def made(session: nox.Session, name: str) -> str:
+    """The interpreter that tools/interpreter.py makes if it isn't there."""
+    return output_of(session, "python", "tools/interpreter.py", name)
+
+
+def environment_on(session: nox.Session, interpreter: str, *packages: str, **variables: str) -> Path:
+    """The Python of an environment on another interpreter, with what the tests need and more packages."""
     session.install("virtualenv")
-    place = Path(session.virtualenv.location) / name
-    session.run("virtualenv", "--quiet", "--python", built, str(place))
+    place = Path(session.virtualenv.location) / "other"
+    session.run("virtualenv", "--quiet", "--clear", "--python", interpreter, str(place))
     python = place / "bin" / "python"
     # The last hypothesis that is Python alone will do. cffi 2 refuses 3.13 without the GIL; 1 doesn't say that it needs
     # none.
-    group = ["cffi<2" if each.startswith("cffi") else each for each in nox.project.dependency_groups(PROJECT, "test")]
+    group = [*nox.project.dependency_groups(PROJECT, "test"), "cffi<2; python_version < '3.14'"]
     install = [str(python), "-m", "pip", "install", "--quiet", "--no-compile", "--only-binary", "hypothesis"]
     environment = {"TSAN_OPTIONS": "report_bugs=0", **variables}
     session.run(*install, *group, *packages, env=environment, external=True)
@@ -151,16 +152,16 @@ def kqueue(session: nox.Session) -> None:
 
 
 @nox.session
-@nox.parametrize("name", WITHOUT_GIL, ids=WITHOUT_GIL)
-def freethreaded(session: nox.Session, name: str) -> None:
+def freethreaded(session: nox.Session) -> None:
     """Run the contract without the GIL; arguments after ``--`` go to pytest.
 
-    Unless nox runs on that very interpreter, it is built if it isn't there, from Debian's source package: that takes a
-    Debian machine, and some minutes once. Without arguments those tests of the contract follow once more that use the
-    port as a program does, each run by four threads at once. In the other files of the contract most tests can't be
-    run so, as they make threads meet by themselves, or take long alone.
+    It takes the interpreter that nox runs on, if that has no GIL. Else CPython 3.13 is built if it isn't there, from
+    Debian's source package: that takes a Debian machine, and some minutes once. Without arguments those tests of the
+    contract follow once more that use the port as a program does, each run by four threads at once. In the other files
+    of the contract most tests can't be run so, as they make threads meet by themselves, or take long alone.
     """
-    python = made_environment(session, name, "pytest-run-parallel", ".")
+    interpreter = sys.executable if sysconfig.get_config_var("Py_GIL_DISABLED") else made(session, "3.13t")
+    python = environment_on(session, interpreter, "pytest-run-parallel", ".")
     pytest = [str(python), "-m", "pytest"]
     variables = {"PYTHON_GIL": "0", "UNIO_BACKEND": "epoll"}
     session.run(*pytest, *(session.posargs or CONTRACT), env=variables, external=True)
@@ -195,8 +196,8 @@ def sanitize_threads(session: nox.Session) -> None:
     CPython is built for it if it isn't there, as for the session ``freethreaded``. What it has by way of races of its
     own is known to it, and left out. Arguments after ``--`` go to pytest.
     """
-    python = made_environment(session, "3.13t-tsan", ".", CFLAGS="-g")
-    interpreter = Path(output_of(session, str(python), "-c", "import sys; print(sys.base_prefix)", external=True))
+    interpreter = made(session, "3.13t-tsan")
+    python = environment_on(session, interpreter, ".", CFLAGS="-g")
     # pytest would keep what is written on the standard error while a test runs that passes.
     reports = Path(session.virtualenv.location) / "reports"
     shutil.rmtree(reports, ignore_errors=True)
@@ -205,7 +206,7 @@ def sanitize_threads(session: nox.Session) -> None:
         "exitcode": "66",
         "halt_on_error": "0",
         "log_path": str(reports / "report"),
-        "suppressions": str(interpreter / "thread-sanitizer.txt"),
+        "suppressions": str(Path(interpreter).parents[1] / "thread-sanitizer.txt"),
     }
     variables = {"PYTHON_GIL": "0", "TSAN_OPTIONS": " ".join(f"{name}={value}" for name, value in options.items())}
     try:
@@ -269,5 +270,5 @@ def matrix(session: nox.Session) -> None:
     """
     session.install("tox>=4.22")
     lacking = [name for name in MADE if shutil.which("apt-get") and not shutil.which(f"python{name}")]
-    made = [output_of(session, "python", "tools/interpreter.py", name) for name in lacking]
-    session.run("tox", "run", *(["--discover", *made] if made else []), *session.posargs)
+    discover = ["--discover", *(made(session, name) for name in lacking)] if lacking else []
+    session.run("tox", "run", *discover, *session.posargs)

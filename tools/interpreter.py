@@ -144,7 +144,6 @@ INTERPRETERS: dict[str, Unpacked | Compiled] = {
     "3.13t": Compiled("python3.13", "trixie"),
     "3.13t-tsan": Compiled("python3.13", "trixie", THREAD_SANITIZER),
     "3.14": Unpacked("python3.14", "sid"),
-    "3.14t": Compiled("python3.14", "sid"),
     "3.15": Unpacked("python3.15", "sid"),
 }
 
