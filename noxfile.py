@@ -91,7 +91,7 @@ def made(session: nox.Session, name: str) -> str:
     return output_of(session, "python", "tools/interpreter.py", name)
 
 
-def environment_on(session: nox.Session, interpreter: str, *packages: str, **variables: str) -> Path:
+def environment_on(session: nox.Session, interpreter: str, *packages: str) -> Path:
     """The Python of an environment on another interpreter, with what the tests need and more packages."""
     session.install("virtualenv")
     place = Path(session.virtualenv.location) / "other"
@@ -101,8 +101,7 @@ def environment_on(session: nox.Session, interpreter: str, *packages: str, **var
     # none.
     group = [*nox.project.dependency_groups(PROJECT, "test"), "cffi<2; python_version < '3.14'"]
     install = [str(python), "-m", "pip", "install", "--quiet", "--no-compile", "--only-binary", "hypothesis"]
-    environment = {"TSAN_OPTIONS": "report_bugs=0", **variables}
-    session.run(*install, *group, *packages, env=environment, external=True)
+    session.run(*install, *group, *packages, env={"TSAN_OPTIONS": "report_bugs=0"}, external=True)
     return python
 
 
@@ -197,7 +196,7 @@ def sanitize_threads(session: nox.Session) -> None:
     own is known to it, and left out. Arguments after ``--`` go to pytest.
     """
     interpreter = made(session, "3.13t-tsan")
-    python = environment_on(session, interpreter, ".", CFLAGS="-g")
+    python = environment_on(session, interpreter, ".")  # what it compiles has the flags of the interpreter
     # pytest would keep what is written on the standard error while a test runs that passes.
     reports = Path(session.virtualenv.location) / "reports"
     shutil.rmtree(reports, ignore_errors=True)
