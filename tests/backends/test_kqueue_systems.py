@@ -9,6 +9,7 @@ import contextlib
 import errno
 import io
 import os
+import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -309,3 +310,36 @@ def test_a_send_that_fails_for_a_moment_is_tried_again(
     monkeypatch.setattr(backends.attempts, "_send", failing(backends.attempts._send, number, 3))
     assert support.succeed(port, unio.Send(port.associate(near), b"data")).transferred == 4
     assert support.recv_exactly(far, 4) == b"data"
+
+
+def unheard(call: Callable[..., Any], position: int) -> Callable[..., Any]:
+    """A call of a socket that is not heard when it asks not to wait; its flags are at this position."""
+
+    def wait(*arguments: Any) -> Any:
+        flags = arguments[position] & ~socket.MSG_DONTWAIT
+        return call(*arguments[:position], flags, *arguments[position + 1 :])
+
+    return wait
+
+
+@pytest.mark.parametrize("kind", ["one buffer", "several", "a file"])
+def test_a_send_holds_nothing_up_where_the_kernel_does_not_hear_that_it_is_not_to_wait(
+    kind: str, monkeypatch: pytest.MonkeyPatch, port: unio.Port, resources: contextlib.ExitStack, make_file: Any
+) -> None:  # macOS, NetBSD: sosend looks at the socket alone
+    for name, position in (("_send", 2), ("_sendmsg", 3)):
+        monkeypatch.setattr(backends.attempts, name, unheard(getattr(backends.attempts, name), position))
+    monkeypatch.setattr(backends.calls, "SENDS_WAIT", True)
+    monkeypatch.setattr(backends.attempts, "HAS_SENDFILE", False)
+    near, far = map(resources.enter_context, support.local_pair())
+    handle, data = port.associate(near), CONTENT * 100
+    with near.dup() as copy:  # as a child that has inherited it may
+        copy.setblocking(True)
+    send: unio.Operation = unio.Send(handle, [data, data] if kind == "several" else data)
+    if kind == "a file":
+        send = unio.SendFile(handle, make_file(data))
+    support.Background(port.submit, send).result()
+    support.assert_nothing_comes(port)
+    assert port.cancel(send)
+    found = support.completion(port)
+    support.assert_cancelled(found)
+    assert support.recv_exactly(far, found.transferred) == data[: found.transferred]

@@ -28,6 +28,7 @@ from unio.backends.calls import (
     at_once,
     flush_file,
     read_pipe,
+    send_at_once,
     send_part_of_file,
     unblock,
     write_pipe,
@@ -338,12 +339,12 @@ def _send_views(handle: EmulatedHandle, operation: Send | SendTo, address: Any) 
         elif len(views) == 1 and address is None:
             whole = not done and (operation._size <= SEND_CHUNK or not handle.stream)
             part = views[0] if whole else views[0][done : done + SEND_CHUNK]
-            count = at_once(_send, handle.socket, part, NO_SIGNAL | DONT_WAIT)
+            count = send_at_once(_send, handle, part, NO_SIGNAL | DONT_WAIT)
         else:
             parts = _next_part(views, done) if handle.stream else views
             if len(parts) > VECTOR_MAX:  # a datagram leaves with one call
                 parts = [memoryview(b"".join(parts))]
-            count = at_once(_sendmsg, handle.socket, parts, (), NO_SIGNAL | DONT_WAIT, address)
+            count = send_at_once(_sendmsg, handle, parts, (), NO_SIGNAL | DONT_WAIT, address)
     except OSError as error:
         raise sending_failed(handle, error) from None
     return _sent(handle, operation, count)
@@ -435,7 +436,7 @@ def send_file(handle: EmulatedHandle, operation: Operation) -> Outcome:
         else:
             data = os.pread(file, min(chunk, COPY_CHUNK), offset)
             handle.checked_number()  # the file may be an object of the program's, whose code has just been run
-            count = at_once(_send, _socket(handle), data, NO_SIGNAL | DONT_WAIT) if data else 0
+            count = send_at_once(_send, handle, data, NO_SIGNAL | DONT_WAIT) if data else 0
     except OSError as error:
         if operation._native is None and error.errno in NOT_FROM_KERNEL:
             operation._native = "copy"

@@ -5,9 +5,10 @@ behind it, which a duplicate has as well, in this process or in one that has inh
 program gives a socket object has Python wait in poll(2) before each call. So each call asks for itself not to wait:
 
 - Sockets are asked with ``MSG_DONTWAIT``, and those objects that have a time-out are passed by (:func:`at_once`).
+  macOS and NetBSD take it of a receive alone: a send waits for room all the same (:func:`send_at_once`).
 - Pipes are asked with ``RWF_NOWAIT``, where the kernel takes that; Linux does of pipes without a name.
-- FIFOs, accept(2), connect(2) and sendfile(2) can't be asked. There the property is looked at right before the call,
-  and set again. Who clears it just between the two makes that call wait: no kernel has a door for it.
+- FIFOs, accept(2), connect(2), sendfile(2), and those sends, can't be asked. There the property is looked at right
+  before the call, and set again. Who clears it just between the two makes that call wait: no kernel has a door for it.
 
 SIGPIPE, "nobody reads what you write", ends a program that has not turned it off, as Python does at its start. Here
 that is the error of a completion. Sockets are asked for it with ``MSG_NOSIGNAL``, pipes with ``RWF_NOSIGNAL`` where the
@@ -50,6 +51,9 @@ RETRY_SECONDS = 0.005
 
 DONT_WAIT = socket.MSG_DONTWAIT
 NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)  # macOS has none
+
+SENDS_WAIT = sys.platform.startswith(("darwin", "netbsd"))
+"""Whether a send that is asked not to wait does so where the socket is full: sosend() there looks at the property."""
 
 # What pwritev2(2) is asked for. Python names the first one; the other one is Linux', since 6.18.
 RWF_NOWAIT = getattr(os, "RWF_NOWAIT", 0)
@@ -121,6 +125,14 @@ def unblock(handle: EmulatedHandle) -> None:
     number = handle.checked_number()
     if os.get_blocking(number):
         os.set_blocking(number, False)
+
+
+def send_at_once(method: Callable[..., Returned], handle: EmulatedHandle, *arguments: Any) -> Returned:
+    """Call a method of a handle's socket that sends; its flags have ``DONT_WAIT``, which not every kernel takes."""
+    if SENDS_WAIT:
+        unblock(handle)
+    assert handle.socket is not None
+    return at_once(method, handle.socket, *arguments)
 
 
 # No signals
