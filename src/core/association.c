@@ -183,7 +183,12 @@ static int leave(struct hot_path *self, PyObject *handle, PyObject *socket, PyOb
     if (!self->ring && PyDict_GetItemWithError(self->table, number) == handle)
         epoll_ctl(self->epoll, EPOLL_CTL_DEL, *number_at(socket), NULL);
     strike(self, handle, number);
-    if (call(socket, name.close) == 0)
+    int failed = call(socket, name.close) < 0;
+    if (failed && PyErr_ExceptionMatches(PyExc_MemoryError)) { /* there may be some by now */
+        PyErr_Clear();
+        failed = call(socket, name.close) < 0;
+    }
+    if (!failed)
         return 0;
     if (!PyErr_ExceptionMatches(PyExc_OSError))
         return -1;

@@ -259,9 +259,17 @@ static int may_lead(struct hot_path *self) {
            PyObject_Size(self->backlog) == 0 && monotonic() < self->slow_turn + SWEEP_MS * 1e-3;
 }
 
+/* Appends what must not be lost: a list that was emptied needs memory for it, and there may be some the next time. */
+static int keep_item(PyObject *list, PyObject *item) {
+    if (!PyList_Append(list, item))
+        return 0;
+    PyErr_Clear();
+    return PyList_Append(list, item);
+}
+
 static int move_item(PyObject *from, PyObject *to) {
     Py_ssize_t size = PyList_GET_SIZE(from);
-    return size && !PyList_SetSlice(from, size - 1, size, NULL) && !PyList_Append(to, Py_None);
+    return size && !PyList_SetSlice(from, size - 1, size, NULL) && !keep_item(to, Py_None);
 }
 
 /* Has Python lead, if nobody does. */
@@ -290,8 +298,10 @@ static int come_back(struct hot_path *self, PyObject *waiter, const struct wait 
 /* One turn of a thread that waits alone, as QueuedPort._lead makes it where may_lead holds. It keeps its place if there are
  * packets, and only asks the kernel for more. */
 static int lead(struct hot_path *self, PyObject *waiter, const struct wait *wait) {
-    if (!PyList_GET_SIZE(self->seat) || PyList_SetSlice(self->seat, 0, 1, NULL) < 0)
+    if (!PyList_GET_SIZE(self->seat))
         return 0;
+    if (PyList_SetSlice(self->seat, 0, 1, NULL) < 0)
+        return -1;
     PyObject *found = NULL;
     int most_ms = wait->timeout < 0 || wait->timeout >= SWEEP_MS * 1e-3 ? SWEEP_MS : (int)(wait->timeout * 1e3);
     /* From here on whoever queues a packet interrupts; so look at the queue after this. */
@@ -299,6 +309,7 @@ static int lead(struct hot_path *self, PyObject *waiter, const struct wait *wait
         int quiet = packets_count(self->packets) == 0 && usable(self);
         if (quiet)
             move_item(SLOT(waiter, place), self->places);
+        PyErr_Clear(); /* there was no memory for that: it keeps its place */
         found = harvest(self, quiet ? most_ms : 0);
     }
     PyObject *kept = NULL;
@@ -308,7 +319,7 @@ static int lead(struct hot_path *self, PyObject *waiter, const struct wait *wait
             keep_first(&kept);
     }
     Py_XDECREF(found);
-    if (PyObject_SetAttr(self->queue, name.sleeping, Py_False) < 0 || PyList_Append(self->seat, Py_None) < 0 ||
+    if (PyObject_SetAttr(self->queue, name.sleeping, Py_False) < 0 || keep_item(self->seat, Py_None) < 0 ||
         (self->closed && call_port(self, name.close_kernel_once, NULL, NULL, NULL) < 0))
         keep_first(&kept);
     if (!kept && come_back(self, waiter, wait) < 0)

@@ -86,6 +86,7 @@ PyObject *ring_commit(Ring *self, struct request *request, PyObject *owner, cons
         request->next = self->free;
         self->free = request;
         self->in_flight--;
+        self->of_files -= request->is_of_file;
         pthread_mutex_unlock(&self->ring.lock);
         free(message);
         return NULL;

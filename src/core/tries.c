@@ -211,6 +211,10 @@ static int settle(struct hot_path *self, struct attempt *a) {
     lock_acquire(SLOT(a->handle, lock));
     enum next next = settle_locked(self, a, &failed);
     lock_release(SLOT(a->handle, lock));
+    if (PyErr_Occurred()) { /* it is not to be seen by what is called now */
+        keep_first(&kept);
+        failed = 0;
+    }
     if (self->closed && call(self->queue, name.empty) < 0) /* with what has ended too late to be emptied by who closed it */
         keep_first(&kept);
     if (next == RUN_ON) {

@@ -17,7 +17,7 @@ import os
 import select
 import socket
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from unio.arguments import OFFSET_MAX, file_number
 from unio.backends.calls import (
@@ -65,6 +65,9 @@ class Outcome(IntEnum):
 
 
 DONE, DRAINED, PROGRESS, BLOCKED = Outcome
+
+Judgement: TypeAlias = tuple[Outcome, OSError | None, float]
+"""How a try went, its error, and how many seconds the lane rests unless an event comes."""
 
 SEND_CHUNK = 256 * 1024
 """The most that one call sends of a buffer, in bytes. A call goes on for as long as the peer makes room, and

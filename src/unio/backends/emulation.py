@@ -30,10 +30,14 @@ from unio.errors import as_oserror
 from unio.operations import Poll
 
 if TYPE_CHECKING:
+    from unio.backends.attempts import Judgement
     from unio.operations import Operation, Readiness
 
 ATTEMPTS_MAX = 16
 """How often an owner tries one lane before it lets the others have their turn."""
+
+GIVEN, RUNNING, ENDED = "given", "running", "ended"
+"""How far the pool has come with an operation of a file: its native side. It can be taken out until a thread has it."""
 
 
 class EmulatedPort(QueuedPort):
@@ -49,7 +53,7 @@ class EmulatedPort(QueuedPort):
 
     def _start(self, handle: EmulatedHandle, lane: Lane, operation: Operation, *, owned: bool) -> bool:
         if lane is handle.files:
-            self._pool.put(partial(_do_on_pool, handle, operation, operation._sequence))
+            self._give_to_pool(handle, operation)
         elif owned and lane is handle.readiness:
             self._run_readiness(handle)
         elif owned:
@@ -59,8 +63,27 @@ class EmulatedPort(QueuedPort):
     def _run(self, handle: EmulatedHandle, lane: Lane) -> None:
         if lane is handle.readiness:
             self._run_readiness(handle)
+        elif lane is handle.files:  # some of them could not be given to the pool
+            lane.active = False  # nobody owns it
+            with handle.lock:
+                operations = [operation for operation in lane if operation._native is None]
+            for operation in operations:
+                self._give_to_pool(handle, operation)
         else:
             self._try_lane(handle, lane)
+
+    def _give_to_pool(self, handle: EmulatedHandle, operation: Operation) -> None:
+        with handle.lock:
+            if operation._status is not PENDING or operation._native is not None:
+                return
+            progress = [GIVEN]
+            job = partial(_do_on_pool, handle, operation, progress)
+            operation._native = progress
+        try:
+            self._pool.put(job)
+        except BaseException:  # there was no memory; who submits sees to it that the leader tries again
+            operation._native = None
+            raise
 
     def _run_on(self, handle: EmulatedHandle, lane: Lane, result: int) -> None:
         """The same, where the first operation was tried already: *result* is what the call returned, or -errno."""
@@ -68,7 +91,7 @@ class EmulatedPort(QueuedPort):
 
     def _is_being_done(self, handle: EmulatedHandle, lane: Lane, operation: Operation) -> bool:
         if lane is handle.files:
-            return operation._native is not None
+            return operation._native is not None and operation._native[0] is not GIVEN
         return lane.active and lane.first is operation and lane is not handle.readiness
 
     def _notice(self, handle: EmulatedHandle, *, readable: bool, writable: bool, ended: bool = False) -> None:
@@ -99,10 +122,14 @@ class EmulatedPort(QueuedPort):
                 assert operation is not None  # only the owner takes out the first one, and it stops after the last
                 if result is None:
                     lane.ready = False
-                outcome, error, rest = self._try(handle, operation, result)
+                became = self._try(handle, operation, result)
+                outcome, _, rest = became
                 result = None
+                try:
+                    skipped = self._settle_first(handle, lane, became, skipping) or skipped
+                except MemoryError:  # what was moved is not to be lost, and there may be some by now
+                    skipped = self._settle_first(handle, lane, became, skipping) or skipped
                 with handle.lock:
-                    skipped = self._settle(lane, operation, outcome, error, skipping) or skipped
                     lane.resting = rest > 0 and outcome is Outcome.BLOCKED
                     go_on = lane.ready and lane.first is not None and not lane.resting and handle.life is Life.OPEN
                     if not go_on or not left:
@@ -125,9 +152,14 @@ class EmulatedPort(QueuedPort):
             self._after_run(handle)
         return skipped
 
-    def _try(
-        self, handle: EmulatedHandle, operation: Operation, result: int | None
-    ) -> tuple[Outcome, OSError | None, float]:
+    def _settle_first(self, handle: EmulatedHandle, lane: Lane, became: Judgement, skipping: Operation | None) -> bool:
+        """Act on what became of a lane's first operation; this thread owns the lane."""
+        outcome, error, _ = became
+        with handle.lock:
+            assert lane.first is not None  # only the owner takes out the first one
+            return self._settle(lane, lane.first, outcome, error, skipping)
+
+    def _try(self, handle: EmulatedHandle, operation: Operation, result: int | None) -> Judgement:
         """Try an operation once: how it went, its error, and how many seconds the lane rests unless an event comes.
 
         With *result*, the call was made already, and this is what it returned.
@@ -184,24 +216,33 @@ class EmulatedPort(QueuedPort):
             self._pool.close()
 
 
-def _do_on_pool(handle: EmulatedHandle, operation: Operation, sequence: int, refusal: OSError | None) -> None:
-    """A job of the pool: do a file operation, unless it was cancelled before a thread was free for it."""
+def _do_on_pool(handle: EmulatedHandle, operation: Operation, progress: list[str], refusal: OSError | None) -> None:
+    """A job of the pool: do a file operation, unless it was cancelled before a thread was free for it.
+
+    It notes its progress, for who goes on with it after a lack of memory.
+    """
+    lane = handle.lane(operation)
     with handle.lock:
-        current = operation._status is PENDING and operation._sequence == sequence
-        if not current or handle.life is not Life.OPEN:
-            return
-        operation._native = "running"
-        handle.running += 1
-    error = refusal
-    try:
-        if error is None:
-            ATTEMPTS[operation.name](handle, operation)
-    except Exception as failure:  # noqa: BLE001 - whatever went wrong, the operation ends once
-        error = as_oserror(failure)
-    with handle.lock:
-        handle.lane(operation).remove(operation)
-        handle.queue.complete(operation, error)
-        handle.running -= 1
+        current = operation._native is progress
+        if current and progress[0] is GIVEN and handle.life is Life.OPEN:
+            progress[0] = RUNNING
+            handle.running += 1
+    if current and progress[0] is not GIVEN:
+        if progress[0] is RUNNING:
+            operation._error = refusal or _error_of_attempt(handle, operation)
+            progress[0] = ENDED
+        with handle.lock:
+            handle.queue.complete(operation, operation._error)  # first: where it fails, this is done again
+            lane.remove(operation)
+            handle.running -= 1
     if handle.life is not Life.OPEN:
         handle.release()
     handle.queue.wake()
+
+
+def _error_of_attempt(handle: EmulatedHandle, operation: Operation) -> OSError | None:
+    try:
+        ATTEMPTS[operation.name](handle, operation)
+    except Exception as failure:  # noqa: BLE001 - whatever went wrong, the operation ends once
+        return as_oserror(failure)
+    return None

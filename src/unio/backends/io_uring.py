@@ -36,7 +36,7 @@ import resource
 import select
 import time
 import weakref
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from unio._core import Ring
 from unio.backends.attempts import Outcome, attempt, judged, readiness_of
@@ -52,11 +52,10 @@ from unio.operations import Route
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from unio.backends.attempts import Judgement
     from unio.backends.lanes import Lane
     from unio.backends.requests import Target
     from unio.operations import Operation, ProcessExit
-
-    Judgement: TypeAlias = tuple[Outcome, OSError | None, float]
 
 ENTRIES = 1024
 """How many requests are gathered at most before the kernel is given them; there is no limit to those in flight."""
@@ -150,8 +149,9 @@ class IoUringPort(FastPort, QueuedPort):
         return self._ring.interrupt
 
     def __init__(self, *, backend: str | None = None, concurrency: int = 0) -> None:
-        # What has become of the first of a lane, by the lane, where there was no memory to act on it.
-        self._unsettled: dict[int, Judgement] = {}
+        # What has become of the first of a lane, where there was no memory to act on it. Nobody else can own that lane
+        # until the leader goes on with it: the first would be done again.
+        self._unsettled: dict[Lane, Judgement] = {}
         super().__init__(backend=backend, concurrency=concurrency)
         if has_hot_path:
             self._use_hot_path(self._ring)
@@ -183,6 +183,7 @@ class IoUringPort(FastPort, QueuedPort):
 
     def _run(self, handle: EmulatedHandle, lane: Lane) -> None:
         if lane in (handle.files, handle.readiness):
+            lane.active = False  # first, as the rest may lack memory
             for operation in self._give_up(handle, lane):
                 self._start_alone(handle, operation)
         else:
@@ -231,7 +232,7 @@ class IoUringPort(FastPort, QueuedPort):
                 skipped = self._act_on(owner, request, number, detail, skipping) or skipped
                 whose = detail[0] if owner is None else owner.whose
                 if isinstance(whose, EmulatedHandle):  # what was to follow may have been broken off
-                    self._backlog.append((whose, whose.incoming))
+                    self._backlog.append((whose, detail[1] if owner is None else whose.lane(owner.operation)))
                     self._queue.wake_leader()
         self._ring.submit()  # what has become the first of its lane
         return skipped
@@ -258,8 +259,9 @@ class IoUringPort(FastPort, QueuedPort):
         tries = 0
         unsettled = became  # what is to be kept where this is broken off
         try:
+            lane.request = NOTHING  # what became of that one is here
             if became is None and self._unsettled:
-                unsettled = became = self._unsettled.pop(id(lane), None)
+                unsettled = became = self._unsettled.pop(lane, None)
             while owned:
                 found = self._find_target(handle)
                 with handle.lock:
@@ -281,7 +283,7 @@ class IoUringPort(FastPort, QueuedPort):
                     self._ring.submit()  # before the number can be another's
         except BaseException as error:  # KeyboardInterrupt, say: somebody else shall go on
             self._ring.submit()
-            if owned:
+            if owned and not lane.request:  # to tell that there is a request may be what has found no memory
                 self._break_off(handle, lane, unsettled)
             tries = TRIES_MAX
             if not isinstance(error, MemoryError):  # of that nobody need hear, as nothing is lost
@@ -295,17 +297,25 @@ class IoUringPort(FastPort, QueuedPort):
         return skipped
 
     def _break_off(self, handle: EmulatedHandle, lane: Lane, unsettled: Judgement | None) -> None:
-        """Own a lane no more, and keep what became of its first operation for who goes on with it."""
-        lane.request = NOTHING
-        if unsettled is not None:
-            self._unsettled[id(lane)] = unsettled
-        self._give_up(handle, lane)
+        """Keep what became of a lane's first operation for the leader; if there is nothing, own it no more."""
+        if unsettled is None:
+            self._give_up(handle, lane)
+            return
+        try:
+            self._unsettled[lane] = unsettled
+        except MemoryError:  # there may be some by now
+            self._unsettled[lane] = unsettled
+
+    def _resume(self, handle: EmulatedHandle, lane: Lane) -> None:
+        if lane in self._unsettled:
+            self._go_on(handle, lane, None)
+        else:
+            super()._resume(handle, lane)
 
     def _settle_first(self, handle: EmulatedHandle, lane: Lane, became: Judgement, skipping: Operation | None) -> bool:
         """Act on what became of a lane's first operation; the caller holds the handle's lock."""
         assert lane.first is not None  # only the owner takes out the first one
         outcome, error, rest = became
-        lane.request = NOTHING
         if rest:
             lane.resting = True
             self._queue.timers.add(rest, (handle, lane))
@@ -352,8 +362,14 @@ class IoUringPort(FastPort, QueuedPort):
             return judged(handle, error)
 
     def _judge(self, handle: EmulatedHandle, operation: Operation, result: Result) -> Judgement:
+        before = operation._transferred
         try:
-            return finish(handle, operation, result.number, result.detail), None, 0.0
+            try:
+                return finish(handle, operation, result.number, result.detail), None, 0.0
+            except MemoryError:
+                if operation._transferred is not before:
+                    raise
+            return finish(handle, operation, result.number, result.detail), None, 0.0  # what was moved is to be noted
         except Exception as error:  # noqa: BLE001 - whatever went wrong, the operation ends once
             return judged(handle, error)
 
@@ -492,9 +508,14 @@ class IoUringPort(FastPort, QueuedPort):
             if operation._native != result.request or (polls and _goes_on(result)):
                 return False
             operation._native = NOTHING  # this thread is at it now
-        if polls:
-            self._end_poll(handle, result)
-        self._end_alone(handle, operation, self._judge(handle, operation, result))
+        try:
+            if polls:
+                self._end_poll(handle, result)
+            became = self._judge(handle, operation, result)
+        except BaseException:  # it is acted on again
+            operation._native = result.request
+            raise
+        self._end_alone(handle, operation, became)
         return False
 
     def _end_poll(self, handle: EmulatedHandle, result: Result) -> None:
@@ -519,6 +540,8 @@ class IoUringPort(FastPort, QueuedPort):
     def _settle_alone(self, handle: EmulatedHandle, operation: Operation, became: Judgement) -> None:
         outcome, error, _ = became
         with handle.lock:
+            if operation._native != NOTHING:  # an earlier call of this has come to its end
+                return
             if outcome is Outcome.PROGRESS and operation._verdict is not None and operation.name == "read":
                 operation._transferred = 0  # a part that was read is no end of the file, and nothing is lost with it
             self._settle(handle.lane(operation), operation, outcome, error, None)

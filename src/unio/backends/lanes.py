@@ -277,7 +277,15 @@ class EmulatedHandle(Handle):
                 lane.remove(operation)
             if closing:
                 self.life = Life.CLOSED
-            private, self.private = self.private, -1
+        try:
+            self._leave_all(closing=closing, here=closer or not closing)
+        except MemoryError:  # the leader goes on with it
+            if closing:
+                self.life = Life.CLOSING
+            raise
+
+    def _leave_all(self, *, closing: bool, here: bool) -> None:
+        """Part from the descriptor and, in *closing*, from the port."""
         is_open = closing
         try:
             self.queue.wake()  # first, as the rest may take its time
@@ -285,7 +293,7 @@ class EmulatedHandle(Handle):
         finally:  # that may be the program's code, and raise what is to end the program: then it is closed all the same
             if closing:
                 self._leave_port(is_open=is_open)
-            self._part(private, is_open=is_open, here=closer or not closing)
+            self._part(is_open=is_open, here=here)
 
     def _is_busy(self) -> bool:
         """Whether somebody may be in a system call on it, or the kernel at a request; the caller holds the lock."""
@@ -297,17 +305,19 @@ class EmulatedHandle(Handle):
         if port is not None and not port.closed:
             port._forget(self, is_open=is_open)
 
-    def _part(self, private: int, *, is_open: bool, here: bool) -> None:
+    def _part(self, *, is_open: bool, here: bool) -> None:
         """Close the private descriptor, and the object if the program has not done so itself."""
-        elsewhere = not here and (is_open or private >= 0) and not closes_at_once(self)
+        elsewhere = not here and (is_open or self.private >= 0) and not closes_at_once(self)
         if isinstance(self.socket, _BorrowedSocket):
             self.socket.detach()
         if elsewhere:
-            close_elsewhere(partial(self._close_both, private, is_open=is_open))
+            close_elsewhere(partial(self._close_both, is_open=is_open))
         else:
-            self._close_both(private, is_open=is_open)
+            self._close_both(is_open=is_open)
 
-    def _close_both(self, private: int, *, is_open: bool) -> None:
+    def _close_both(self, *, is_open: bool) -> None:
+        with self.lock:
+            private, self.private = self.private, -1
         if private >= 0:
             with contextlib.suppress(OSError):
                 os.close(private)

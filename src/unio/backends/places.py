@@ -29,7 +29,7 @@ import threading
 import time
 import weakref
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from unio.backends.native import thread_waits
 from unio.finalizers import is_ending
@@ -44,6 +44,14 @@ WATCH_SECONDS = 0.02
 
 BLOCKED_SECONDS = 0.1
 """How long the processor clock of a thread stands still before it counts as blocked."""
+
+
+def keep(row: list[Any], what: Any) -> None:
+    """Append what must not be lost: where a list has to grow and finds no memory, there may be some the next time."""
+    try:
+        row.append(what)
+    except MemoryError:
+        row.append(what)
 
 
 class Waiter:
@@ -89,9 +97,9 @@ class Waiter:
         except IndexError:  # all are taken
             return False
         try:
-            self.place.append(place)
+            keep(self.place, place)
         except BaseException:
-            self.places.append(place)
+            keep(self.places, place)
             raise
         return True
 
@@ -99,9 +107,10 @@ class Waiter:
         """Give the place back, if this thread has one, and let another have it. Returns whether it was running."""
         beyond, self._beyond = self._beyond, False
         try:
-            self.places.append(self.place.pop())
+            place = self.place.pop()
         except IndexError:
             return beyond
+        keep(self.places, place)
         queue = self._queue()
         if queue is not None and queue.packets:
             queue.wake()

@@ -8,6 +8,7 @@ import importlib
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -15,7 +16,13 @@ from unio.backends.locks import Lock
 from unio.backends.processors import usable_processors
 
 Job: TypeAlias = Callable[[OSError | None], None]
-"""What a thread of the pool calls with None. Where there is none, another calls it with the error that says so."""
+"""What a thread of the pool calls with None. Where there is none, another calls it with the error that says so.
+
+If there is no memory for it, the thread calls it again: it goes on where it was broken off.
+"""
+
+PAUSE_SECONDS = 0.01
+"""How long a thread waits for others to give memory back."""
 
 
 @functools.cache
@@ -44,8 +51,9 @@ class FilePool:
     The system may let no thread start. Then a job waits for one of those that there are; if there is none at all, it is
     refused: called with EAGAIN, by the thread that has found that out. The next job tries again to start one.
 
-    A job must not raise. A thread keeps nothing alive but the job that it is doing, so that a port can be dropped
-    while its pool is idle. In a subinterpreter, whose end waits for its threads, one ends when there is no job.
+    A job raises nothing but MemoryError. A thread keeps nothing alive but the job that it is doing, so that a port can
+    be dropped while its pool is idle. In a subinterpreter, whose end waits for its threads, one ends when there is no
+    job.
     """
 
     def __init__(self) -> None:
@@ -58,10 +66,10 @@ class FilePool:
     def put(self, job: Job) -> None:
         """Have a thread call *job*, as soon as one is free."""
         with self._lock:  # also over the put: who finds that there is no thread finds all jobs that rely on one
+            self._jobs.put(job)  # first, as there may be no memory for it
             start = self._waiting <= 0 and self._threads < self._most
             self._threads += start
             self._waiting -= 1
-            self._jobs.put(job)
         if start:
             self._start()
 
@@ -94,9 +102,15 @@ class FilePool:
         return left
 
     def _work(self) -> None:
-        while (job := self._next_job()) is not None:
-            job(None)
-            del job
+        job: Job | None = None
+        while True:
+            try:
+                if job is None and (job := self._next_job()) is None:
+                    return
+                job(None)
+                job = None
+            except MemoryError:
+                time.sleep(PAUSE_SECONDS)
 
     def _next_job(self) -> Job | None:
         """The next job, or None for the thread to end."""

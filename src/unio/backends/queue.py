@@ -27,7 +27,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from unio.backends.native import make_packets
-from unio.backends.places import BLOCKED_SECONDS
+from unio.backends.places import BLOCKED_SECONDS, keep
 from unio.backends.timers import Timers
 from unio.operations import Status
 from unio.port import Completion
@@ -96,21 +96,22 @@ class CompletionQueue:
         operation._error = error
         if operation._expiry is not None:
             self._cancel_expiry(operation)
-        operation._native = None
+        native, operation._native = operation._native, None
         operation._status = QUEUED
         try:
             self.packets.append(operation)
         except MemoryError:
-            self._append_again(operation)
+            self._append_again(operation, native)
         if self.closed:  # looked at after the append, as close() empties the queue after saying so: one of them sees it
             self._empty()
 
-    def _append_again(self, operation: Operation) -> None:
+    def _append_again(self, operation: Operation, native: Any) -> None:
         """Append a packet for which there was no memory at first: the system may have found some."""
         try:
             self.packets.append(operation)
         except BaseException:
             operation._status = PENDING
+            operation._native = native
             raise
 
     def forget(self, operation: Operation) -> None:
@@ -168,6 +169,7 @@ class CompletionQueue:
 
     def _release_last(self) -> bool:
         """Give a place to the thread that has parked last, and wake it. Returns False if there is none of either."""
+        now = time.monotonic()
         try:
             place = self.places.pop()
         except IndexError:  # another thread was quicker
@@ -175,11 +177,11 @@ class CompletionQueue:
         try:
             waiter = self._parked.pop()
         except IndexError:
-            self.places.append(place)  # who gives a place back looks again; the caller does
+            keep(self.places, place)  # who gives a place back looks again; the caller does
             return False
-        waiter.woken = time.monotonic()
-        self._coming.append(waiter)
-        waiter.place.append(place)
+        waiter.woken = now
+        keep(self._coming, waiter)
+        keep(waiter.place, place)
         waiter.gate.release()
         return True
 

@@ -31,7 +31,7 @@ from unio.backends.lanes import EmulatedHandle, Lane, Life
 from unio.backends.locks import Lock, holds_lock, put_off, refuse_within_lock
 from unio.backends.native import core, has_hot_path, next_sequence
 from unio.backends.objects import number_of, told_status
-from unio.backends.places import WATCH_SECONDS, Blocking, Waiter, here, join
+from unio.backends.places import WATCH_SECONDS, Blocking, Waiter, here, join, keep
 from unio.backends.queue import CompletionQueue, nothing_gathered
 from unio.backends.timers import NOT_LINKED, is_on
 from unio.errors import NotAssociated, as_oserror, cancelled, timed_out
@@ -405,20 +405,21 @@ class QueuedPort(Port, ABC):
 
     def _detached_ended(self, operation: Operation, error: OSError | None, flight: WhichFlight | None = None) -> bool:
         """Complete an operation without a handle, unless that was done already, or on another *flight* of it."""
+        number = id(operation)  # which takes memory, too
         with self._lock:
             if operation._status is PENDING and operation._sequence == NOT_LINKED:
                 operation._verdict = operation._verdict or error
                 return True
-            if id(operation) not in self._detached or not is_on(operation, flight):
+            if number not in self._detached or not is_on(operation, flight):
                 return False
-            if id(operation) in self._claimed:
+            if number in self._claimed:
                 operation._verdict = operation._verdict or error
                 return True
             if isinstance(operation, ProcessExit):
-                self._claimed.add(id(operation))
+                self._claimed.add(number)
             else:
-                del self._detached[id(operation)]
-                self._queue.complete(operation, error)
+                self._queue.complete(operation, error)  # first: where it fails, the operation keeps its place
+                del self._detached[number]
         if isinstance(operation, ProcessExit):
             self._end_claim(operation, error)
         else:
@@ -433,11 +434,12 @@ class QueuedPort(Port, ABC):
                 return
         if operation._native is not None:
             self._unwatch_process(operation)
+        number = id(operation)
         with self._lock:
-            self._claimed.discard(id(operation))
-            self._detached.pop(id(operation), None)
+            self._claimed.discard(number)
             result_won = operation.status is not None
             self._queue.complete(operation, None if result_won else error or operation._verdict)
+            self._detached.pop(number, None)
         self._queue.wake()
 
     # Doing
@@ -470,7 +472,8 @@ class QueuedPort(Port, ABC):
             lane.remove(operation)
             self._queue.forget(operation)
             return True
-        self._queue.complete(operation, error)  # first: where it fails, the operation keeps its place
+        if operation._status is PENDING:  # else an earlier call of this has come so far, and no further
+            self._queue.complete(operation, error)  # first: where it fails, the operation keeps its place
         lane.remove(operation)
         return False
 
@@ -511,6 +514,16 @@ class QueuedPort(Port, ABC):
             return self._detached_ended(operation, verdict, flight)
         assert isinstance(handle, EmulatedHandle)
         lane = handle.lane(operation)
+        try:
+            return self._end_in_lane(handle, lane, operation, verdict, flight)
+        except BaseException:  # somebody else shall see to those behind it
+            self._backlog.append((handle, lane))
+            self._queue.wake_leader()
+            raise
+
+    def _end_in_lane(
+        self, handle: EmulatedHandle, lane: Lane, operation: Operation, verdict: OSError, flight: WhichFlight | None
+    ) -> bool:
         run = False
         with handle.lock:
             if operation._status is not PENDING or not is_on(operation, flight):
@@ -624,7 +637,7 @@ class QueuedPort(Port, ABC):
             raise
         finally:
             queue.sleeping = queue.watching = False
-            queue.seat.append(None)
+            keep(queue.seat, None)
             if self._unusable is not None:
                 self._close_kernel_once()
         return True
@@ -632,7 +645,7 @@ class QueuedPort(Port, ABC):
     def _look_again(self) -> None:
         """Try everything once more: events may have been fetched and not acted on, and they don't come again."""
         for handle in list(self._table.values()):
-            for lane in (handle.incoming, handle.outgoing, handle.readiness):
+            for lane in (handle.incoming, handle.outgoing, handle.readiness, handle.files):
                 if lane is not None:
                     self._backlog.append((handle, lane))
 
@@ -693,7 +706,12 @@ class QueuedPort(Port, ABC):
             expired = True
         lanes = len(self._backlog)
         for _ in range(lanes):
-            self._resume(*self._backlog.popleft())
+            entry = self._backlog.popleft()
+            try:
+                self._resume(*entry)
+            except BaseException:
+                self._backlog.append(entry)
+                raise
         if expired or lanes:
             self._queue.start_gathered()  # what has become the first of its lane: a wait may return now
         return expired
@@ -776,8 +794,7 @@ class QueuedPort(Port, ABC):
             return
         self._close_kernel()
         while self._backlog:  # what was broken off, and which nobody takes up any more
-            handle, _ = self._backlog.popleft()
-            handle.end_anew()
+            self._resume(*self._backlog.popleft())
 
     def _in_flight(self) -> int:
         # An operation goes from its handle to the queue, so in this order none is missed.

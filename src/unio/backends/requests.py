@@ -183,12 +183,13 @@ def _start_send_to(ring: Ring, owner: object, handle: EmulatedHandle, target: Ta
 
 def _finish_send(handle: EmulatedHandle, operation: Operation, result: int, detail: Any) -> Outcome:
     operation = cast("Send", operation)
-    wanted = min(operation._size - operation.transferred, SEND_CHUNK)
-    operation._transferred += result
+    done = operation._transferred
+    operation._transferred = done + result
     if operation.transferred == operation._size or not handle.stream:
         return Outcome.DONE
     # Where a socket took less than it was given, there is no room for more.
-    return Outcome.BLOCKED if handle.socket is not None and result < wanted else Outcome.PROGRESS
+    less = result < min(operation._size - done, SEND_CHUNK)
+    return Outcome.BLOCKED if handle.socket is not None and less else Outcome.PROGRESS
 
 
 def _start_connect(ring: Ring, owner: object, handle: EmulatedHandle, target: Target, operation: Operation) -> int:

@@ -47,18 +47,17 @@ class Timers:
             heapq.heappush(self._heap, entry)
         return entry
 
-    def discard(self, entry: Deadline) -> bool:
-        """Take an entry back. Returns False if it has been returned as expired, or discarded, before."""
+    def discard(self, entry: Deadline) -> None:
+        """Take an entry back, unless it is spent already."""
         with self._lock:
             if entry[2] is None:
-                return False
+                return
             entry[2] = None
             self._spent += 1
             if self._spent > STALE_MAX and self._spent * 2 > len(self._heap):
                 self._heap = [each for each in self._heap if each[2] is not None]
                 heapq.heapify(self._heap)
                 self._spent = 0
-            return True
 
     def next_time(self) -> float | None:
         """When the next entry is due, on the monotonic clock; None if there is none."""
@@ -69,7 +68,11 @@ class Timers:
             return self._heap[0][0] if self._heap else None
 
     def expired(self) -> Iterator[tuple[Deadline, Any]]:
-        """Take out the entries that are due by now, one by one, each with what is due, in the order of their time."""
+        """The entries that are due by now, one by one, each with what is due, in the order of their time.
+
+        Each is spent once the next is asked for: if what has to be done raises, it is found again. Another thread may
+        find it meanwhile.
+        """
         if not self._heap:
             return
         now = monotonic()
@@ -78,9 +81,10 @@ class Timers:
                 self._drop_spent()
                 if not self._heap or self._heap[0][0] > now:
                     return
-                entry = heapq.heappop(self._heap)
-                due, entry[2] = entry[2], None
+                entry = self._heap[0]
+                due = entry[2]
             yield entry, due
+            self.discard(entry)
 
     def clear(self) -> None:
         """Discard everything."""

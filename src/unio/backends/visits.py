@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ class Visits:
     def __init__(self, *numbers: int, inherited: bool = True) -> None:
         self._numbers = list(set(numbers))
         self._inherited = inherited
-        self._inside: list[None] = []
+        self._inside: deque[None] = deque()  # of which a few come and go without any memory, unlike of a list
         self._closed = False
         self._process = os.getpid()
 
