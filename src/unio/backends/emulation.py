@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 ATTEMPTS_MAX = 16
 """How often an owner tries one lane before it lets the others have their turn."""
 
+SKIPPED, GOES_ON, OWNED = 1, 2, 4
+"""After a try: its operation was not queued, there is more to try, the lane is still this thread's."""
+
 GIVEN, RUNNING, ENDED = "given", "running", "ended"
 """How far the pool has come with an operation of a file: its native side. It can be taken out until a thread has it."""
 
@@ -116,26 +119,23 @@ class EmulatedPort(QueuedPort):
         skipped = go_on = False
         owned = True
         rest = 0.0
+        left = ATTEMPTS_MAX
         try:
-            for left in reversed(range(ATTEMPTS_MAX)):
+            while owned:
+                left -= 1
                 operation = lane.first
                 assert operation is not None  # only the owner takes out the first one, and it stops after the last
                 if result is None:
                     lane.ready = False
                 became = self._try(handle, operation, result)
-                outcome, _, rest = became
                 result = None
+                rest = became[2]
                 try:
-                    skipped = self._settle_first(handle, lane, became, skipping) or skipped
+                    found = self._settle_try(handle, lane, operation, became, skipping, last=not left)
                 except MemoryError:  # what was moved is not to be lost, and there may be some by now
-                    skipped = self._settle_first(handle, lane, became, skipping) or skipped
-                with handle.lock:
-                    lane.resting = rest > 0 and outcome is Outcome.BLOCKED
-                    go_on = lane.ready and lane.first is not None and not lane.resting and handle.life is Life.OPEN
-                    if not go_on or not left:
-                        handle.disown(lane)
-                        owned = False
-                        break
+                    found = self._settle_try(handle, lane, operation, became, skipping, last=not left)
+                skipped = skipped or bool(found & SKIPPED)
+                go_on, owned = bool(found & GOES_ON), bool(found & OWNED)
         except BaseException:  # KeyboardInterrupt, say: somebody else shall go on
             if owned:
                 with handle.lock:
@@ -152,12 +152,34 @@ class EmulatedPort(QueuedPort):
             self._after_run(handle)
         return skipped
 
-    def _settle_first(self, handle: EmulatedHandle, lane: Lane, became: Judgement, skipping: Operation | None) -> bool:
-        """Act on what became of a lane's first operation; this thread owns the lane."""
-        outcome, error, _ = became
+    def _settle_try(  # noqa: PLR0913 - it is a part of what is above, for the sake of doing it once more
+        self,
+        handle: EmulatedHandle,
+        lane: Lane,
+        operation: Operation,
+        became: Judgement,
+        skipping: Operation | None,
+        *,
+        last: bool,
+    ) -> int:
+        """Act on what became of a lane's first operation, and give the lane up if this was the last try or is enough.
+
+        Returns what is the case now. It is all one step: a cancel that comes before it leaves its verdict for it, and
+        one that comes after it finds that nobody tries.
+        """
+        outcome, error, rest = became
+        found = 0
         with handle.lock:
-            assert lane.first is not None  # only the owner takes out the first one
-            return self._settle(lane, lane.first, outcome, error, skipping)
+            if lane.first is operation and self._settle(lane, operation, outcome, error, skipping):
+                found = SKIPPED
+            lane.resting = rest > 0 and outcome is Outcome.BLOCKED
+            if lane.ready and lane.first is not None and not lane.resting and handle.life is Life.OPEN:
+                found |= GOES_ON
+            if last or not found & GOES_ON:
+                handle.disown(lane)
+            else:
+                found |= OWNED
+            return found
 
     def _try(self, handle: EmulatedHandle, operation: Operation, result: int | None) -> Judgement:
         """Try an operation once: how it went, its error, and how many seconds the lane rests unless an event comes.
@@ -186,8 +208,8 @@ class EmulatedPort(QueuedPort):
                     for poll, sequence, readiness in found:
                         if poll._status is PENDING and poll._sequence == sequence:  # it was not cancelled meanwhile
                             poll.found = readiness
+                            self._queue.complete(poll, None)  # first: where it fails, it keeps its place
                             lane.remove(poll)
-                            self._queue.complete(poll, None)
                     if handle.life is not Life.OPEN or not lane.ready or lane.first is None:
                         handle.disown(lane)
                         owned = False

@@ -174,7 +174,7 @@ class IoUringPort(FastPort, QueuedPort):
 
     def _start(self, handle: EmulatedHandle, lane: Lane, operation: Operation, *, owned: bool) -> bool:
         skipping = operation if handle.skip_on_success else None
-        if lane in (handle.files, handle.readiness):
+        if lane is handle.files or lane is handle.readiness:  # whoever owns a lane does nothing that takes memory first
             self._start_alone(handle, operation, lane if owned else None)
         elif owned and self._go_on(handle, lane, None, skipping):
             self._ring.submit()  # what another thread has put behind it
@@ -182,7 +182,7 @@ class IoUringPort(FastPort, QueuedPort):
         return self._submit(skipping)
 
     def _run(self, handle: EmulatedHandle, lane: Lane) -> None:
-        if lane in (handle.files, handle.readiness):
+        if lane is handle.files or lane is handle.readiness:
             lane.active = False  # first, as the rest may lack memory
             for operation in self._give_up(handle, lane):
                 self._start_alone(handle, operation)

@@ -59,9 +59,7 @@ else:
 
         held = 0
         doing = False
-
-        def __init__(self) -> None:
-            self.works: deque[Callable[[], object]] = deque()
+        works: deque[Callable[[], object]] | None = None  # made when it is needed first, in one step
 
     _mine = _Mine()
 
@@ -92,7 +90,8 @@ else:
 
     def put_off(work: Callable[[], object]) -> None:
         """Have *work* done as soon as the calling thread has given its locks back; it holds one."""
-        _mine.works.append(work)
+        works: deque[Callable[[], object]] = _mine.__dict__.setdefault("works", deque())
+        works.append(work)
 
     def _do_put_off(works: deque[Callable[[], object]]) -> None:
         """Do what was put off, and what is put off meanwhile; each of it, whatever becomes of the others."""
