@@ -40,14 +40,10 @@ from typing import Any
 from machine.subject import Violation, check
 from machine.world import handles_agree
 from patience import PATIENCE
+from scarcity import WHY_NOT, lacking
 from support import open_handles
 
 import unio
-
-try:
-    import _testcapi
-except ImportError:
-    _testcapi = None
 
 STOP = object()
 
@@ -329,14 +325,7 @@ class Memory:
 
     def lacking(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call a function of whose allocations one fails. Returns its result, or the MemoryError that it has raised."""
-        number = self.choice.randrange(60)
-        _testcapi.set_nomemory(number, number + 1)
-        try:
-            return function(*arguments)
-        except MemoryError as error:
-            return error
-        finally:
-            _testcapi.remove_mem_hooks()
+        return lacking(self.choice.randrange(60), function, *arguments)
 
     def failed(self, function: Callable[..., Any], *arguments: Any) -> bool:
         """The same for a function whose result does not matter. Returns whether it has raised."""
@@ -488,8 +477,8 @@ class Memory:
 
 def memory(ledger: Ledger, backend: str | None, choice: random.Random) -> None:
     """One round: a thread works on a port, where in most calls one allocation fails."""
-    if _testcapi is None:
-        raise Violation("this Python was built without _testcapi, which lets allocations fail (as Windows' is)")
+    if WHY_NOT:
+        raise Violation(WHY_NOT)
     work = Memory(unio.Port(backend=backend), ledger, choice)
     work.run()
     work.end()

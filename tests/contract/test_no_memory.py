@@ -1,7 +1,6 @@
 """The clauses S of the contract where memory is lacking: an operation is idle again, or it completes.
 
-CPython can be told to have the nth allocation from now on fail. With each n in turn, each allocation of a call fails
-once.
+With each n in turn, the nth allocation of a call fails (scarcity).
 """
 
 from __future__ import annotations
@@ -10,21 +9,16 @@ import contextlib
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
+from scarcity import ALLOCATIONS, WHY_NOT, lacking
 from support import batch
 
 import unio
 
-try:
-    import _testcapi
-except ImportError:
-    pytest.skip("this Python was built without its test modules, which let allocations fail", allow_module_level=True)
+if WHY_NOT:
+    pytest.skip(WHY_NOT, allow_module_level=True)
 
-
-ALLOCATIONS = 45
-"""How many of them fail in turn; no call here makes more before its last that matters."""
 
 KINDS: dict[str, Callable[[unio.Handle], unio.Operation]] = {
     "recv": lambda handle: unio.Recv(handle, bytearray(10)),
@@ -76,17 +70,6 @@ def world(backend: str) -> Iterator[World]:
     made = World(backend)
     with made.port, made.near, made.far:
         yield made
-
-
-def lacking(number: int, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function whose nth allocation fails. Returns its result, or the MemoryError that it has raised."""
-    _testcapi.set_nomemory(number, number + 1)
-    try:
-        return function(*arguments)
-    except MemoryError as error:
-        return error
-    finally:
-        _testcapi.remove_mem_hooks()
 
 
 @pytest.mark.clause("S1", "S11")

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from unio.arguments import OFFSET_MAX
 from unio.backends import win32
-from unio.backends.iocp_queue import PacketKey
+from unio.backends.iocp_queue import PacketKey, surely
 from unio.backends.win32 import ERROR_IO_PENDING, NULL, kernel32, last_error, ws2_32
 from unio.backends.win32_api import ffi
 from unio.errors import cancelled, not_listening
@@ -79,10 +79,12 @@ class Flight:
         "count",
         "extra",
         "failure",
+        "finished",
         "flags",
         "given",
         "kept",
         "overlapped",
+        "result",
         "started",
         "views",
     )
@@ -99,6 +101,8 @@ class Flight:
         self.extra: Any = None
         self.accepted: socket.socket | None = None
         self.failure: OSError | None = None  # what the start itself raised
+        self.finished = False  # whether its results were taken over, and what came of that was not acted on yet
+        self.result: int | None = None  # what came of it
         self.given = False  # whether Windows was given it, and its direction counts it
         self.started = False  # whether the call that starts it has returned, so that it can be cancelled
 
@@ -115,7 +119,7 @@ class Flight:
     def begin(self) -> None:
         """Start another flight."""
         self.failure = None
-        self.given = self.started = False
+        self.given = self.started = self.finished = False
 
     def reset(self, offset: int = 0) -> None:
         """Make the OVERLAPPED ready for another call."""
@@ -128,6 +132,7 @@ class Flight:
     def wsabufs(self, views: tuple[memoryview, ...]) -> tuple[Any, int]:
         """The buffers as an array of WSABUF, made once for as long as the operation names the same ones."""
         if self.views is not views:
+            self.views = None  # in the middle of this there may be no memory
             self.kept = [ffi.from_buffer(view) for view in views[:VECTOR_MAX]]
             self.buffers = ffi.new("WSABUF[]", max(1, len(self.kept)))
             for index, (view, pointer) in enumerate(zip(views, self.kept, strict=False)):
@@ -142,7 +147,8 @@ def _flight(operation: Operation) -> Flight:
 
 
 def _code(succeeded: Any) -> int:
-    return 0 if succeeded else last_error()
+    """The code of a call that has been made: a start that raises has made none."""
+    return 0 if succeeded else surely(last_error)
 
 
 # Receiving
@@ -186,8 +192,8 @@ def start_recv(handle: IocpHandle, operation: Operation) -> int:
 
 def finish_recv(handle: IocpHandle, operation: Operation, code: int, count: int) -> int | None:
     operation = cast("Recv", operation)
-    operation._transferred = count
     _scatter(operation, count)
+    operation._transferred = count
     if code == win32.ERROR_ACCESS_DENIED and handle.kind is Kind.PIPE:
         return win32.ERROR_INVALID_HANDLE  # the end to send to: EBADF, as POSIX has it
     if code == win32.ERROR_BROKEN_PIPE and handle.kind is Kind.PIPE and not handle.closed:
@@ -219,10 +225,10 @@ def finish_recv_from(handle: IocpHandle, operation: Operation, code: int, count:
     operation = cast("RecvFrom", operation)
     if code in UNREACHABLE and not handle.connected:
         return None  # an earlier datagram met nobody, which is none of this socket's business: receive again
-    operation._transferred = count
     _scatter(operation, count)
     if code in (0, win32.ERROR_MORE_DATA, win32.WSAEMSGSIZE):
         operation.address = win32.unpack_address(bytes(ffi.buffer(_flight(operation).extra[0])))
+    operation._transferred = count
     if code in (win32.ERROR_MORE_DATA, win32.WSAEMSGSIZE) and operation._size == 0:
         return 0
     return code
@@ -253,10 +259,11 @@ def start_accept(handle: IocpHandle, operation: Operation) -> int:
 
 def finish_accept(handle: IocpHandle, operation: Operation, code: int, count: int) -> int | None:
     operation, flight = cast("Accept", operation), _flight(operation)
-    accepted, flight.accepted = flight.accepted, None
+    accepted = flight.accepted
     if code:
         if accepted is not None:
             accepted.close()
+        flight.accepted = None
         if code == win32.WSAEINVAL:
             flight.failure = not_listening()
             flight.failure.winerror = code
@@ -277,10 +284,12 @@ def finish_accept(handle: IocpHandle, operation: Operation, code: int, count: in
         address = win32.accepted_address(flight.extra, ADDRESS_SIZE + 16)
         if address is None:  # but where it was reset before, Wine 8 has not
             accepted.close()
+            flight.accepted = None
             return None
     accepted.setblocking(False)
     operation.socket = accepted
     operation.address = address
+    flight.accepted = None
     return 0
 
 
@@ -522,7 +531,11 @@ def start_flush(handle: IocpHandle, operation: Operation) -> int:
     port = handle.port()
     assert port is not None
     copy = win32.duplicate(handle.pointer)
-    port._pool.put(partial(_flush, handle, copy, _flight(operation).address))
+    try:
+        port._pool.put(partial(_flush, handle, copy, _flight(operation).address))
+    except BaseException:
+        kernel32.CloseHandle(copy)
+        raise
     return ERROR_IO_PENDING
 
 
@@ -616,6 +629,25 @@ STARTS: dict[str, Callable[[IocpHandle, Operation], int]] = {
     "shutdown": start_shutdown,
     "write": start_write,
 }
+
+
+def finish(handle: IocpHandle, operation: Operation, code: int, count: int) -> int | None:
+    """Take over what a packet brought. Returns the code that the operation ends with, or None if it goes on.
+
+    Where there is no memory for that, what was moved is noted all the same.
+    """
+    before = operation._transferred
+    try:
+        try:
+            return FINISHES[operation.name](handle, operation, code, count)
+        except MemoryError:
+            if operation._transferred is not before:
+                raise
+        return FINISHES[operation.name](handle, operation, code, count)  # there may be some by now
+    except MemoryError as error:
+        _flight(operation).failure = surely(win32.normal, error)
+        return win32.ERROR_NOT_ENOUGH_MEMORY
+
 
 FINISHES: dict[str, Callable[[IocpHandle, Operation, int, int], int | None]] = {
     "accept": finish_accept,

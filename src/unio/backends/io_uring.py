@@ -397,12 +397,18 @@ class IoUringPort(FastPort, QueuedPort):
             if lane.request != result.request:
                 return False
             lane.request = NOTHING  # this thread has the lane now
-        if result.detail:
-            became = self._try_beside(handle, lane, operation, result.request)
-            if became is None:
-                return False
-        self._end_poll(handle, result)
-        return self._go_on(handle, lane, became, skipping)
+        try:
+            if result.detail:
+                became = self._try_beside(handle, lane, operation, result.request)
+            if became is not None:
+                self._end_poll(handle, result)
+        except BaseException:  # somebody else shall go on
+            lane.ready = True
+            self._break_off(handle, lane, became)
+            self._backlog.append((handle, lane))
+            self._queue.wake_leader()
+            raise
+        return became is not None and self._go_on(handle, lane, became, skipping)
 
     def _try_beside(self, handle: EmulatedHandle, lane: Lane, operation: Operation, poll: int) -> Judgement | None:
         """Try a lane's first operation while a poll for it goes on; this thread owns the lane.
@@ -412,20 +418,17 @@ class IoUringPort(FastPort, QueuedPort):
         None. Another poll would only tell the same at once.
         """
         lane.ready = False
+        became = self._try(handle, operation)
         try:
-            became = self._try(handle, operation)
-        except BaseException:  # KeyboardInterrupt, say: somebody else shall go on
-            lane.ready = True
-            self._give_up(handle, lane)
-            self._backlog.append((handle, lane))
-            raise
-        with handle.lock:
-            ended = operation._verdict is not None or handle.life is not Life.OPEN
-            blocks = became[0] is Outcome.BLOCKED and not became[2]
-            if blocks and not lane.ready and not ended:
-                lane.request = poll
-                return None
-            lane.ready = True
+            with handle.lock:
+                ended = operation._verdict is not None or handle.life is not Life.OPEN
+                blocks = became[0] is Outcome.BLOCKED and not became[2]
+                if blocks and not lane.ready and not ended:
+                    lane.request = poll
+                    return None
+        except MemoryError:  # what was moved is not to be lost; another poll tells what there is
+            pass
+        lane.ready = True
         return became
 
     # Polls and operations of files, each by itself

@@ -22,15 +22,16 @@ import errno
 import math
 import threading
 import time
+from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from unio.arguments import seconds
 from unio.backends import win32
-from unio.backends.flights import FINISHES, STARTS, Flight, goes_alone, may_go_on
+from unio.backends.flights import STARTS, Flight, finish, goes_alone, may_go_on
 from unio.backends.iocp_handle import Direction, IocpHandle, Life
 from unio.backends.iocp_processes import Watches
-from unio.backends.iocp_queue import KernelQueue, PacketKey
+from unio.backends.iocp_queue import KernelQueue, PacketKey, surely
 from unio.backends.locks import Lock, holds_lock, put_off, refuse_within_lock
 from unio.backends.native import next_sequence
 from unio.backends.objects import told_status
@@ -42,6 +43,8 @@ from unio.operations import Operation, ProcessExit, Route, Status, Timer
 from unio.port import LIMIT_DEFAULT, Completion, Port, check_limit, port_closed
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from unio.backends.iocp_queue import Packet
     from unio.backends.timers import WhichFlight
     from unio.handle import HasFileno
@@ -68,6 +71,9 @@ SLICE_MS_MAX = 100
 
 SLEEP_MS_MAX = 0x7FFFFFFF
 
+NEVER = math.inf
+"""The deadline that comes after all others."""
+
 REAP_MS = 250
 """How long a port that is being closed waits for the next packet of what it has cancelled."""
 
@@ -86,11 +92,14 @@ class IocpPort(Port):
         self._lock = Lock()
         self._flights: dict[int, Operation] = {}  # what Windows has, by the address of its OVERLAPPED
         self._timers = Timers()
-        self._bound = float("inf")  # until when the thread sleeps that minds the deadlines
+        self._bound = NEVER  # until when the thread sleeps that minds the deadlines
         self._pool = FilePool()
         self._handles: dict[int, IocpHandle] = {}
         self._detached: dict[int, Operation] = {}  # in flight without a handle: timers and process exits; by identity
         self._watches = Watches(self._queue)
+        # What found no memory: what a wait has fetched and not returned, and steps that are still to be taken.
+        self._left: deque[Packet | Completion | Operation] = deque()
+        self._steps: deque[Callable[[], object]] = deque()
         self._afd: Any = None
         super().__init__(backend=backend, concurrency=concurrency)
 
@@ -139,15 +148,27 @@ class IocpPort(Port):
             self._submit_detached(operation, timeout)
             return False
         with handle.lock:
-            _left = operation._begin()  # goes when this returns, and the lock is given back
-            if handle.life is not Life.OPEN or self._unusable is not None:
-                operation._status = IDLE
-                raise self._unusable() if self._unusable else NotAssociated(f"{handle!r} is closed")
-            self._enter(handle, operation, timeout)
-        done = self._start_waiting(handle, operation.route, operation if handle.skip_on_success else None)
-        if timeout is not None:
-            self._mind_deadlines()
+            idle = operation._status is IDLE
+            try:
+                _left = operation._begin()  # goes when this returns, and the lock is given back
+                self._check_open(handle)
+                self._enter(handle, operation, timeout)
+            except BaseException:
+                if idle:
+                    self._forget(handle, operation)
+                raise
+        try:
+            done = self._start_waiting(handle, operation.route, operation if handle.skip_on_success else None)
+            if timeout is not None and not done:
+                self._mind_deadlines()
+        except MemoryError:  # it is in flight, and somebody else shall start it
+            self._later(self._start_waiting, handle, operation.route)
+            raise
         return done
+
+    def _check_open(self, handle: IocpHandle) -> None:
+        if handle.life is not Life.OPEN or self._unusable is not None:
+            raise self._unusable() if self._unusable else NotAssociated(f"{handle!r} is closed")
 
     def _enter(self, handle: IocpHandle, operation: Operation, timeout: float | None) -> None:
         """Let an operation whose flight has begun wait to be started; the caller holds the handle's lock."""
@@ -155,24 +176,63 @@ class IocpPort(Port):
             operation._native = Flight()
         operation._native.begin()
         operation._sequence = next_sequence()
-        handle.pending[id(operation)] = operation
-        self._flights[operation._native.address] = operation
-        handle.directions[operation.route].waiting.append(operation)
         if timeout is not None:
             operation._expiry = self._timers.add(timeout, (operation, True))
+        handle.pending[id(operation)] = operation
+        self._flights[operation._native.address] = operation
+        handle.directions[operation.route].waiting.append(operation)  # last: now it can be started
+
+    def _forget(self, handle: IocpHandle | None, operation: Operation) -> None:
+        """Undo what a submit has done that raises; the caller holds the lock."""
+        self._drop_expiry(operation)
+        if handle is None:
+            self._detached.pop(id(operation), None)
+        else:
+            handle.pending.pop(id(operation), None)
+            if operation._native is not None:
+                self._flights.pop(operation._native.address, None)
+        operation._status = IDLE
+
+    # Steps that are not to be left out, however little memory there is
+
+    def _later(self, step: Callable[..., object], *arguments: object) -> None:
+        """Have the next wait take a step."""
+        self._steps.append(partial(step, *arguments))
+        self._wake()
+
+    def _insist(self, step: Callable[..., object], *arguments: object) -> None:
+        """Take a step; if there is no memory for it, the next wait takes it from its beginning."""
+        try:
+            step(*arguments)
+        except MemoryError:
+            self._later(step, *arguments)
+            raise
+
+    def _take_steps(self) -> None:
+        while self._steps:
+            try:
+                step = self._steps.popleft()
+            except IndexError:  # another thread was quicker
+                return
+            self._insist(step)
 
     def _submit_later(self, handle: IocpHandle | None, operation: Operation, timeout: float | None) -> None:
         """Submit where this thread holds a lock: from now on the operation is in flight, and what is to be done waits.
 
         Until then nobody has it, which its number says: a verdict is left with it.
         """
-        if operation._status is IDLE:
-            operation._sequence = NOT_LINKED
-        _left = operation._begin()
-        if handle is not None and handle.life is not Life.OPEN:
-            operation._status = IDLE
-            raise self._unusable() if self._unusable else NotAssociated(f"{handle!r} is closed")
-        put_off(partial(self._submit_begun, handle, operation, timeout))
+        idle = operation._status is IDLE
+        try:
+            if idle:
+                operation._sequence = NOT_LINKED
+            _left = operation._begin()
+            if handle is not None:
+                self._check_open(handle)
+            put_off(partial(self._insist, self._submit_begun, handle, operation, timeout))
+        except BaseException:
+            if idle:
+                operation._status = IDLE
+            raise
 
     def _submit_begun(self, handle: IocpHandle | None, operation: Operation, timeout: float | None) -> None:
         """Submit an operation whose flight has begun before."""
@@ -215,7 +275,7 @@ class IocpPort(Port):
             try:
                 skipped = self._start(handle, operation, skip=operation is skipping) or skipped
             finally:
-                self._started(handle, operation, sequence, direction)
+                surely(self._started, handle, operation, sequence, direction)
         return skipped
 
     def _started(
@@ -229,9 +289,9 @@ class IocpPort(Port):
             if operation._status is PENDING and operation.handle is handle and operation._sequence == sequence:
                 operation._native.started = True
                 if operation._verdict is not None:
-                    self._cancel_io(handle, operation)
+                    surely(self._cancel_io, handle, operation)
         if handle.life is Life.CLOSING:
-            self._close_handle(handle)
+            self._insist(self._close_handle, handle)
 
     def _next_to_start(self, handle: IocpHandle, direction: Direction) -> Operation | None:
         """The operation that this thread is to start now, or None."""
@@ -251,23 +311,41 @@ class IocpPort(Port):
 
     def _start(self, handle: IocpHandle, operation: Operation, *, skip: bool) -> bool:
         """Make the call that starts an operation. Returns whether it has succeeded at once and no packet will come."""
-        flight: Flight = operation._native
         while True:
-            code, count = self._call(handle, operation), 0
-            if code == win32.DONE_HERE:
-                code = 0
-            elif _packet_comes(handle, flight, code):
-                return False
-            else:
-                count = flight.overlapped.InternalHigh
-            if code or not skip:
-                self._post_end(flight, code, count)
-                return False
-            result = FINISHES[operation.name](handle, operation, 0, count)
-            if result is not None:
-                if self._ended(handle, operation, result, silent=result == 0):
-                    self._put(operation)
-                return result == 0
+            code = self._call(handle, operation)
+            succeeded = surely(self._called, handle, operation, code, skip)
+            if succeeded is not None:
+                return succeeded
+
+    def _called(  # the last of its arguments by its place, as surely passes it
+        self,
+        handle: IocpHandle,
+        operation: Operation,
+        code: int,
+        skip: bool,  # noqa: FBT001
+    ) -> bool | None:
+        """Act on the code of the call that starts an operation: the same, or None if it takes another call."""
+        flight: Flight = operation._native
+        count = 0
+        if code == win32.DONE_HERE:
+            code = 0
+        elif _packet_comes(handle, flight, code):
+            return False
+        else:
+            count = flight.overlapped.InternalHigh
+        if code or not skip:
+            self._post_end(flight, code, count)
+            return False
+        if not flight.finished:
+            flight.result = finish(handle, operation, 0, count)
+            flight.finished = True
+        result = flight.result
+        if result is None:
+            flight.finished = False
+            return None
+        if self._ended(handle, operation, result, silent=result == 0):
+            self._put(operation)
+        return result == 0
 
     def _post_end(self, flight: Flight, code: int, count: int) -> None:
         """Queue the packet of an operation whose end Windows does not queue."""
@@ -280,17 +358,15 @@ class IocpPort(Port):
         """Make the Win32 call of an operation; the code of what it, or Python on the way to it, reports."""
         flight: Flight = operation._native
         try:
-            is_open = handle.is_open()
+            if handle.is_open():  # else the number may be another's by now
+                return STARTS[operation.name](handle, operation)
+            flight.failure = cancelled("the object behind the handle was closed")
+        except Exception as error:  # noqa: BLE001 - whatever went wrong, the operation ends once
+            flight.failure = surely(win32.normal, error)
         except BaseException:  # of the program's own fileno, and nothing has been started yet
             flight.reset()
             self._post_end(flight, win32.ERROR_OPERATION_ABORTED, 0)
             raise
-        try:
-            if is_open:  # else the number may be another's by now
-                return STARTS[operation.name](handle, operation)
-            flight.failure = cancelled("the object behind the handle was closed")
-        except Exception as error:  # noqa: BLE001 - whatever went wrong, the operation ends once
-            flight.failure = win32.normal(error)
         flight.reset()
         return win32.ERROR_OPERATION_ABORTED
 
@@ -300,9 +376,15 @@ class IocpPort(Port):
         with self._lock:
             if self._unusable is not None:  # it was closed meanwhile, and nobody would end the operation any more
                 raise self._unusable()
-            _left = operation._begin()  # goes when this returns, and the lock is given back
-            self._enter_detached(operation, timeout)
-        self._start_detached(operation)
+            idle = operation._status is IDLE
+            try:
+                _left = operation._begin()  # goes when this returns, and the lock is given back
+                self._enter_detached(operation, timeout)
+            except BaseException:
+                if idle:
+                    self._forget(None, operation)
+                raise
+        self._insist(self._start_detached, operation)
 
     def _enter_detached(self, operation: Operation, timeout: float | None) -> None:
         """Keep an operation without a handle until it has ended; the caller holds the port's lock."""
@@ -319,7 +401,7 @@ class IocpPort(Port):
         if isinstance(operation, ProcessExit):
             status = told_status(operation.process)
             with self._lock:
-                if id(operation) in self._detached:  # else it was ended meanwhile
+                if id(operation) in self._detached and operation._native is None:  # else it was ended meanwhile
                     self._start_watch(operation, status)
         self._mind_deadlines()
 
@@ -340,11 +422,16 @@ class IocpPort(Port):
 
         Returns whether its completion is still to be delivered.
         """
-        self._detached.pop(id(operation), None)
+        number = id(operation)
+        delivered = self._complete(operation, error)  # first: where it fails, the operation keeps its place
+        self._detached.pop(number, None)
         if operation._native is not None:
             assert isinstance(operation, ProcessExit)
-            self._watches.end(operation)
-        return self._complete(operation, error)
+            try:  # noqa: SIM105 - a context manager takes memory, too
+                self._watches.end(operation)
+            except MemoryError:  # it leaves a handle open, and loses nothing
+                pass
+        return delivered
 
     def _end_detached(self, operation: Operation, error: OSError | None) -> None:
         """Complete an operation without a handle; the caller holds the port's lock."""
@@ -364,17 +451,25 @@ class IocpPort(Port):
     # Ending
 
     def _reaped(self, operation: Operation, code: int, count: int) -> Operation | None:
-        """Act on the packet of an operation. Returns it if it has ended and its completion is to be delivered."""
-        handle = operation.handle
+        """Act on the packet of an operation. Returns it if it has ended and its completion is to be delivered.
+
+        Where it raises, as there is no memory, it can be called again.
+        """
+        handle, flight = operation.handle, operation._native
         assert isinstance(handle, IocpHandle)
-        if handle.life is Life.OPEN and not handle.is_open():
-            self._left_behind(handle)
-        operation._native.overlapped.InternalHigh = 0  # first, so that may_go_on never counts a part twice
-        result = FINISHES[operation.name](handle, operation, code, count)
-        if result is None and self._go_on(handle, operation):
+        if not flight.finished:
+            if handle.life is Life.OPEN and not handle.is_open():
+                self._left_behind(handle)
+            flight.overlapped.InternalHigh = 0  # first, so that may_go_on never counts a part twice
+            flight.result = finish(handle, operation, code, count)
+            flight.finished = True
+        if flight.result is None and self._go_on(handle, operation):
             return None
-        ended = self._ended(handle, operation, result)
-        self._start_waiting(handle, operation.route)
+        ended = self._ended(handle, operation, flight.result)
+        try:
+            self._start_waiting(handle, operation.route)
+        except MemoryError:  # this one has ended all the same
+            self._later(self._start_waiting, handle, operation.route)
         return operation if ended else None
 
     def _left_behind(self, handle: IocpHandle) -> None:
@@ -383,7 +478,7 @@ class IocpPort(Port):
             if handle.life is not Life.OPEN:
                 return
             handle.life = Life.CLOSING
-        self._close_handle(handle)
+        self._insist(self._close_handle, handle)
 
     def _go_on(self, handle: IocpHandle, operation: Operation) -> bool:
         """Make the next call of an operation, unless it is being ended. Returns whether it goes on."""
@@ -391,12 +486,12 @@ class IocpPort(Port):
             if operation._verdict is not None or handle.life is not Life.OPEN or self._unusable is not None:
                 return False
             handle.calling += 1
-            operation._native.started = False
+            operation._native.started = operation._native.finished = False
             sequence = operation._sequence
         try:
             self._start(handle, operation, skip=False)
         finally:
-            self._started(handle, operation, sequence)
+            surely(self._started, handle, operation, sequence)
         return True
 
     def _error_of(
@@ -425,23 +520,25 @@ class IocpPort(Port):
         flight: Flight = operation._native
         # The program's own code, maybe; asked where it matters.
         is_open = result == 0 or handle.life is not Life.OPEN or handle.is_open()
+        number = id(operation)
         with handle.lock:
             error = self._error_of(handle, operation, result, is_open=is_open)
-            handle.pending.pop(id(operation), None)  # it is not there any more if the port was closed meanwhile
+            self._drop_expiry(operation)
+            if not silent and handle.life is not Life.OPEN:
+                handle.ended.append(operation)
+                operation._error = error
+            # From here on nothing finds no memory.
+            handle.pending.pop(number, None)  # it is not there any more if the port was closed meanwhile
             self._flights.pop(flight.address, None)
             if flight.given:
                 direction = handle.directions[operation.route]
                 direction.busy -= 1
                 direction.exclusive = False
             if silent:
-                self._drop_expiry(operation)
                 operation._status = IDLE
             elif handle.life is Life.OPEN:
                 return self._complete(operation, error)
-            else:
-                operation._error = error
-                handle.ended.append(operation)
-            self._deliver_ended(handle)  # also where the one that all of them waited for is told of by its submit
+            surely(self._deliver_ended, handle)  # also where the one that all waited for is told of by its submit
         return False
 
     def _deliver_ended(self, handle: IocpHandle) -> None:
@@ -450,10 +547,11 @@ class IocpPort(Port):
         The caller holds the handle's lock.
         """
         if not handle.pending:
-            for each in sorted(handle.ended, key=lambda ended: ended._sequence):
+            ordered = sorted(handle.ended, key=lambda ended: ended._sequence)
+            handle.ended.clear()
+            for each in ordered:
                 if self._complete(each, each.error):
                     self._put(each)
-            handle.ended.clear()
 
     def _drop_expiry(self, operation: Operation) -> None:
         if operation._expiry is not None:
@@ -469,14 +567,23 @@ class IocpPort(Port):
         return open_still
 
     def _put(self, packet: Operation | Completion) -> None:
-        """Queue what has ended without a packet of Windows'."""
-        self._queue.put(packet)
+        """Queue what has ended without a packet of Windows', or what was posted."""
+        try:
+            self._queue.put(packet)
+        except MemoryError:
+            if not isinstance(packet, Operation):
+                raise
+            self._left.append(packet)  # there the next wait finds it
+            self._wake()
         if self._unusable is not None:  # whoever comes last, this thread or the one that closes the port, drops it
             self._drop_put()
 
     def _drop_put(self) -> None:
         for operation in self._queue.drop():
             operation._status = IDLE
+        for each in tuple(self._left):
+            if isinstance(each, Operation):
+                each._status = IDLE
 
     def cancel(self, operation: Operation) -> bool:
         if self._unusable is not None:
@@ -516,14 +623,14 @@ class IocpPort(Port):
                 return False  # it is being ended already
             if operation._native.given:
                 return self._ask(handle, operation, verdict, is_open=is_open)
-            operation._verdict = verdict
             handle.directions[operation.route].remove(operation)
+            operation._verdict = verdict
         self._queue.post(win32.ERROR_OPERATION_ABORTED, PacketKey.FAILED, operation._native.address)
         return True
 
     def _ask(self, handle: IocpHandle, operation: Operation, verdict: OSError, *, is_open: bool) -> bool:
         """The same for one that Windows has; the caller holds the handle's lock."""
-        asked = not is_open or not operation._native.started or self._cancel_io(handle, operation)
+        asked = not is_open or not operation._native.started or surely(self._cancel_io, handle, operation)
         asked = asked or may_go_on(operation)
         if asked:  # else its packet is on the way, and is the last
             operation._verdict = operation._verdict or verdict
@@ -550,28 +657,36 @@ class IocpPort(Port):
         try:
             is_open = handle.is_open()
         finally:  # that may be the program's code, and raise what is to end the program: then it is closed all the same
-            if self._cancel_pending(handle):
-                handle.part(is_open=is_open, here=here)
+            if self._claim_end(handle):
+                try:
+                    self._cancel_pending(handle)
+                    handle.part(is_open=is_open, here=here)
+                except MemoryError:  # all of it is done again
+                    handle.life = Life.CLOSING
+                    raise
 
-    def _cancel_pending(self, handle: IocpHandle) -> bool:
+    def _claim_end(self, handle: IocpHandle) -> bool:
         """End the life of a closing handle. Returns False if a thread is starting something on it, or that was done."""
         with handle.lock:
             if handle.life is not Life.CLOSING or handle.calling:
                 return False
             handle.life = Life.CLOSED
-            unstarted = [operation for each in handle.directions.values() for operation in each.waiting]
-            for each in handle.directions.values():
-                each.waiting.clear()
+        return True
+
+    def _cancel_pending(self, handle: IocpHandle) -> None:
+        """End what is in flight on a handle whose life has ended."""
+        with handle.lock:
             for operation in handle.pending.values():
                 operation._verdict = operation._verdict or cancelled("the handle was closed")
                 if operation._native.given:
-                    self._cancel_io(handle, operation)
-        for operation in unstarted:
-            self._queue.post(win32.ERROR_OPERATION_ABORTED, PacketKey.FAILED, operation._native.address)
+                    surely(self._cancel_io, handle, operation)
+        for each in handle.directions.values():
+            while each.waiting:  # nobody starts one of these any more
+                operation = each.waiting.popleft()
+                self._queue.post(win32.ERROR_OPERATION_ABORTED, PacketKey.FAILED, operation._native.address)
         with self._lock:
             if self._handles.get(handle.number) is handle:
                 del self._handles[handle.number]
-        return True
 
     # Waiting
 
@@ -584,18 +699,73 @@ class IocpPort(Port):
         refuse_within_lock()
         limit = check_limit(limit)
         until = None if timeout is None else time.monotonic() + seconds(timeout, "the time-out")
+        batch: list[Completion] = []
         try:
-            while True:
-                if self._unusable is not None:
-                    raise self._unusable()
-                self._expire()
-                late = until is not None and time.monotonic() >= until
-                found = self._fetch(limit, until)
-                batch = [self._taken(packet) for each in found if (packet := self._packet(*each)) is not None]
-                if batch or (late and not found):
-                    return batch
-        finally:
-            self._hand_over()
+            try:
+                batch = self._wait(until, limit)
+            finally:
+                surely(self._hand_over)
+        except BaseException:
+            self._give_back(batch)
+            raise
+        return batch
+
+    def _wait(self, until: float | None, limit: int) -> list[Completion]:
+        while True:
+            if self._unusable is not None:
+                raise self._unusable()
+            self._take_steps()
+            self._expire()
+            late = until is not None and time.monotonic() >= until
+            found = self._fetch_left(limit) if self._left else self._fetch(limit, until)
+            batch = self._collect(found)
+            if batch or (late and not found):
+                return batch
+
+    def _fetch_left(self, limit: int) -> list[Packet | Completion | Operation]:
+        """What another wait has fetched, and found no memory to return."""
+        found: list[Packet | Completion | Operation] = []
+        while self._left and len(found) < limit:
+            try:
+                each = self._left.popleft()
+            except IndexError:  # another thread was quicker
+                break
+            try:
+                found.append(each)
+            except MemoryError:
+                self._left.appendleft(each)
+                self._give_back(found)
+                raise
+        return found
+
+    def _collect(self, found: list[Any]) -> list[Completion]:
+        """Act on what was fetched. Returns what a wait is to return for it; where it raises, another one does."""
+        batch: list[Completion] = []
+        at = 0  # what is before this is done with; what is there may be half of the way from a packet to a completion
+        try:
+            while at < len(found):
+                each = found[at]
+                if type(each) is tuple:
+                    found[at] = each = self._packet(*each)
+                if isinstance(each, Operation):
+                    found[at] = each = self._taken(each)
+                if each is not None:
+                    batch.append(each)
+                at += 1
+        except BaseException:
+            if at < len(found) and found[at] is None:
+                at += 1
+            self._give_back([*batch, *found[at:]])
+            raise
+        return batch
+
+    def _give_back(self, found: Sequence[Packet | Completion | Operation]) -> None:
+        """Keep what a wait can't return after all, for the next one."""
+        if found:
+            self._left.extendleft(reversed(found))
+            self._wake()
+            if self._unusable is not None:
+                self._drop_put()
 
     def _expire(self) -> None:
         """Act on the deadlines that have passed. What has ended by them is queued, behind what had come before."""
@@ -605,17 +775,25 @@ class IocpPort(Port):
             else:
                 self._detached_ended(what, None, deadline)
 
-    def _fetch(self, limit: int, until: float | None) -> list[Packet]:
+    def _fetch(self, limit: int, until: float | None) -> list[Any]:
         """Sleep in the kernel's queue until packets come, *until*, or the next deadline."""
         if not self._queue.enter():
             return []
-        mine = self._take_deadline()
+        found: list[Any] = []
+        mine: float | None = None
         try:
-            return self._queue.fetch(limit, _ms(until, mine))
+            try:
+                mine = self._take_deadline()
+                found = self._queue.fetch(limit, _ms(until, mine))
+            finally:
+                if mine is not None:
+                    surely(self._leave_deadline, mine)
+        except BaseException:
+            self._give_back(found)
+            raise
         finally:
-            if mine is not None:
-                self._leave_deadline(mine)
             self._queue.leave()
+        return found
 
     def _packet(self, key: int, number: int, status: int, count: int) -> Operation | Completion | None:
         """Act on a packet. Returns what a wait is to return for it."""
@@ -657,11 +835,11 @@ class IocpPort(Port):
     def _leave_deadline(self, mine: float) -> None:
         with self._lock:
             if self._bound == mine:
-                self._bound = float("inf")
+                self._bound = NEVER
 
     def _hand_over(self) -> None:
         """Have another thread mind the deadlines in the place of this one, which goes."""
-        if self._queue.waiting and self._bound == float("inf") and self._timers.next_time() is not None:
+        if self._queue.waiting and self._bound == NEVER and self._timers.next_time() is not None:
             self._wake()
 
     def _mind_deadlines(self) -> None:
@@ -683,7 +861,7 @@ class IocpPort(Port):
                 try:
                     win32.check(self._queue.join(afd))
                     win32.check(kernel32.SetFileCompletionNotificationModes(afd, win32.FILE_SKIP_SET_EVENT_ON_HANDLE))
-                except OSError:  # as where the port is being closed
+                except BaseException:  # as where the port is being closed
                     kernel32.CloseHandle(afd)
                     raise
                 self._afd = afd
@@ -699,8 +877,15 @@ class IocpPort(Port):
             if self._unusable is not None:
                 return
             self._unusable = port_closed
+        try:
+            self._end_everything()
+        except BaseException:  # there was no memory, or a signal came: nothing is to stay in flight
+            self._end_everything()
+            raise
+
+    def _end_everything(self) -> None:
+        """Close what a port consists of, as far as that has not been done yet."""
         handles = list(self._handles.values())
-        self._handles.clear()
         for handle in handles:
             self._cancel_all(handle)
         for operation in list(self._detached.values()):
@@ -709,11 +894,15 @@ class IocpPort(Port):
         self._timers.clear()
         self._pool.close()
         if self._queue.enter():  # so that no thread that leaves it takes the kernel's port away meanwhile
-            self._reap_cancelled(handles)
-            self._queue.leave()
+            try:
+                self._reap_cancelled(handles)
+            finally:
+                self._queue.leave()
         self._queue.close()
-        if self._afd is not None:
-            kernel32.CloseHandle(self._afd)
+        self._handles.clear()
+        afd, self._afd = self._afd, None
+        if afd is not None:
+            surely(kernel32.CloseHandle, afd)
 
     def _cancel_all(self, handle: IocpHandle) -> None:
         """End what a handle has in flight because the port is closed; the object stays open."""
@@ -732,9 +921,8 @@ class IocpPort(Port):
     def _reap_cancelled(self, handles: list[IocpHandle]) -> None:
         """Fetch the packets of what was cancelled, so that Windows is done with its memory."""
         while self._flights:
-            found = self._queue.fetch(LIMIT_DEFAULT, REAP_MS)
-            for each in found:
-                self._packet(*each)
+            found = self._fetch_left(LIMIT_DEFAULT) or list(self._queue.fetch(LIMIT_DEFAULT, REAP_MS))
+            self._collect(found)  # of which nobody hears
             if not found and not any(handle.calling for handle in handles):
                 break
         while self._flights:  # some device, or a thread of the pool, does not let go
@@ -751,6 +939,7 @@ class IocpPort(Port):
     def _in_flight(self) -> int:
         # From there they go to what is put, so that none is missed in this order.
         count = len(self._flights) + len(self._detached)
+        count += sum([isinstance(each, Operation) for each in tuple(self._left)])
         return count + len(self._queue.operations())
 
 

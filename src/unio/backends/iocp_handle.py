@@ -140,15 +140,19 @@ class IocpHandle(Handle):
         if holds_lock():
             put_off(self.close)
             return
+        port = self.port()
         with self.lock:
             if self.life is not Life.OPEN:
                 return
             self.life = Life.CLOSING
-        port = self.port()
         if port is None or port._unusable is not None:
             self.part(is_open=self.is_open(), here=True)
         else:
-            port._close_handle(self, here=True)
+            try:
+                port._close_handle(self, here=True)
+            except MemoryError:
+                port._later(port._close_handle, self)
+                raise
 
     def part(self, *, is_open: bool, here: bool) -> None:
         """Close the object, if the program has not done so itself.

@@ -9,6 +9,7 @@ import os
 from typing import TYPE_CHECKING
 
 from unio.backends import win32
+from unio.backends.iocp_queue import surely
 from unio.backends.win32 import kernel32, last_error
 from unio.backends.win32_api import ffi
 
@@ -35,17 +36,25 @@ class Watches:
             code = last_error()
             unknown = code == win32.ERROR_INVALID_PARAMETER
             return OSError(errno.ESRCH, os.strerror(errno.ESRCH)) if unknown else win32.os_error(code)
-        number = self._queue.number()
         try:
-            wait = _overlapped.RegisterWaitWithQueue(
+            number = self._queue.number()
+            operation._native = entry = [number, process, None]
+            self._watched[number] = operation
+            entry[2] = _overlapped.RegisterWaitWithQueue(
                 _number(process), _number(self._queue.pointer), number, win32.INFINITE
             )
-        except OSError as error:
+        except BaseException as error:
+            self._forget(operation)
             kernel32.CloseHandle(process)
+            if not isinstance(error, OSError):
+                raise
             return win32.normal(error)
-        operation._native = (number, process, wait)
-        self._watched[number] = operation
         return None
+
+    def _forget(self, operation: ProcessExit) -> None:
+        native, operation._native = operation._native, None
+        if native is not None:
+            self._watched.pop(native[0], None)
 
     def ended(self, number: int) -> ProcessExit | None:
         """The operation whose process has ended, with its exit status; None if it is not watched any more."""
@@ -58,13 +67,12 @@ class Watches:
 
     def end(self, operation: ProcessExit) -> None:
         """Watch the process of an operation no more."""
-        number, process, wait = operation._native
-        operation._native = None
-        del self._watched[number]
+        _, process, wait = operation._native
+        self._forget(operation)
         # It returns when the packet is not being queued any more, which must be over before the port is closed.
         with contextlib.suppress(OSError):
             _overlapped.UnregisterWaitEx(wait, _overlapped.INVALID_HANDLE_VALUE)
-        kernel32.CloseHandle(process)
+        surely(kernel32.CloseHandle, process)
 
 
 def _number(pointer: object) -> int:

@@ -11,8 +11,9 @@ import contextlib
 import itertools
 import struct
 import threading
+from collections import deque
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from unio.backends import win32
 from unio.backends.win32 import NULL, kernel32
@@ -20,7 +21,11 @@ from unio.backends.win32_api import ffi
 from unio.operations import Operation
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from unio.port import Completion
+
+Result = TypeVar("Result")
 
 ENTRIES_MAX = 1024
 """How many packets are fetched with one call at most."""
@@ -44,18 +49,19 @@ class PacketKey(IntEnum):
 class KernelQueue:
     """A completion port of the kernel's, which stays open for as long as any thread uses it.
 
-    A thread that uses it is an element of a list. That comes and goes in one step: nobody waits for a lock, and a
-    signal handler may post in the middle of anything. Whoever begins to use the port looks afterwards whether it is
-    being closed, and whoever closes it looks afterwards whether anybody uses it; whichever comes second sees the other.
+    A thread that uses it is an element of a deque. That takes no memory, and comes and goes in one step: nobody waits
+    for a lock, and a signal handler may post in the middle of anything. Whoever begins to use the port looks afterwards
+    whether it is being closed, and whoever closes it looks afterwards whether anybody uses it; whichever comes second
+    sees the other.
     """
 
     def __init__(self, concurrency: int) -> None:
         self.pointer = win32.check(kernel32.CreateIoCompletionPort(win32.INVALID_HANDLE_VALUE, NULL, 0, concurrency))
-        self.waiting: list[None] = []
+        self.waiting: deque[None] = deque()
         """One for each thread that waits, or is about to."""
-        self._calling: list[None] = []
+        self._calling: deque[None] = deque()
         self._closing = False
-        self._open: list[None] = [None]
+        self._open = deque([None])
         self._closing_lock = threading.RLock()
         self._kept: dict[int, Operation | Completion] = {}
         self._numbers = itertools.count(1, 2)  # odd, so that none is the address of anything
@@ -79,7 +85,7 @@ class KernelQueue:
         """Queue a packet of a kind, unless the port is being closed."""
         if self._use(self._calling):
             try:
-                self._post(count, key, number)
+                surely(self._post, count, key, number)
             finally:
                 self._release(self._calling)
 
@@ -91,7 +97,11 @@ class KernelQueue:
         """Queue what a wait is to return."""
         number = self.number()
         self._kept[number] = packet
-        self.post(0, PacketKey.KEPT, number)
+        try:
+            self.post(0, PacketKey.KEPT, number)
+        except BaseException:  # it is not queued
+            self._kept.pop(number, None)
+            raise
 
     def kept(self, number: int) -> Operation | Completion | None:
         """What was put under a number; None if it was dropped meanwhile."""
@@ -116,8 +126,11 @@ class KernelQueue:
             room = ffi.new("OVERLAPPED_ENTRY[]", limit), ffi.new("DWORD *"), limit
         entries, count, _ = room
         found = kernel32.GetQueuedCompletionStatusEx(self.pointer, entries, limit, count, milliseconds, 0)
-        packets = list(ENTRY.iter_unpack(ffi.buffer(entries, count[0] * ENTRY.size))) if found else []
-        _thread.room = room
+        packets = surely(_unpacked, entries, count) if found else []
+        try:  # noqa: SIM105 - a context manager takes memory, too
+            _thread.room = room
+        except MemoryError:  # it is made again
+            pass
         return packets
 
     def leave(self) -> None:
@@ -130,14 +143,14 @@ class KernelQueue:
         self._closing = True
         self._close_when_unused()
 
-    def _use(self, users: list[None]) -> bool:
+    def _use(self, users: deque[None]) -> bool:
         users.append(None)
         if not self._closing:
             return True
         self._release(users)
         return False
 
-    def _release(self, users: list[None]) -> None:
+    def _release(self, users: deque[None]) -> None:
         users.pop()
         if self._closing:
             self._close_when_unused()
@@ -149,8 +162,8 @@ class KernelQueue:
                     self._post(0, PacketKey.WAKE, 0)
             elif not self._calling:
                 with contextlib.suppress(IndexError):  # it is closed already
-                    del self._open[0]
-                    kernel32.CloseHandle(self.pointer)
+                    self._open.pop()
+                    surely(kernel32.CloseHandle, self.pointer)
 
     def drop(self) -> list[Operation]:
         """Forget what was put. Returns the operations among it."""
@@ -162,6 +175,18 @@ class KernelQueue:
 
 
 _thread = threading.local()  # its room for the packets of one call, which is used again
+
+
+def surely(step: Callable[..., Result], *arguments: Any) -> Result:
+    """Take a step that is not to be left out: once more, if there was no memory. Nothing of it was done then."""
+    try:
+        return step(*arguments)
+    except MemoryError:  # there may be some by now
+        return step(*arguments)
+
+
+def _unpacked(entries: Any, count: Any) -> list[Packet]:
+    return list(ENTRY.iter_unpack(ffi.buffer(entries, count[0] * ENTRY.size)))
 
 
 def _operations(packets: list[Operation | Completion]) -> list[Operation]:
