@@ -445,6 +445,8 @@ class Memory:
                 if not way.receives:
                     self.submit(unio.Recv(way.receiver, bytearray(SIZE_MAX)), way.receives, lack=False)
                 self.take(self.wait_for("what was sent", way))
+        while short := [each for each in self.flying.values() if isinstance(each, unio.Timer) and each.delay < 1]:
+            self.take(self.wait_for("what is due", *short))
         for operation in list(self.flying.values()):
             self.port.cancel(operation)
         while self.flying:

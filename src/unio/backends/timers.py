@@ -55,9 +55,16 @@ class Timers:
             entry[2] = None
             self._spent += 1
             if self._spent > STALE_MAX and self._spent * 2 > len(self._heap):
-                self._heap = [each for each in self._heap if each[2] is not None]
-                heapq.heapify(self._heap)
-                self._spent = 0
+                self._rebuild()
+
+    def _rebuild(self) -> None:
+        try:
+            left = [each for each in self._heap if each[2] is not None]
+        except MemoryError:  # a later one does it; who has taken an entry back is not to hear of this
+            return
+        heapq.heapify(left)
+        self._heap = left
+        self._spent = 0
 
     def next_time(self) -> float | None:
         """When the next entry is due, on the monotonic clock; None if there is none."""
