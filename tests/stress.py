@@ -42,10 +42,14 @@ from machine.world import handles_agree
 from patience import PATIENCE
 from scarcity import WHY_NOT, lacking
 from support import open_handles
+from wine import has_row
 
 import unio
 
 STOP = object()
+
+SENDS_END = not has_row("cancel-amid-retry")
+"""Whether a send can be cancelled so that it is known what it has sent; else it is left to its own end."""
 
 _pulse = 0.0
 
@@ -335,6 +339,8 @@ class Memory:
 
     def submit(self, operation: Any, row: collections.deque[Any] | None = None, *, lack: bool = True) -> None:
         timeout = self.choice.choice([None, None, 3600, 0.001]) if lack else None
+        if isinstance(operation, unio.Send) and not SENDS_END:
+            timeout = None
         operation.state = self.ledger.owe(type(operation).__name__)
         failed = self.failed(self.port.submit, operation, timeout) if lack else self.port.submit(operation)
         if failed and not operation.in_flight:
@@ -378,11 +384,13 @@ class Memory:
             self.ledger.remit(number)
 
     def cancel(self) -> None:
-        if self.flying:
-            self.failed(self.port.cancel, self.choice.choice(list(self.flying.values())))
+        flying = [each for each in self.flying.values() if SENDS_END or not isinstance(each, unio.Send)]
+        if flying:
+            self.failed(self.port.cancel, self.choice.choice(flying))
 
     def cancel_all(self) -> None:
-        self.failed(self.choice.choice(self.ways).sender.cancel)
+        if SENDS_END:
+            self.failed(self.choice.choice(self.ways).sender.cancel)
 
     def close(self) -> None:
         """Close a connection, each time at another step of it, and open the next."""
