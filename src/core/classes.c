@@ -5,8 +5,8 @@
 
 #include <structmember.h> /* PyMemberDef, until Python 3.12 */
 
-PyTypeObject *recv_type, *send_type, *accept_type, *handle_type, *completion_type;
-PyObject *idle, *pending, *queued, *open_life, *closed_life, *made_socket;
+PyTypeObject *handle_type;
+PyObject *open_life, *closed_life, *made_socket;
 struct offsets at;
 struct names name;
 struct slow_forms slow;
@@ -102,37 +102,19 @@ static int find_slow_forms(PyObject *port_class) {
     return 0;
 }
 
-/* learn(QueuedPort, Recv, Send, Accept, EmulatedHandle, Waiter, Completion, Status, Life, made_socket): tells this file
- * the classes of the rest, and what makes the socket of an accepted connection. */
+/* learn(QueuedPort, EmulatedHandle, Waiter, Life, made_socket): tells this file the classes of the rest, and what makes the
+ * socket of an accepted connection. */
 static PyObject *learn(PyObject *module, PyObject *args) {
     (void)module;
-    PyObject *recv_class, *send_class, *accept_class, *handle_class, *waiter_class, *completion_class, *status, *life;
-    PyObject *port_class, *socket_base = (PyObject *)socket_type->tp_base; /* the class itself has properties */
-    if (!PyArg_ParseTuple(args, "OOOOOOOOOO", &port_class, &recv_class, &send_class, &accept_class, &handle_class,
-                          &waiter_class, &completion_class, &status, &life, &made_socket))
+    PyObject *handle_class, *waiter_class, *life, *port_class;
+    PyObject *socket_base = (PyObject *)socket_type->tp_base; /* the class itself has properties */
+    if (!PyArg_ParseTuple(args, "OOOOO", &port_class, &handle_class, &waiter_class, &life, &made_socket))
         return NULL;
     const struct {
         PyObject *class;
         const char *name;
         Py_ssize_t *offset;
     } wanted[] = {
-        {recv_class, "_handle", &at.handle},
-        {recv_class, "_key", &at.key},
-        {recv_class, "_transferred", &at.transferred},
-        {recv_class, "_error", &at.error},
-        {recv_class, "_status", &at.status},
-        {recv_class, "_next", &at.next},
-        {recv_class, "_previous", &at.previous},
-        {recv_class, "_sequence", &at.sequence},
-        {recv_class, "_expiry", &at.expiry},
-        {recv_class, "_verdict", &at.verdict},
-        {recv_class, "_native", &at.native},
-        {recv_class, "_made_views", &at.views},
-        {recv_class, "_size", &at.size},
-        {recv_class, "_buffer", &at.buffer},
-        {recv_class, "_grows", &at.grows},
-        {accept_class, "socket", &at.accepted},
-        {accept_class, "address", &at.address},
         {handle_class, "key", &at.handle_key},
         {handle_class, "object", &at.object},
         {handle_class, "number", &at.number},
@@ -156,19 +138,11 @@ static PyObject *learn(PyObject *module, PyObject *args) {
         if (find(wanted[i].class, wanted[i].name, wanted[i].offset) < 0)
             return NULL;
     }
-    recv_type = (PyTypeObject *)Py_NewRef(recv_class);
-    send_type = (PyTypeObject *)Py_NewRef(send_class);
-    accept_type = (PyTypeObject *)Py_NewRef(accept_class);
     Py_INCREF(made_socket);
     handle_type = (PyTypeObject *)Py_NewRef(handle_class);
-    completion_type = (PyTypeObject *)Py_NewRef(completion_class);
-    keep_completions();
-    idle = PyObject_GetAttrString(status, "IDLE");
-    pending = PyObject_GetAttrString(status, "PENDING");
-    queued = PyObject_GetAttrString(status, "QUEUED");
     open_life = PyObject_GetAttrString(life, "OPEN");
     closed_life = PyObject_GetAttrString(life, "CLOSED");
-    if (find_slow_forms(port_class) < 0 || !idle || !pending || !queued || !open_life || !closed_life || intern_names() < 0 || put_accessors() < 0 ||
+    if (find_slow_forms(port_class) < 0 || !open_life || !closed_life || intern_names() < 0 ||
         put_close() < 0)
         return NULL;
     pthread_atfork(NULL, NULL, forked);

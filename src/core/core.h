@@ -9,6 +9,16 @@
 #include <stddef.h>
 #include <sys/socket.h>
 
+/* Keeps other threads out of the fields of an object that the program may read and write in any thread at any time. In
+ * there, nothing is called. Where Python has a lock of its own, that does. */
+#ifdef Py_GIL_DISABLED
+#define BEGIN_SECTION(object) Py_BEGIN_CRITICAL_SECTION(object)
+#define END_SECTION() Py_END_CRITICAL_SECTION()
+#else
+#define BEGIN_SECTION(object) ((void)(object))
+#define END_SECTION() ((void)0)
+#endif
+
 struct lock {
     PyObject_HEAD
     int held;          /* how often its owner has taken it */
@@ -100,6 +110,7 @@ int ring_has_results(PyObject *ring);
 unsigned ring_take_some(PyObject *ring);
 
 extern PyType_Spec lock_spec, packets_spec, lane_spec, hot_path_spec, fast_port_spec, ring_spec;
+extern PyType_Spec operation_spec, buffered_spec, recv_spec, send_spec, accept_spec, completion_spec;
 extern PyMethodDef lock_functions[], socket_functions[], class_functions[], association_functions[];
 
 #endif

@@ -89,7 +89,7 @@ int start_for_others(struct hot_path *self) {
 
 /* Links an operation into its lane, if nothing stands before it; where that is not for this file, refuses. Says TRY
  * where this thread has become the lane's owner and is not to gather it. */
-enum linked { FAILED = -1, REFUSED, LINKED, TRY };
+enum linked { REFUSED, LINKED, TRY };
 
 /* What the last flight has left. It goes when the lock is given back: an error leads to what is the program's. */
 struct left {
@@ -98,20 +98,16 @@ struct left {
 
 static enum linked link_locked(struct hot_path *self, PyObject *operation, PyObject *handle, struct lane *lane,
                                struct left *left) {
-    if (SLOT(operation, status) != idle || SLOT(handle, life) != open_life || has_first(lane) ||
+    if (status_of(operation) != IDLE || SLOT(handle, life) != open_life || has_first(lane) ||
         lane->active || lane->resting)
         return REFUSED;
-    PyObject *zero = PyLong_FromLong(0); /* a small number: it is there */
-    PyObject *sequence = PyLong_FromSsize_t(next_sequence());
-    if (!sequence)
-        return FAILED;
-    put_ref(&SLOT(operation, status), pending);
-    left->verdict = exchange(&SLOT(operation, verdict), Py_None);
-    left->error = exchange(&SLOT(operation, error), Py_None);
-    put(&SLOT(operation, transferred), zero);
-    put(&SLOT(operation, sequence), sequence);
-    put_ref(&SLOT(operation, next), Py_None);
-    put_ref(&SLOT(operation, previous), Py_None);
+    set_status(operation, PENDING);
+    left->verdict = exchange(&OP(operation)->verdict, Py_None);
+    left->error = exchange(&OP(operation)->error, Py_None);
+    set_transferred(operation, 0);
+    OP(operation)->sequence = next_sequence();
+    put_ref(&OP(operation)->next, Py_None);
+    put_ref(&OP(operation)->previous, Py_None);
     put_ref(&lane->first, operation);
     put_ref(&lane->last, operation);
     if (lane->ready) {
@@ -132,12 +128,11 @@ static int submit_hot(struct hot_path *self, PyObject *operation, int *skipped) 
     enum kind kind = kind_of(operation);
     if (kind == NEITHER)
         return 0;
-    PyObject *handle = SLOT(operation, handle);
+    PyObject *handle = OP(operation)->handle;
     if (!handle || Py_TYPE(handle) != handle_type || SLOT(handle, hot_path) != (PyObject *)self ||
         !is_plain(operation, kind))
         return 0;
-    if (kind == RECV && SLOT(operation, grows) == Py_True &&
-        transferred_of(operation) == PyLong_AsSsize_t(SLOT(operation, size)))
+    if (kind == RECV && BUFFERED(operation)->grows && transferred_of(operation) == BUFFERED(operation)->size)
         return 0; /* its buffer was filled: Python gets it a larger one */
     struct lane *lane = (struct lane *)(kind == SEND ? SLOT(handle, outgoing) : SLOT(handle, incoming));
     struct left left = {NULL, NULL};

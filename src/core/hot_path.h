@@ -2,7 +2,9 @@
 #ifndef UNIO_HOT_PATH_H
 #define UNIO_HOT_PATH_H
 
+#include "completion.h"
 #include "core.h"
+#include "operation.h"
 #include "spin.h"
 
 #include <sys/epoll.h>
@@ -55,12 +57,10 @@ extern struct slow_forms {
 
 /* The classes, and where their instances keep what is used here (classes.c). */
 
-extern PyTypeObject *recv_type, *send_type, *accept_type, *handle_type, *completion_type;
-extern PyObject *idle, *pending, *queued, *open_life, *closed_life, *made_socket;
+extern PyTypeObject *handle_type;
+extern PyObject *open_life, *closed_life, *made_socket;
 
 extern struct offsets {
-    Py_ssize_t handle, key, transferred, error, status, next, previous, sequence, expiry, verdict, native;
-    Py_ssize_t views, size, buffer, grows, accepted, address;
     Py_ssize_t handle_key, object, number, skips, lock, life, incoming, outgoing, readiness, shows_drained, ended, socket;
     Py_ssize_t hot_path;
     Py_ssize_t family, type, protocol; /* ints, of a socket */
@@ -103,28 +103,6 @@ static inline int has_first(const struct lane *lane) { return lane->first && lan
 
 static inline int usable(struct hot_path *self) { return !self->closed && self->generation == generation; }
 
-static inline enum kind kind_of(PyObject *operation) {
-    PyTypeObject *type = Py_TYPE(operation);
-    if (type == recv_type)
-        return RECV;
-    if (type == send_type)
-        return SEND;
-    if (PyType_IsSubtype(type, recv_type))
-        return RECV;
-    if (PyType_IsSubtype(type, send_type))
-        return SEND;
-    return PyType_IsSubtype(type, accept_type) ? ACCEPT : NEITHER;
-}
-
-/* How much an operation has transferred; -1 where a program has set that to something else, or deleted it. */
-static inline Py_ssize_t transferred_of(PyObject *operation) {
-    PyObject *count = SLOT(operation, transferred);
-    Py_ssize_t number = count && PyLong_CheckExact(count) ? PyLong_AsSsize_t(count) : -1;
-    if (number < 0)
-        PyErr_Clear();
-    return number;
-}
-
 /* A number above all before it, by which operations are ordered. */
 Py_ssize_t next_sequence(void);
 
@@ -140,17 +118,6 @@ int call(PyObject *object, PyObject *method);
 struct room *take_room(struct hot_path *self);
 void give_back_room(struct hot_path *self, struct room *room);
 
-/* Buffers (buffers.c) */
-
-/* Where the memory of an operation is, if that is one piece; NULL if not. */
-char *memory_of(PyObject *operation, Py_ssize_t *size);
-
-/* The int of a count. Most are the same as the one before. */
-PyObject *count_number(Py_ssize_t count);
-
-/* Has C set and show the buffers of the classes that it has learned. */
-int put_accessors(void);
-
 /* Completions (completions.c) */
 
 /* Takes packets out of the queue, as CompletionQueue.take does. */
@@ -158,11 +125,6 @@ PyObject *take(struct hot_path *self, Py_ssize_t limit);
 
 /* Puts the completions of a batch back to the head of the queue, as no wait can return them after all. */
 void give_back(struct hot_path *self, PyObject *batch);
-
-/* The completion of a packet of the caller's own. */
-PyObject *posted_completion(PyObject *key, PyObject *operation, PyObject *transferred);
-
-void keep_completions(void);
 
 /* Tries (tries.c) */
 

@@ -1,27 +1,49 @@
 /* unio._core: the part of unio that is C. */
-#include "core.h"
+#include "completion.h"
+#include "operation.h"
+
+/* Adds a type, whose reference it takes over; NULL, with an exception, fails. */
+static int add(PyObject *module, const char *name, PyObject *type) {
+    int failed = !type || PyModule_AddObjectRef(module, name, type) < 0;
+    Py_XDECREF(type);
+    return failed ? -1 : 0;
+}
 
 static int fill(PyObject *module) {
     struct {
         const char *name;
         PyType_Spec *spec;
+        const char *base; /* one of these, before it; or NULL */
     } types[] = {
-        {"Lock", &lock_spec},
-        {"Ring", &ring_spec},
+        {"Lock", &lock_spec, NULL},
+        {"OperationState", &operation_spec, NULL},
+        {"AcceptState", &accept_spec, "OperationState"},
+        {"BufferedState", &buffered_spec, "OperationState"},
+        {"RecvState", &recv_spec, "BufferedState"},
+        {"SendState", &send_spec, "BufferedState"},
+        {"Ring", &ring_spec, NULL},
 #ifndef Py_GIL_DISABLED
-        {"FastPort", &fast_port_spec},
-        {"HotPath", &hot_path_spec},
-        {"LaneState", &lane_spec},
-        {"Packets", &packets_spec},
+        {"FastPort", &fast_port_spec, NULL},
+        {"HotPath", &hot_path_spec, NULL},
+        {"LaneState", &lane_spec, NULL},
+        {"Packets", &packets_spec, NULL},
 #endif
     };
     for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
-        PyObject *type = PyType_FromSpec(types[i].spec);
-        int failed = !type || PyModule_AddObjectRef(module, types[i].name, type) < 0;
-        Py_XDECREF(type);
-        if (failed)
+        PyObject *base = types[i].base ? PyObject_GetAttrString(module, types[i].base) : NULL;
+        PyObject *type = types[i].base && !base ? NULL : PyType_FromSpecWithBases(types[i].spec, base);
+        Py_XDECREF(base);
+        if (add(module, types[i].name, type) < 0)
             return -1;
     }
+    PyObject *completion = PyType_FromSpecWithBases(&completion_spec, (PyObject *)&PyTuple_Type);
+    if (completion && fill_completion_type(completion) < 0)
+        Py_CLEAR(completion);
+    if (add(module, "Completion", completion) < 0)
+        return -1;
+    if (PyModule_AddIntConstant(module, "IDLE", IDLE) < 0 || PyModule_AddIntConstant(module, "PENDING", PENDING) < 0 ||
+        PyModule_AddIntConstant(module, "QUEUED", QUEUED) < 0)
+        return -1;
     if (PyModule_AddFunctions(module, lock_functions) < 0 || PyModule_AddFunctions(module, socket_functions) < 0)
         return -1;
 #ifndef Py_GIL_DISABLED

@@ -1,5 +1,6 @@
 /* Socket objects, in which C finds the descriptor, and that there is none any more. */
-#include "core.h"
+#include "completion.h"
+#include "operation.h"
 
 PyTypeObject *socket_type;
 
@@ -17,9 +18,12 @@ static PyObject *keeps_number(PyObject *module, PyObject *args) {
  * interpreter. The classes are kept once for the process: another copy of the package has classes of its own, and other
  * interpreters come and go. */
 static PyObject *claim(PyObject *module, PyObject *class) {
-    (void)module;
     if (socket_type || PyInterpreterState_Get() != PyInterpreterState_Main())
         Py_RETURN_FALSE;
+    operation_type = (PyTypeObject *)PyObject_GetAttrString(module, "OperationState");
+    completion_type = (PyTypeObject *)PyObject_GetAttrString(module, "Completion");
+    if (!operation_type || !completion_type)
+        return NULL;
     socket_type = (PyTypeObject *)Py_NewRef(class);
     Py_RETURN_TRUE;
 }

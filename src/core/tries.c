@@ -13,22 +13,28 @@
 #define SEND_MAX (256 * 1024) /* bytes; what is larger goes in parts, as attempts.py says */
 
 int is_plain(PyObject *operation, enum kind kind) {
-    if (!SLOT(operation, key)) /* a subclass has not called its base's __init__ */
+    if (!OP(operation)->key) /* a subclass has not called its base's __init__ */
         return 0;
     if (kind == ACCEPT)
         return 1;
+    char *data;
     Py_ssize_t size;
-    return memory_of(operation, &size) && size > 0 && (size <= SEND_MAX || kind == RECV);
+    PyObject *memory = memory_of(operation, &data, &size);
+    Py_XDECREF(memory);
+    return memory && size > 0 && (size <= SEND_MAX || kind == RECV);
 }
 
 /* Finds where the bytes come from or go to. Returns 0 where a program has written to what tells. */
 static int prepare_buffer(struct attempt *attempt, PyObject *operation) {
-    Py_ssize_t size, done = attempt->kind == SEND ? transferred_of(operation) : 0;
-    char *data = memory_of(operation, &size);
-    if (done < 0 || done >= size)
+    char *data;
+    Py_ssize_t size;
+    long long done = attempt->kind == SEND ? transferred_of(operation) : 0;
+    PyObject *memory = memory_of(operation, &data, &size);
+    if (!memory || done < 0 || done >= size) {
+        Py_XDECREF(memory);
         return 0;
-    PyObject *views = SLOT(operation, views);
-    attempt->memory = Py_NewRef(views == Py_None ? SLOT(operation, buffer) : views);
+    }
+    attempt->memory = memory;
     attempt->done = (size_t)done;
     attempt->data = data + done;
     attempt->size = (size_t)(size - done);
@@ -93,7 +99,7 @@ static int adopt(struct attempt *a) {
     if (number && flags && address) {
         a->accepted = PyObject_CallFunctionObjArgs(made_socket, SLOT(a->handle, socket), number, flags, NULL);
         if (a->accepted)
-            put_ref(&SLOT(a->operation, address), address);
+            put_ref(&ACCEPTING(a->operation)->address, address);
     } else {
         close((int)a->result);
     }
@@ -105,10 +111,10 @@ static int adopt(struct attempt *a) {
 
 /* Takes back the deadline of an operation that has succeeded. Its lane is this thread's, so nobody else ends it. */
 static int discard_expiry(struct hot_path *self, PyObject *operation) {
-    PyObject *expiry = SLOT(operation, expiry);
+    PyObject *expiry = OP(operation)->expiry;
     if (expiry == Py_None)
         return 0;
-    SLOT(operation, expiry) = Py_NewRef(Py_None);
+    OP(operation)->expiry = Py_NewRef(Py_None);
     PyObject *result = PyObject_CallMethodOneArg(self->timers, name.discard, expiry);
     Py_DECREF(expiry);
     Py_XDECREF(result);
@@ -117,12 +123,12 @@ static int discard_expiry(struct hot_path *self, PyObject *operation) {
 
 /* Queues an operation that has succeeded and has no deadline any more, as CompletionQueue.complete does. Like all that is
  * done under the handle's lock, it calls nothing. */
-static int complete(struct hot_path *self, PyObject *operation) {
-    put_ref(&SLOT(operation, error), Py_None);
-    put_ref(&SLOT(operation, native), Py_None);
+static int succeed(struct hot_path *self, PyObject *operation) {
+    put_ref(&OP(operation)->error, Py_None);
+    put_ref(&OP(operation)->native, Py_None);
     if (packets_append(self->packets, operation) < 0)
         return -1;
-    put_ref(&SLOT(operation, status), queued); /* nobody takes it meanwhile, as Python's lock is held */
+    set_status(operation, QUEUED); /* nobody takes it meanwhile, as Python's lock is held */
     return 0;
 }
 
@@ -142,17 +148,14 @@ static int has_drained(const struct attempt *a) {
 }
 
 /* Notes what an operation that has succeeded has brought. */
-static int note(struct attempt *a) {
+static void note(struct attempt *a) {
     if (a->kind == ACCEPT) {
-        PyObject *former = SLOT(a->operation, accepted); /* is dropped without the lock: its finalizer may take it */
-        SLOT(a->operation, accepted) = a->accepted;
+        PyObject *former = ACCEPTING(a->operation)->socket; /* is dropped without the lock: its finalizer may take it */
+        ACCEPTING(a->operation)->socket = a->accepted;
         a->accepted = former;
-        return 0;
+        return;
     }
-    PyObject *transferred = count_number((Py_ssize_t)a->done + a->result);
-    if (transferred)
-        put(&SLOT(a->operation, transferred), transferred);
-    return transferred ? 0 : -1;
+    set_transferred(a->operation, (long long)a->done + a->result);
 }
 
 /* Acts on the result of an attempt, under the handle's lock. Says what is left to do without it. */
@@ -164,28 +167,27 @@ static enum next settle_locked(struct hot_path *self, struct attempt *a, int *fa
         lane->drained = !a->more && a->result != 0;
     }
     if (is_done(a)) {
-        if (note(a) < 0)
-            return JUDGE;
+        note(a);
         if (!has_drained(a))
             lane->ready = 1;
         if (a->skips) {
-            put_ref(&SLOT(operation, native), Py_None);
-            put_ref(&SLOT(operation, status), idle);
+            put_ref(&OP(operation)->native, Py_None);
+            set_status(operation, IDLE);
             a->skipped = 1;
-        } else if (complete(self, operation) < 0) { /* first: where it fails, the operation keeps its place */
+        } else if (succeed(self, operation) < 0) { /* first: where it fails, the operation keeps its place */
             *failed = 1;
             return a->kind == ACCEPT ? RUN_ON : JUDGE;
         }
-        PyObject *following = SLOT(operation, next);
+        PyObject *following = OP(operation)->next;
         if (following == Py_None)
             put_ref(&lane->last, Py_None);
         else
-            put_ref(&SLOT(following, previous), Py_None);
+            put_ref(&OP(following)->previous, Py_None);
         put_ref(&lane->first, following);
-        put_ref(&SLOT(operation, next), Py_None);
+        put_ref(&OP(operation)->next, Py_None);
         if (has_first(lane) && lane->ready && SLOT(handle, life) == open_life)
             return RUN_ON;
-    } else if (a->result != -EAGAIN || SLOT(operation, verdict) != Py_None || lane->ready) {
+    } else if (a->result != -EAGAIN || OP(operation)->verdict != Py_None || lane->ready) {
         return a->kind == ACCEPT ? RUN_ON : JUDGE; /* what accept4 says, it says again */
     }
     lane->active = 0;
@@ -280,7 +282,7 @@ static void request_attempts(struct hot_path *self, struct attempt *attempts, in
     ring_make_room(self->ring, (unsigned)count);
     for (struct attempt *a = attempts; a < attempts + count; a++) {
         unsigned long long request = 0;
-        if (SLOT(a->operation, verdict) == Py_None && SLOT(a->handle, life) == open_life)
+        if (OP(a->operation)->verdict == Py_None && SLOT(a->handle, life) == open_life)
             request = ring_attempt(self->ring, a, a->lane->drained);
         if (request) {
             a->lane->request = request;

@@ -15,8 +15,10 @@ import enum
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol
 
 from unio.arguments import Address, checked_address, checked_file, require, seconds, view, whole_number
+from unio.backends.native import AcceptState, BufferedState, OperationState, RecvState, SendState
 from unio.errors import InFlight, shown
 from unio.handle import Handle, HasFileno, Kind
+from unio.operation_state import IDLE
 
 if TYPE_CHECKING:
     import socket
@@ -58,19 +60,12 @@ class Route(enum.Enum):
     PROCESS = "process"
 
 
-class Status(enum.IntEnum):
-    """Where an operation is in its cycle. Only a backend changes it."""
-
-    IDLE = 0
-    PENDING = 1  # submitted, not completed: the kernel or the emulation has it
-    QUEUED = 2  # completed, but no wait has returned the completion yet
-
-
-IDLE = Status.IDLE
-
 SOCKET = (Kind.SOCKET,)
 STREAM = (Kind.SOCKET, Kind.PIPE)
 FILE = (Kind.FILE,)
+
+
+STATUS_NAMES = ("idle", "pending", "queued")
 
 
 class HasPid(Protocol):
@@ -80,24 +75,10 @@ class HasPid(Protocol):
     def pid(self) -> int | None: ...
 
 
-class Operation:
+class Operation(OperationState):
     """What all operations have in common; make one of its subclasses."""
 
-    __slots__ = (
-        "__weakref__",
-        "_error",
-        "_expiry",
-        "_handle",
-        "_key",
-        "_native",
-        "_next",
-        "_previous",
-        "_sequence",
-        "_status",
-        "_transferred",
-        "_verdict",
-        "state",
-    )
+    __slots__ = ()
 
     name: ClassVar[str] = ""
     route: ClassVar[Route]
@@ -116,32 +97,9 @@ class Operation:
             raise TypeError(
                 "Operation is what all operations have in common: make one of unio's, or of a subclass of it"
             )
-        if getattr(self, "_status", IDLE) is not IDLE:  # it is made anew
-            self._must_be_idle()
-        self._handle = handle
-        self._key = key
-        self.state = state
-        self._transferred = 0
-        self._error: OSError | None = None
-        self._status: Status = IDLE
-        self._next: Operation | None = None
-        self._previous: Operation | None = None
-        self._sequence = 0
-        self._expiry: Any = None
-        self._verdict: OSError | None = None
-        self._native: Any = None  # the backend's own, during one flight
+        self._prepare(handle, key, state)
 
-    @property
-    def handle(self) -> Handle:
-        """The handle that the operation works on; None for a timer and a process exit, which have none.
-
-        It may be given another one, of a kind that it works on; its key is that handle's then. Assigning while the
-        operation is in flight raises :class:`unio.InFlight`.
-        """
-        return self._handle  # type: ignore[return-value]  # or else programs would have to assert that there is one
-
-    @handle.setter
-    def handle(self, handle: Handle) -> None:
+    def _set_handle(self, handle: Handle) -> None:
         self._must_be_idle()
         self._check_handle(handle)
         self._handle, self._key = handle, handle.key
@@ -152,62 +110,16 @@ class Operation:
             raise TypeError(f"{type(self).__name__} works on no handle")
         require(handle, self._kinds, type(self).__name__, self._hint)
 
-    @property
-    def key(self) -> Any:
-        """The key that its completions carry: its handle's, or the one given to an operation without a handle.
-
-        Assigning while the operation is in flight raises :class:`unio.InFlight`, as for the two below.
-        """
-        return self._key
-
-    @key.setter
-    def key(self, key: Any) -> None:
-        self._must_be_idle()
-        self._key = key
-
-    @property
-    def transferred(self) -> int:
-        """The number of bytes that the last completion reported."""
-        return self._transferred
-
-    @transferred.setter
-    def transferred(self, transferred: int) -> None:
+    def _set_transferred(self, transferred: int) -> None:
         self._must_be_idle()
         self._transferred = whole_number(transferred, "the number of bytes")
 
-    @property
-    def error(self) -> OSError | None:
-        """The error that the last completion reported, or None."""
-        return self._error
-
-    @error.setter
-    def error(self, error: OSError | None) -> None:
-        self._must_be_idle()
-        self._error = error
-
-    @property
-    def in_flight(self) -> bool:
-        """Whether it was submitted and no wait has returned its completion yet."""
-        return self._status is not IDLE
-
     def _must_be_idle(self) -> None:
-        if self._status is not IDLE:
+        if self._status != IDLE:
             raise _in_flight(self, "it can't be changed before its completion")
 
-    def _begin(self) -> object:
-        """Start a flight; the backend holds the lock that guards the status.
-
-        Returns what the last flight has left, for the backend to keep until it holds no lock any more: an error leads
-        to what is the program's, whose finalizer may take the lock.
-        """
-        if self._status is not IDLE:
-            raise _in_flight(self, "wait for its completion, or make another operation")
-        left = self._error, self._verdict
-        self._status = Status.PENDING
-        self._verdict = None
-        self._transferred = 0
-        self._error = None
-        return left
+    def _refuse_submission(self) -> NoReturn:
+        raise _in_flight(self, "wait for its completion, or make another operation")
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         # A copy would have this one's place in the port's rows, and its buffers.
@@ -215,52 +127,30 @@ class Operation:
 
     def __repr__(self) -> str:
         # No code of the program's runs here, such as the key's own repr: see shown.
-        return f"<unio.{type(self).__name__} {self._status.name.lower()} key={shown(self._key)}>"
+        return f"<unio.{type(self).__name__} {STATUS_NAMES[self._status]} key={shown(self._key)}>"
 
 
 def _in_flight(operation: Operation, hint: str) -> InFlight:
     return InFlight(f"{Operation.__repr__(operation)} is in flight: {hint}")  # not the repr of a program's subclass
 
 
-class _Buffered(Operation):
+class _Buffered(Operation, BufferedState):
     """An operation with a buffer, or several of them (scatter and gather)."""
 
-    __slots__ = ("_buffer", "_made_views", "_size")
+    __slots__ = ()
 
     _fills: ClassVar[bool]
-    _made_views: tuple[memoryview, ...] | None
 
     def __init__(self, handle: Handle, buffer: Buffers, state: Any) -> None:
         super().__init__(handle, handle.key, state)
         if type(buffer) is bytes and not buffer and not self._fills:  # a class may compare as it likes
-            self._buffer: Buffers = buffer
+            self._buffer = buffer
             self._made_views, self._size = NO_BYTES, 0
         else:
             self.buffer = buffer
 
-    @property
-    def _views(self) -> tuple[memoryview, ...]:
-        """The parts of the memory that is filled or sent.
-
-        That of a receive's own buffer is made when it is first asked for. Until then nobody else has the buffer, so
-        that nothing has to hold it at its size; and of many connections most just wait for their first byte.
-        """
-        if self._made_views is None:
-            self._made_views = (memoryview(self._buffer),)  # type: ignore[arg-type]
-        return self._made_views
-
-    @property
-    def buffer(self) -> Any:
-        """The buffer, or the sequence of buffers, in the order in which they are filled or sent.
-
-        The operation holds them, so that a ``bytearray`` can't be resized, for as long as it names them. Assign
-        another buffer to let go. Assigning while the operation is in flight raises :class:`unio.InFlight`.
-        """
-        _ = self._views  # from now on its size has to be held
-        return self._buffer
-
-    @buffer.setter
-    def buffer(self, buffer: Buffers) -> None:
+    def _set_buffer(self, buffer: Buffers) -> None:
+        """Check a buffer of any kind, and take it."""
         self._must_be_idle()
         if self._native is not None:
             self._native.let_go()  # a backend's own grip on the former buffers
@@ -269,7 +159,7 @@ class _Buffered(Operation):
             views = [view(each, name, writable=fills) for each in buffer]
             self._made_views = tuple([view for view in views if len(view)])
         else:
-            self._made_views = (view(buffer, name, writable=fills),)  # type: ignore[arg-type]
+            self._made_views = (view(buffer, name, writable=fills),)
         self._size = sum([len(view) for view in self._made_views])
         self._buffer = buffer
         if isinstance(self, Recv):
@@ -299,7 +189,7 @@ class _Addressed(Operation):
             checked_address(handle.socket, self._address)
 
 
-class Recv(_Buffered):
+class Recv(RecvState, _Buffered):
     """Receive from a socket or a pipe what there is, up to the size of the buffer.
 
     Completes as soon as one byte is there; *transferred* is their number. The end of the stream is a success with 0
@@ -317,7 +207,7 @@ class Recv(_Buffered):
     Errors: ``ConnectionResetError`` when the peer reset the connection; what recv(2) or WSARecv say otherwise.
     """
 
-    __slots__ = ("_grows",)
+    __slots__ = ()
     name = "recv"
     route = Route.INCOMING
     _kinds = STREAM
@@ -339,17 +229,6 @@ class Recv(_Buffered):
         self._made_views = None
         self._size = size
 
-    @property
-    def data(self) -> memoryview:
-        """What the last completion delivered: a view of the buffer, so that nothing is copied.
-
-        The next submission fills the same memory; ``bytes(operation.data)`` outlives that. Raises :class:`TypeError`
-        where there are several buffers.
-        """
-        if len(self._views) != 1:
-            raise TypeError("the data are spread over several buffers: look at Recv.buffer and Recv.transferred")
-        return self._views[0][: self.transferred]
-
     def _begin(self) -> object:
         received = self.transferred
         left = super()._begin()
@@ -360,7 +239,7 @@ class Recv(_Buffered):
         return left
 
 
-class Send(_Buffered):
+class Send(SendState, _Buffered):
     """Send all the bytes of the buffer to a socket or a pipe.
 
     Completes when the operating system has taken all of them, or with the error; *transferred* is how many it took
@@ -425,7 +304,7 @@ class SendTo(_Addressed, _Buffered):
         self.address = address
 
 
-class Accept(Operation):
+class Accept(AcceptState, Operation):
     """Accept one connection of a listening socket.
 
     The new socket is in :attr:`socket` and its peer's address in :attr:`address`: ready for overlapped work, not
@@ -436,7 +315,7 @@ class Accept(Operation):
     at once does not spin. What accept(2) or AcceptEx say otherwise.
     """
 
-    __slots__ = ("address", "socket")
+    __slots__ = ()
     name = "accept"
     route = Route.INCOMING
     _kinds = SOCKET

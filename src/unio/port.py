@@ -7,11 +7,12 @@ import functools
 import os
 import warnings
 import weakref
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from unio import backends
 from unio.arguments import whole_number
 from unio.backends.locks import holds_lock, put_off
+from unio.backends.native import Completion as Completion  # noqa: PLC0414, TC001 - it is this module's to give
 from unio.backends.processors import usable_processors
 from unio.errors import PortClosed
 from unio.finalizers import is_ending
@@ -31,22 +32,6 @@ other threads find something to do."""
 
 CONCURRENCY_MAX = 65536
 """More threads than any process has; every backend takes this many."""
-
-
-class Completion(NamedTuple):
-    """What a wait returns: one packet of the port's queue."""
-
-    key: Any
-    """The key of the operation's handle, or the one that was posted: the same object."""
-
-    operation: Any
-    """The operation that completed, or what was posted in its place."""
-
-    transferred: int
-    """The number of bytes transferred, also where there is an error; or the number that was posted."""
-
-    error: OSError | None
-    """Why the operation failed, or None if it succeeded."""
 
 
 class Port:

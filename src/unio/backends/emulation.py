@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING
 from unio.backends.attempts import ATTEMPTS, JUDGEMENTS, Outcome, attempt, found_ready, judged
 from unio.backends.lanes import EmulatedHandle, Lane, Life
 from unio.backends.pool import FilePool
-from unio.backends.queued_port import PENDING, QueuedPort
+from unio.backends.queued_port import QueuedPort
 from unio.errors import as_oserror
+from unio.operation_state import PENDING
 from unio.operations import Poll
 
 if TYPE_CHECKING:
@@ -206,7 +207,7 @@ class EmulatedPort(QueuedPort):
                 found = self._find_ready(handle, polls)
                 with handle.lock:
                     for poll, sequence, readiness in found:
-                        if poll._status is PENDING and poll._sequence == sequence:  # it was not cancelled meanwhile
+                        if poll._status == PENDING and poll._sequence == sequence:  # it was not cancelled meanwhile
                             poll.found = readiness
                             self._queue.complete(poll, None)  # first: where it fails, it keeps its place
                             lane.remove(poll)
@@ -245,18 +246,21 @@ def _do_on_pool(handle: EmulatedHandle, operation: Operation, progress: list[str
     """
     lane = handle.lane(operation)
     with handle.lock:
-        current = operation._native is progress
-        if current and progress[0] is GIVEN and handle.life is Life.OPEN:
-            progress[0] = RUNNING
-            handle.running += 1
-    if current and progress[0] is not GIVEN:
-        if progress[0] is RUNNING:
-            operation._error = refusal or _error_of_attempt(handle, operation)
-            progress[0] = ENDED
-        with handle.lock:
-            handle.queue.complete(operation, operation._error)  # first: where it fails, this is done again
-            lane.remove(operation)
-            handle.running -= 1
+        current = operation._status == PENDING and operation._sequence == sequence
+        if not current or handle.life is not Life.OPEN:
+            return
+        operation._native = "running"
+        handle.running += 1
+    error = refusal
+    try:
+        if error is None:
+            ATTEMPTS[operation.name](handle, operation)
+    except Exception as failure:  # noqa: BLE001 - whatever went wrong, the operation ends once
+        error = as_oserror(failure)
+    with handle.lock:
+        handle.lane(operation).remove(operation)
+        handle.queue.complete(operation, error)
+        handle.running -= 1
     if handle.life is not Life.OPEN:
         handle.release()
     handle.queue.wake()

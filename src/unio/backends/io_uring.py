@@ -44,9 +44,10 @@ from unio.backends.lanes import EmulatedHandle, Life
 from unio.backends.native import FastPort, has_hot_path
 from unio.backends.pool import start_thread
 from unio.backends.processes import exit_status, open_pidfd
-from unio.backends.queued_port import PENDING, QueuedPort
+from unio.backends.queued_port import QueuedPort
 from unio.backends.requests import NOTHING, POLLRDHUP, finish, poll, start, target
 from unio.errors import as_oserror
+from unio.operation_state import PENDING
 from unio.operations import Route
 
 if TYPE_CHECKING:
@@ -461,7 +462,7 @@ class IoUringPort(FastPort, QueuedPort):
                 if mine is not None:
                     handle.disown(mine)
                     mine = None
-                if operation._status is PENDING and operation._native is None and self._takes_on(handle):
+                if operation._status == PENDING and operation._native is None and self._takes_on(handle):
                     handle.running += 1
                     operation._native = NOTHING
                     try:

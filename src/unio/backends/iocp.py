@@ -39,7 +39,8 @@ from unio.backends.pool import FilePool
 from unio.backends.timers import NOT_LINKED, Timers, is_on
 from unio.backends.win32 import kernel32, last_error
 from unio.errors import AssociationError, NotAssociated, cancelled, shown, timed_out
-from unio.operations import Operation, ProcessExit, Route, Status, Timer
+from unio.operation_state import IDLE, PENDING, QUEUED
+from unio.operations import Operation, ProcessExit, Route, Timer
 from unio.port import LIMIT_DEFAULT, Completion, Port, check_limit, port_closed
 
 if TYPE_CHECKING:
@@ -49,9 +50,6 @@ if TYPE_CHECKING:
     from unio.backends.timers import WhichFlight
     from unio.handle import HasFileno
 
-IDLE = Status.IDLE
-PENDING = Status.PENDING
-QUEUED = Status.QUEUED
 
 
 def unavailable() -> str | None:
@@ -221,18 +219,13 @@ class IocpPort(Port):
 
         Until then nobody has it, which its number says: a verdict is left with it.
         """
-        idle = operation._status is IDLE
-        try:
-            if idle:
-                operation._sequence = NOT_LINKED
-            _left = operation._begin()
-            if handle is not None:
-                self._check_open(handle)
-            put_off(partial(self._insist, self._submit_begun, handle, operation, timeout))
-        except BaseException:
-            if idle:
-                operation._status = IDLE
-            raise
+        if operation._status == IDLE:
+            operation._sequence = NOT_LINKED
+        _left = operation._begin()
+        if handle is not None and handle.life is not Life.OPEN:
+            operation._status = IDLE
+            raise self._unusable() if self._unusable else NotAssociated(f"{handle!r} is closed")
+        put_off(partial(self._submit_begun, handle, operation, timeout))
 
     def _submit_begun(self, handle: IocpHandle | None, operation: Operation, timeout: float | None) -> None:
         """Submit an operation whose flight has begun before."""
@@ -286,7 +279,7 @@ class IocpPort(Port):
             handle.calling -= 1
             if direction is not None:
                 direction.starting = False
-            if operation._status is PENDING and operation.handle is handle and operation._sequence == sequence:
+            if operation._status == PENDING and operation.handle is handle and operation._sequence == sequence:
                 operation._native.started = True
                 if operation._verdict is not None:
                     surely(self._cancel_io, handle, operation)
@@ -440,7 +433,7 @@ class IocpPort(Port):
 
     def _detached_ended(self, operation: Operation, error: OSError | None, flight: WhichFlight | None = None) -> bool:
         with self._lock:
-            if operation._status is PENDING and operation._sequence == NOT_LINKED:
+            if operation._status == PENDING and operation._sequence == NOT_LINKED:
                 operation._verdict = operation._verdict or error
                 return True
             if id(operation) not in self._detached or not is_on(operation, flight):
@@ -595,7 +588,7 @@ class IocpPort(Port):
         """Ask an operation to end. Returns whether it was in flight."""
         if not holds_lock():
             return self._end(operation, cancelled(reason))
-        if operation._status is not PENDING:
+        if operation._status != PENDING:
             return False
         if operation._sequence == NOT_LINKED:
             operation._verdict = operation._verdict or cancelled(reason)
@@ -614,7 +607,7 @@ class IocpPort(Port):
         assert isinstance(handle, IocpHandle)
         is_open = handle.is_open()  # the program's own code, maybe
         with handle.lock:
-            if operation._status is not PENDING or not is_on(operation, flight):
+            if operation._status != PENDING or not is_on(operation, flight):
                 return False
             if operation._sequence == NOT_LINKED:
                 operation._verdict = operation._verdict or verdict

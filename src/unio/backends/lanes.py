@@ -18,7 +18,8 @@ from unio.backends.native import LaneState, next_sequence
 from unio.backends.objects import close_elsewhere, closed, closes_at_once, stands_for
 from unio.errors import AssociationError, cancelled, shown
 from unio.handle import Handle, HasFileno, Kind
-from unio.operations import Route, Status
+from unio.operation_state import PENDING
+from unio.operations import Route
 from unio.port import port_closed
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from unio.operations import Operation
 
 
-PENDING = Status.PENDING
 
 # No function of Python's: where there is no memory to call one, the sort of CPython 3.12 and 3.13 crashes.
 _sequence_of = operator.attrgetter("_sequence")
@@ -271,7 +271,7 @@ class EmulatedHandle(Handle):
             closing = self.life is Life.CLOSING
             for operation in self.in_flight():
                 lane = self.lane(operation)
-                if operation._status is PENDING:  # else an earlier call of this has come so far, and no further
+                if operation._status == PENDING:  # else an earlier call of this has come so far, and no further
                     verdict = operation._verdict or cancelled("the handle or its port was closed")
                     self.queue.complete(operation, verdict)
                 lane.remove(operation)

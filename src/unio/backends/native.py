@@ -2,7 +2,7 @@
 
 ``unio._core`` is compiled at installation, where there is a compiler. Without it everything works, in Python alone: the
 Python form stays for those who have no compiler, and for other systems and interpreters. Free-threaded Python has the
-module without the hot path, which relies on Python's lock.
+module without the hot path, which relies on Python's lock. A class is C or it is Python: which one, is chosen here.
 """
 
 from __future__ import annotations
@@ -63,6 +63,24 @@ has_hot_path = finds_numbers and hasattr(core, "HotPath")
 
 no_hot_path = _no_numbers if has_hot_path or _no_numbers else "this Python has no lock of its own"
 """Why C does nothing, or less than it could; None where it does all."""
+
+
+if TYPE_CHECKING or core is None:
+    from unio.completion import Completion as Completion  # noqa: PLC0414
+    from unio.completion import made_completion as made_completion  # noqa: PLC0414
+    from unio.operation_state import AcceptState as AcceptState  # noqa: PLC0414
+    from unio.operation_state import BufferedState as BufferedState  # noqa: PLC0414
+    from unio.operation_state import OperationState as OperationState  # noqa: PLC0414
+    from unio.operation_state import RecvState as RecvState  # noqa: PLC0414
+    from unio.operation_state import SendState as SendState  # noqa: PLC0414
+else:
+    OperationState = core.OperationState
+    BufferedState = core.BufferedState
+    RecvState = core.RecvState
+    SendState = core.SendState
+    AcceptState = core.AcceptState
+    Completion = core.Completion
+    made_completion = Completion._make
 
 
 if TYPE_CHECKING:

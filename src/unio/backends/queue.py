@@ -24,12 +24,12 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from unio.backends.native import make_packets
-from unio.backends.places import BLOCKED_SECONDS, keep
+from unio.backends.native import made_completion, make_packets
+from unio.backends.places import BLOCKED_SECONDS
 from unio.backends.timers import Timers
-from unio.operations import Status
+from unio.operation_state import IDLE, PENDING, QUEUED
 from unio.port import Completion
 
 if TYPE_CHECKING:
@@ -38,9 +38,6 @@ if TYPE_CHECKING:
     from unio.backends.places import Waiter
     from unio.operations import Operation
 
-IDLE = Status.IDLE
-PENDING = Status.PENDING
-QUEUED = Status.QUEUED
 
 HAND_OVER_SECONDS = 1.0
 """How long a thread whose time is over waits for the one that is just waking it: between two steps of that one."""
@@ -50,15 +47,10 @@ def nothing_gathered() -> None:
     """Start nothing: where a port gathers no submissions."""
 
 
-_new_tuple = tuple.__new__  # makes a Completion at a third of the price of calling the class
-
-
 def _completion_of(packet: Operation | Completion) -> Completion:
     if isinstance(packet, Completion):
         return packet
-    completed: tuple[Any, ...] = (packet.key, packet, packet.transferred, packet.error)
-    made: Completion = _new_tuple(Completion, completed)
-    return made
+    return made_completion((packet.key, packet, packet.transferred, packet.error))
 
 
 class CompletionQueue:

@@ -36,7 +36,8 @@ from unio.backends.queue import CompletionQueue, nothing_gathered
 from unio.backends.timers import NOT_LINKED, is_on
 from unio.errors import NotAssociated, as_oserror, cancelled, timed_out
 from unio.handle import HasFileno, Kind
-from unio.operations import Accept, Operation, ProcessExit, Recv, Send, Status, Timer
+from unio.operation_state import IDLE, PENDING
+from unio.operations import Accept, Operation, ProcessExit, Recv, Send, Timer
 from unio.port import LIMIT_DEFAULT, Completion, Port, check_limit, port_closed
 
 if TYPE_CHECKING:
@@ -46,8 +47,6 @@ if TYPE_CHECKING:
     from unio.backends.native import HotPath
     from unio.backends.timers import Deadline, WhichFlight
 
-IDLE = Status.IDLE
-PENDING = Status.PENDING
 
 TAKES_MAX = 256
 """How many packets may be taken out of the queue before the kernel is asked again, though the queue is not empty."""
@@ -249,7 +248,7 @@ class QueuedPort(Port, ABC):
         """Put an operation into its lane. Returns whether this thread has become the lane's owner."""
         with handle.lock:
             self._check_open(handle, operation)
-            idle = operation._status is IDLE
+            idle = operation._status == IDLE
             try:
                 _left = operation._begin()  # goes when this returns, and the lock is given back
                 self._append(handle, lane, operation, timeout)
@@ -261,7 +260,7 @@ class QueuedPort(Port, ABC):
 
     def _check_open(self, handle: EmulatedHandle, operation: Operation) -> None:
         """Raise what a submit of an idle operation to a handle raises that has left its port."""
-        if handle.life is not Life.OPEN and operation._status is IDLE:
+        if handle.life is not Life.OPEN and operation._status == IDLE:
             raise self._unusable() if self._unusable else NotAssociated(f"{handle!r} is closed")
 
     def _append(self, handle: EmulatedHandle, lane: Lane, operation: Operation, timeout: float | None) -> None:
@@ -280,7 +279,7 @@ class QueuedPort(Port, ABC):
         """
         if handle is not None:
             self._check_open(handle, operation)
-        idle = operation._status is IDLE
+        idle = operation._status == IDLE
         try:
             if idle:
                 operation._sequence = NOT_LINKED
@@ -325,7 +324,7 @@ class QueuedPort(Port, ABC):
         with self._lock:
             if self._unusable is not None:  # it was closed meanwhile, and nobody would end the operation any more
                 raise self._unusable()
-            idle = operation._status is IDLE
+            idle = operation._status == IDLE
             try:
                 _left = operation._begin()  # goes when this returns, and the lock is given back
                 self._enter_detached(operation, timeout)
@@ -407,7 +406,7 @@ class QueuedPort(Port, ABC):
         """Complete an operation without a handle, unless that was done already, or on another *flight* of it."""
         number = id(operation)  # which takes memory, too
         with self._lock:
-            if operation._status is PENDING and operation._sequence == NOT_LINKED:
+            if operation._status == PENDING and operation._sequence == NOT_LINKED:
                 operation._verdict = operation._verdict or error
                 return True
             if number not in self._detached or not is_on(operation, flight):
@@ -496,7 +495,7 @@ class QueuedPort(Port, ABC):
         """Ask an operation to end. Returns whether it was in flight."""
         if not holds_lock():
             return self._end(operation, cancelled(reason))
-        if operation._status is not PENDING:
+        if operation._status != PENDING:
             return False
         if operation._sequence == NOT_LINKED:
             operation._verdict = operation._verdict or cancelled(reason)
@@ -526,7 +525,7 @@ class QueuedPort(Port, ABC):
     ) -> bool:
         run = False
         with handle.lock:
-            if operation._status is not PENDING or not is_on(operation, flight):
+            if operation._status != PENDING or not is_on(operation, flight):
                 return False
             if operation._sequence == NOT_LINKED:
                 operation._verdict = operation._verdict or verdict
@@ -807,5 +806,4 @@ class QueuedPort(Port, ABC):
 
 
 if has_hot_path:
-    operations = (Recv, Send, Accept)
-    core.learn(QueuedPort, *operations, EmulatedHandle, Waiter, Completion, Status, Life, made_socket)
+    core.learn(QueuedPort, EmulatedHandle, Waiter, Life, made_socket)

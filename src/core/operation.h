@@ -1,0 +1,124 @@
+/* Operations: what each keeps. operation.c has those that all are, buffers.c those with a buffer.
+ *
+ * Who may touch what: the links and the status of an operation are guarded by the lock of its handle. The status and the
+ * count can be looked at without. Everything else, any thread of the program may read and write at any time; so each
+ * access to one of these objects goes through the functions below, or is made where Python's lock keeps the others out.
+ * What is dropped may run any code, so that is done behind it, where no lock is held.
+ */
+#ifndef UNIO_OPERATION_H
+#define UNIO_OPERATION_H
+
+#include "core.h"
+
+/* Where an operation is in its cycle; operation_state.py says what each means. */
+enum status { IDLE, PENDING, QUEUED };
+
+struct operation {
+    PyObject_HEAD
+    PyObject *weakrefs;
+    PyObject *handle, *key, *state; /* NULL until __init__ has been called */
+    PyObject *error, *verdict, *expiry, *native; /* these and the next two are None where there is none */
+    PyObject *next, *previous;
+    long long transferred;
+    Py_ssize_t sequence;
+    unsigned char status; /* an enum status */
+    signed char kind;     /* an enum kind, by the class: see state_new */
+};
+
+/* An operation with a buffer. */
+struct buffered {
+    struct operation operation;
+    PyObject *views;  /* a tuple of memoryviews, or None while a receive's own buffer has none */
+    PyObject *buffer; /* NULL until __init__ has been called */
+    Py_ssize_t size;  /* of the views, in bytes */
+    char grows;       /* of a receive: whether the buffer is its own */
+};
+
+struct accept {
+    struct operation operation;
+    PyObject *socket, *address; /* NULL until __init__ has been called */
+};
+
+static inline struct operation *OP(PyObject *operation) { return (struct operation *)operation; }
+static inline struct buffered *BUFFERED(PyObject *operation) { return (struct buffered *)operation; }
+static inline struct accept *ACCEPTING(PyObject *operation) { return (struct accept *)operation; }
+
+extern PyTypeObject *operation_type; /* OperationState, of the copy of the package that C serves; see claim */
+
+/* What an object is to C: RECV and SEND have a struct buffered, and ACCEPT has a struct accept. */
+static inline enum kind kind_of(PyObject *object) {
+    return operation_type && PyObject_TypeCheck(object, operation_type) ? (enum kind)OP(object)->kind : NEITHER;
+}
+
+static inline enum status status_of(PyObject *operation) {
+    return (enum status)__atomic_load_n(&OP(operation)->status, __ATOMIC_ACQUIRE);
+}
+
+/* Idle comes last of all that is done to an operation: from there on another thread may submit it again. */
+static inline void set_status(PyObject *operation, enum status status) {
+    __atomic_store_n(&OP(operation)->status, (unsigned char)status, __ATOMIC_RELEASE);
+}
+
+/* How many bytes an operation has transferred. */
+static inline long long transferred_of(PyObject *operation) {
+#ifdef Py_GIL_DISABLED
+    return __atomic_load_n(&OP(operation)->transferred, __ATOMIC_RELAXED);
+#else
+    return OP(operation)->transferred;
+#endif
+}
+
+static inline void set_transferred(PyObject *operation, long long count) {
+#ifdef Py_GIL_DISABLED
+    __atomic_store_n(&OP(operation)->transferred, count, __ATOMIC_RELAXED);
+#else
+    OP(operation)->transferred = count;
+#endif
+}
+
+/* A new reference to what is in a field of an operation; NULL without an exception where that is nothing. */
+static inline PyObject *field_of(PyObject *operation, PyObject **field) {
+    PyObject *value;
+    BEGIN_SECTION(operation);
+    value = Py_XNewRef(*field);
+    END_SECTION();
+    return value;
+}
+
+/* Puts a value into a field, takes over the reference to it, and returns that to the former one. The store is atomic as
+ * the readers of Python's members look at the field first without the section. */
+static inline PyObject *exchange_field(PyObject *operation, PyObject **field, PyObject *value) {
+    PyObject *former;
+    BEGIN_SECTION(operation);
+    former = *field;
+    __atomic_store_n(field, value, __ATOMIC_RELEASE);
+    END_SECTION();
+    return former;
+}
+
+/* The same where the former one may be dropped at once: no lock is held. */
+static inline void set_field(PyObject *operation, PyObject **field, PyObject *value) {
+    Py_XDECREF(exchange_field(operation, field, value));
+}
+
+/* What every class of states has (operation.c); the others add their own fields. */
+PyObject *state_new(PyTypeObject *type, enum kind kind);
+int state_traverse(PyObject *operation, visitproc visit, void *arg);
+int state_clear(PyObject *operation);
+void state_dealloc(PyObject *operation, inquiry clear);
+
+static inline int operation_is_idle(PyObject *operation) { return status_of(operation) == IDLE; }
+
+/* Raises InFlight for an operation that is; -1 if it has. */
+int must_be_idle(PyObject *operation);
+
+/* Has a method of operations.py's do what an attribute is set to, with all checks. */
+int set_in_python(PyObject *operation, const char *method, PyObject *value, const char *attribute);
+
+/* A new reference, or AttributeError as a slot of Python's raises it. */
+PyObject *field_or_error(PyObject *operation, PyObject **field, const char *name);
+
+/* What holds the memory of an operation with a buffer, if that is one piece, and where it is; NULL if not. */
+PyObject *memory_of(PyObject *operation, char **data, Py_ssize_t *size);
+
+#endif
