@@ -155,6 +155,8 @@ class _Buffered(Operation, BufferedState):
         if self._native is not None:
             self._native.let_go()  # a backend's own grip on the former buffers
         name, fills = type(self).__name__, self._fills
+        # They go when this returns, as with them may go what sets another buffer.
+        _former = getattr(self, "_made_views", None), getattr(self, "_buffer", None)
         if isinstance(buffer, (list, tuple)):
             views = [view(each, name, writable=fills) for each in buffer]
             self._made_views = tuple([view for view in views if len(view)])
