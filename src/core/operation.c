@@ -305,8 +305,9 @@ static int accept_clear(PyObject *self) {
 static void accept_dealloc(PyObject *self) { state_dealloc(self, accept_clear); }
 
 static PyMemberDef accept_members[] = {
-    {"socket", T_OBJECT_EX, offsetof(struct accept, socket), 0, NULL},
-    {"address", T_OBJECT_EX, offsetof(struct accept, address), 0, NULL},
+    {"socket", T_OBJECT_EX, offsetof(struct accept, socket), 0,
+     "The socket that was accepted last, the caller's to close; None before there was one."},
+    {"address", T_OBJECT_EX, offsetof(struct accept, address), 0, "The address of its peer."},
     {NULL, 0, 0, 0, NULL},
 };
 

@@ -7,8 +7,19 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, Self, TypeAlias
 
+# Of these there are two forms, which are the same to who uses them.
+from unio.completion import Completion as Completion
+from unio.operation_state import AcceptState as AcceptState
+from unio.operation_state import BufferedState as BufferedState
+from unio.operation_state import OperationState as OperationState
+from unio.operation_state import RecvState as RecvState
+from unio.operation_state import SendState as SendState
 from unio.operations import Operation
-from unio.port import Completion, Port
+from unio.port import Port
+
+IDLE: int
+PENDING: int
+QUEUED: int
 
 class Lock:
     def __enter__(self) -> bool: ...

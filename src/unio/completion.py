@@ -27,9 +27,7 @@ Completion.__module__ = "unio.port"  # as which either form is pickled
 DOCUMENTATION = {
     "key": "The key of the operation's handle, or the one that was posted: the same object.",
     "operation": "The operation that completed, or what was posted in its place.",
-    "transferred": (
-        "The number of bytes transferred, also where there is an error; or the number that was posted."
-    ),
+    "transferred": "The number of bytes transferred, also where there is an error; or the number that was posted.",
     "error": "Why the operation failed, or None if it succeeded.",
 }
 for name, text in DOCUMENTATION.items():

@@ -7,7 +7,7 @@ forms: :mod:`unio.operations` builds on either, and what is not plain is left to
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     import socket
@@ -59,7 +59,7 @@ class OperationState:
         def _must_be_idle(self) -> None:
             """Raise InFlight for what is in flight."""
 
-        def _refuse_submission(self) -> NoReturn:
+        def _refuse_submission(self) -> None:
             """Raise InFlight for what was submitted before."""
 
         def _set_handle(self, handle: Handle) -> None: ...
@@ -220,4 +220,7 @@ class AcceptState(OperationState):
     __slots__ = ("address", "socket")
 
     socket: socket.socket
+    """The socket that was accepted last, the caller's to close; None before there was one."""
+
     address: Address
+    """The address of its peer."""

@@ -21,7 +21,6 @@ from unio.handle import Handle, HasFileno, Kind
 from unio.operation_state import IDLE
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Sequence
     from typing import TypeAlias
 
@@ -134,7 +133,7 @@ def _in_flight(operation: Operation, hint: str) -> InFlight:
     return InFlight(f"{Operation.__repr__(operation)} is in flight: {hint}")  # not the repr of a program's subclass
 
 
-class _Buffered(Operation, BufferedState):
+class _Buffered(BufferedState, Operation):
     """An operation with a buffer, or several of them (scatter and gather)."""
 
     __slots__ = ()
@@ -161,7 +160,7 @@ class _Buffered(Operation, BufferedState):
             views = [view(each, name, writable=fills) for each in buffer]
             self._made_views = tuple([view for view in views if len(view)])
         else:
-            self._made_views = (view(buffer, name, writable=fills),)
+            self._made_views = (view(buffer, name, writable=fills),)  # type: ignore[arg-type]
         self._size = sum([len(view) for view in self._made_views])
         self._buffer = buffer
         if isinstance(self, Recv):
@@ -321,12 +320,6 @@ class Accept(AcceptState, Operation):
     name = "accept"
     route = Route.INCOMING
     _kinds = SOCKET
-
-    socket: socket.socket
-    """The socket that was accepted last, the caller's to close; None before there was one."""
-
-    address: Address
-    """The address of its peer."""
 
     def __init__(self, handle: Handle, *, state: Any = None) -> None:
         self._check_handle(handle)

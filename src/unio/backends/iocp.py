@@ -51,7 +51,6 @@ if TYPE_CHECKING:
     from unio.handle import HasFileno
 
 
-
 def unavailable() -> str | None:
     """Why this backend can't run here, or None."""
     try:

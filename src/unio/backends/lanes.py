@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from unio.operations import Operation
 
 
-
 # No function of Python's: where there is no memory to call one, the sort of CPython 3.12 and 3.13 crashes.
 _sequence_of = operator.attrgetter("_sequence")
 

@@ -37,7 +37,7 @@ from unio.backends.timers import NOT_LINKED, is_on
 from unio.errors import NotAssociated, as_oserror, cancelled, timed_out
 from unio.handle import HasFileno, Kind
 from unio.operation_state import IDLE, PENDING
-from unio.operations import Accept, Operation, ProcessExit, Recv, Send, Timer
+from unio.operations import Operation, ProcessExit, Timer
 from unio.port import LIMIT_DEFAULT, Completion, Port, check_limit, port_closed
 
 if TYPE_CHECKING:
