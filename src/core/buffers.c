@@ -64,11 +64,11 @@ static void take_views(PyObject *self, PyObject *buffer, PyObject *views, Py_ssi
     Py_XDECREF(former);
 }
 
-#ifndef Py_GIL_DISABLED
-
 static int is_bytes(PyObject *object) {
     return object && (PyByteArray_CheckExact(object) || PyBytes_CheckExact(object));
 }
+
+#ifndef Py_GIL_DISABLED
 
 /* Has the view that the operation has show another part of what it is a view of, if the buffer is one. Returns the size
  * of that part, or -1. That nobody else has the view, only Python's lock lets one know. */
@@ -183,12 +183,22 @@ static PyObject *get_buffer(PyObject *self, void *ignored) {
     return field_or_error(self, &BUFFERED(self)->buffer, "_buffer");
 }
 
+/* Another view of the memory that a view shows. Without its lock, CPython 3.13 miscounts the views of a view that several
+ * threads make and drop at once, and the memory is let go too early; so there the operation's own has none. */
+static PyObject *view_of_view(PyObject *view) {
+#ifdef Py_GIL_DISABLED
+    if (is_bytes(PyMemoryView_GET_BASE(view)))
+        return PyMemoryView_FromObject(PyMemoryView_GET_BASE(view));
+#endif
+    return PyMemoryView_FromObject(view);
+}
+
 static PyObject *get_data(PyObject *self, void *ignored) {
     (void)ignored;
     PyObject *views = get_views(self, NULL), *part = NULL;
     if (is_one_view(views)) {
         PyObject *view = PyTuple_GET_ITEM(views, 0);
-        part = PyMemoryView_FromObject(view);
+        part = view_of_view(view);
         if (part) {
             Py_buffer *raw = PyMemoryView_GET_BUFFER(view);
             long long transferred = transferred_of(self);

@@ -157,11 +157,11 @@ class _Buffered(BufferedState, Operation):
         # They go when this returns, as with them may go what sets another buffer.
         _former = getattr(self, "_made_views", None), getattr(self, "_buffer", None)
         if isinstance(buffer, (list, tuple)):
-            views = [view(each, name, writable=fills) for each in buffer]
-            self._made_views = tuple([view for view in views if len(view)])
+            views = tuple([part for each in buffer if len(part := view(each, name, writable=fills))])
         else:
-            self._made_views = (view(buffer, name, writable=fills),)  # type: ignore[arg-type]
-        self._size = sum([len(view) for view in self._made_views])
+            views = (view(buffer, name, writable=fills),)  # type: ignore[arg-type]
+        self._made_views = views
+        self._size = sum([len(view) for view in views])
         self._buffer = buffer
         if isinstance(self, Recv):
             self._grows = False  # it is the caller's now
