@@ -2,7 +2,7 @@
  *
  * A port makes one for each operation, and programs drop them at once. So the memory of those with which nothing else goes,
  * so that no code of anybody's runs meanwhile, is kept for the next: that saves one in nine of the instructions of a post
- * and the wait for it, and one in 27 of those of an echo. Without Python's lock, each thread would have to have a store of
+ * and the wait for it, and one in forty of those of an echo. Without Python's lock, each thread would have to have a store of
  * its own, and completions go from the thread that waits to others; there, nothing is kept.
  */
 #include "completion.h"
