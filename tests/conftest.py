@@ -22,6 +22,7 @@ pytest_plugins = ["again"]
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "clause(*names): the clauses of docs/contract.md that the test is about")
     config.addinivalue_line("markers", "process_wide: it is about what all threads share, such as descriptors")
+    support.note_who_waits()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -373,28 +373,34 @@ def in_threads(count: int, function: Callable[[int], Result]) -> list[Result]:
     return [thread.result() for thread in threads]
 
 
-def is_inside_wait(frame: FrameType | None) -> bool:
-    """Whether a thread with this frame is within Port.wait. That of the C part has no frame; what it calls has."""
-    while frame is not None:
-        if frame.f_code.co_name in ("wait", "_lead") and isinstance(frame.f_locals.get("self"), unio.Port):
-            return True
-        frame = frame.f_back
-    return False
+def is_inside_wait(thread: threading.Thread) -> bool:
+    """Whether a thread is within Port.wait, which need have no frame: it may be C."""
+    return thread.ident in _waiting
 
 
 def inside_wait(thread: threading.Thread) -> None:
     """Return once the thread is within a call of Port.wait (or has ended), and about to block if it does not yet."""
-    if SEES_FRAMES:
-        until(lambda: is_inside_wait(sys._current_frames().get(thread.ident or 0)) or not thread.is_alive())
-    else:
-        until(lambda: thread.ident in _waiting or not thread.is_alive())
+    until(lambda: is_inside_wait(thread) or not thread.is_alive())
 
-
-SEES_FRAMES: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
-"""Whether the frames of another thread may be looked at; without the GIL they may end under the look, and crash it."""
 
 _waiting: list[int] = []
-"""The threads that are within a wait, as far as their frames can't be seen."""
+"""The threads that are within a wait."""
+
+
+@contextlib.contextmanager
+def noted_as_waiting() -> Iterator[None]:
+    """Let the calling thread count as one within Port.wait."""
+    _waiting.append(threading.get_ident())
+    try:
+        yield
+    finally:
+        _waiting.remove(threading.get_ident())
+
+
+def bare_wait(port: unio.Port) -> Callable[..., list[unio.Completion]]:
+    """Port.wait without what notes who waits: for a caller that no step of Python's may come behind."""
+    noted: Any = type(port).wait
+    return functools.partial(getattr(noted, "__wrapped__", noted), port)
 
 
 def _note_who_waits(port_type: type[unio.Port]) -> None:
@@ -402,16 +408,14 @@ def _note_who_waits(port_type: type[unio.Port]) -> None:
 
     @functools.wraps(wait)
     def noted(*arguments: Any, **named: Any) -> list[unio.Completion]:
-        _waiting.append(threading.get_ident())
-        try:
+        with noted_as_waiting():
             return wait(*arguments, **named)
-        finally:
-            _waiting.remove(threading.get_ident())
 
     port_type.wait = noted  # type: ignore[method-assign]
 
 
-if not SEES_FRAMES:
+def note_who_waits() -> None:
+    """Have :func:`inside_wait` know, from now on, which threads are within a Port.wait."""
     for candidate in unio.backends.candidates():
         if candidate.available:
             _note_who_waits(unio.backends.load(candidate.name))

@@ -128,7 +128,7 @@ def test_doctor_says_what_is_lacking_in_a_subinterpreter(kind: str) -> None:
         assert "unio._core does not support loading in subinterpreters" in found["c_part"]
         assert "unio._core does not support loading in subinterpreters" in lacking["io_uring"]
     else:
-        assert found["c_part"].startswith("there, without the hot path: ")
+        assert found["c_part"].startswith("there, without the fast path: ")
 
 
 FILES = """
@@ -225,7 +225,7 @@ from unio.backends import native
 exec(SERVES)
 run("legacy", SERVES)
 exec(SERVES)
-assert native.has_hot_path == hasattr(native.core, "HotPath"), native.no_hot_path
+assert native.has_fast_path, native.no_fast_path
 """
     assert run(program, "legacy").split() == ["served"] * 4
 

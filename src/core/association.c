@@ -2,18 +2,13 @@
  * a handle that nothing is in flight on. Everything else is left to Python: QueuedPort.associate and
  * EmulatedHandle.close, of which these are a short form.
  */
-#include "hot_path.h"
-
-#ifndef Py_GIL_DISABLED
+#include "port.h"
 
 #include <errno.h>
-#include <sys/epoll.h>
+#include <netinet/in.h>
 #include <sys/socket.h>
 
-#define EVENTS (EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLPRI | EPOLLET) /* epoll.py says the same, and why */
-
 static PyObject *book, *book_lock; /* of the handles that have joined a port: see joined.py */
-static PyObject *slow_close;
 
 /* share_book(book, lock) */
 static PyObject *share_book(PyObject *module, PyObject *args) {
@@ -47,74 +42,35 @@ static int is_plain_socket(PyObject *object) {
     return plain;
 }
 
-/* A handle of this port's and of a socket of this family and protocol, as Python makes it, without what is a single
- * handle's own. */
-static PyObject *model_for(struct hot_path *self, PyObject *socket, PyObject *number) {
+/* Whether a receive that comes up short has emptied the socket: of TCP's alone, as lanes.py says. */
+static int shows_drained(struct port *self, PyObject *socket) {
     int family = int_in(socket, at.family), protocol = int_in(socket, at.protocol);
-    if (self->model && self->model_family == family && self->model_protocol == protocol)
-        return self->model;
-    PyObject *port = port_of(self), *names = PyTuple_Pack(1, name.skip_on_success), *made = NULL;
-    PyObject *args[] = {port, socket, number, Py_None, Py_False};
-    if (port && names)
-        made = PyObject_Vectorcall((PyObject *)handle_type, args, 4, names);
-    Py_XDECREF(names);
-    Py_XDECREF(port);
-    if (made) {
-        put_ref(&SLOT(made, object), Py_None);
-        put_ref(&SLOT(made, socket), Py_None);
-        put_ref(&SLOT(made, hot_path), Py_None);
-        self->model_family = family;
-        self->model_protocol = protocol;
-        Py_XSETREF(self->model, made);
-    }
-    return made;
+    return !self->ring && (family == AF_INET || family == AF_INET6) && (protocol == 0 || protocol == IPPROTO_TCP);
 }
 
-/* Puts a new object of the same type in the place of one. */
-static PyObject *renew(PyObject **slot) {
-    PyTypeObject *type = Py_TYPE(*slot);
-    PyObject *made = type->tp_alloc(type, 0);
-    if (made)
-        put(slot, made);
-    return made;
-}
-
-static int renew_lane(PyObject **slot) {
-    struct lane *lane = (struct lane *)renew(slot);
-    if (lane)
-        lane->ready = 1;
-    return lane != NULL;
-}
-
-/* Makes a handle that has in each slot what the model has, and a lock and lanes of its own. */
-static PyObject *handle_like(PyObject *model) {
-    PyObject *made = handle_type->tp_alloc(handle_type, 0);
+/* As EmulatedHandle makes itself of such a socket. */
+static PyObject *make_handle(struct port *self, PyObject *socket, int number, PyObject *key) {
+    PyObject *made = handle_new(handle_type, NULL, NULL);
+    struct handle *handle = handle_of(made);
     if (!made)
         return NULL;
-    for (Py_ssize_t offset = sizeof(PyObject); offset < handle_type->tp_basicsize; offset += sizeof(PyObject *))
-        if (offset != handle_type->tp_weaklistoffset)
-            *(PyObject **)((char *)made + offset) = Py_XNewRef(*(PyObject **)((char *)model + offset));
-    if (!renew(&SLOT(made, lock)) || !renew_lane(&SLOT(made, incoming)) || !renew_lane(&SLOT(made, outgoing)))
-        Py_CLEAR(made);
-    return made;
-}
-
-static PyObject *make_handle(struct hot_path *self, PyObject *socket, PyObject *number, PyObject *key) {
-    PyObject *model = model_for(self, socket, number), *made = model ? handle_like(model) : NULL;
-    if (made) {
-        put_ref(&SLOT(made, object), socket);
-        put_ref(&SLOT(made, socket), socket);
-        put_ref(&SLOT(made, number), number);
-        put_ref(&SLOT(made, handle_key), key);
-        put_ref(&SLOT(made, hot_path), (PyObject *)self);
-    }
+    handle->key = Py_NewRef(key);
+    handle->kind = Py_NewRef(socket_kind);
+    handle->object = Py_NewRef(socket);
+    handle->socket = Py_NewRef(socket);
+    handle->port = Py_NewRef(self->reference);
+    handle->queue = Py_NewRef(self->queue);
+    handle->number = number;
+    handle->serial = next_sequence();
+    handle->shows_drained = (char)shows_drained(self, socket);
+    handle->is_fast = 1;
     return made;
 }
 
 /* Enters a handle into the port's table and into the book, if no other is known by its number. Returns whether it has. */
-static int enter(struct hot_path *self, PyObject *handle, PyObject *number) {
+static int enter(struct port *self, PyObject *handle, PyObject *number) {
     lock_acquire(book_lock);
-    int is_free = usable(self) && *number_at(SLOT(handle, socket)) == PyLong_AsLong(number) &&
+    int is_free = usable(self) && number_in(handle_of(handle)->socket) == handle_of(handle)->number &&
                   !PyDict_GetItemWithError(book, number) && !PyErr_Occurred();
     int entered = is_free && PyDict_SetItem(book, number, self->table_reference) == 0;
     if (entered && PyDict_SetItem(self->table, number, handle) < 0)
@@ -124,7 +80,7 @@ static int enter(struct hot_path *self, PyObject *handle, PyObject *number) {
 }
 
 /* Takes a handle out of both, as joined.strike does. */
-static void strike(struct hot_path *self, PyObject *handle, PyObject *number) {
+static void strike(struct port *self, PyObject *handle, PyObject *number) {
     lock_acquire(book_lock);
     if (PyDict_GetItemWithError(self->table, number) == handle) {
         if (PyDict_GetItemWithError(book, number) == self->table_reference)
@@ -135,27 +91,15 @@ static void strike(struct hot_path *self, PyObject *handle, PyObject *number) {
     PyErr_Clear();
 }
 
-static int register_socket(struct hot_path *self, PyObject *number) {
-    int fd = (int)PyLong_AsLong(number);
-    struct epoll_event event = {.events = EVENTS, .data.fd = fd};
-    if (self->ring) /* which takes any descriptor */
-        return 0;
-    if (PySet_Discard(self->strays, number) < 0)
-        return -1;
-    int result = epoll_ctl(self->epoll, EPOLL_CTL_ADD, fd, &event);
-    if (result < 0 && errno == EEXIST) /* the set was rebuilt in between, with this handle in it */
-        result = epoll_ctl(self->epoll, EPOLL_CTL_MOD, fd, &event);
-    return result;
-}
-
-PyObject *associate(struct hot_path *self, PyObject *socket, PyObject *key) {
+PyObject *associate(struct port *self, PyObject *socket, PyObject *key) {
     if (!usable(self) || !is_plain_socket(socket))
         return NULL;
-    PyObject *number = PyLong_FromLong(*number_at(socket));
-    PyObject *made = number ? make_handle(self, socket, number, key) : NULL;
+    int descriptor = number_in(socket);
+    PyObject *number = PyLong_FromLong(descriptor);
+    PyObject *made = number ? make_handle(self, socket, descriptor, key) : NULL;
     if (made && !enter(self, made, number)) {
         Py_CLEAR(made);
-    } else if (made && register_socket(self, number) < 0) {
+    } else if (made && !self->ring && kernel_add(&self->kernel, descriptor) < 0) { /* a ring takes any descriptor */
         strike(self, made, number);
         Py_CLEAR(made);
     }
@@ -167,22 +111,28 @@ PyObject *associate(struct hot_path *self, PyObject *socket, PyObject *key) {
 static int is_idle(PyObject *lane) { return !has_first((struct lane *)lane) && !((struct lane *)lane)->active; }
 
 /* Ends the life of a handle that nothing is in flight on. Returns whether it is one, with a plain socket that is open. */
-static int end_idle(struct hot_path *self, PyObject *handle, PyObject *socket, PyObject *number) {
-    lock_acquire(SLOT(handle, lock));
-    int idle = usable(self) && SLOT(handle, life) == open_life && SLOT(handle, readiness) == Py_None &&
-               is_idle(SLOT(handle, incoming)) && is_idle(SLOT(handle, outgoing)) &&
-               Py_TYPE(socket) == socket_type && *number_at(socket) == PyLong_AsLong(number);
+static int end_idle(struct port *self, PyObject *object, PyObject *socket) {
+    struct handle *handle = handle_of(object);
+    lock_acquire(handle->lock);
+    int idle = usable(self) && handle->life == LIFE_OPEN && (!handle->readiness || handle->readiness == Py_None) &&
+               is_idle(handle->incoming) && is_idle(handle->outgoing) && Py_TYPE(socket) == socket_type &&
+               number_in(socket) == handle->number;
     if (idle)
-        put_ref(&SLOT(handle, life), closed_life);
-    lock_release(SLOT(handle, lock));
+        POKE(handle->life, LIFE_CLOSED);
+    lock_release(handle->lock);
     return idle;
 }
 
 /* Takes a handle whose life has ended off the port, and closes its socket. */
-static int leave(struct hot_path *self, PyObject *handle, PyObject *socket, PyObject *number) {
-    if (!self->ring && PyDict_GetItemWithError(self->table, number) == handle)
-        epoll_ctl(self->epoll, EPOLL_CTL_DEL, *number_at(socket), NULL);
-    strike(self, handle, number);
+static int leave(struct port *self, PyObject *handle, PyObject *socket) {
+    PyObject *number = PyLong_FromLong(handle_of(handle)->number);
+    PyObject *known = number ? dict_get(self->table, number) : NULL;
+    if (!self->ring && known == handle)
+        kernel_remove(&self->kernel, handle_of(handle)->number);
+    Py_XDECREF(known);
+    if (number)
+        strike(self, handle, number);
+    Py_XDECREF(number);
     int failed = call(socket, name.close) < 0;
     if (failed && PyErr_ExceptionMatches(PyExc_MemoryError)) { /* there may be some by now */
         PyErr_Clear();
@@ -196,38 +146,33 @@ static int leave(struct hot_path *self, PyObject *handle, PyObject *socket, PyOb
     return 0;
 }
 
-/* EmulatedHandle.close */
-static PyObject *close_handle(PyObject *handle, PyObject *ignored) {
-    (void)ignored;
-    struct hot_path *self = (struct hot_path *)SLOT(handle, hot_path);
-    if (!self || (PyObject *)self == Py_None || !usable(self) || !SLOT(handle, object) || holds_lock())
-        return PyObject_CallOneArg(slow_close, handle);
-    Py_INCREF(self);
-    PyObject *socket = Py_NewRef(SLOT(handle, object)), *number = Py_NewRef(SLOT(handle, number)), *result = NULL;
+/* The port of a handle, if it may use this. The reference is the caller's. */
+static struct port *port_of(struct handle *handle) {
+    PyObject *port = handle->is_fast && handle->port ? reference_get(handle->port) : NULL;
+    if (port && usable((struct port *)port))
+        return (struct port *)port;
+    Py_XDECREF(port);
+    return NULL;
+}
+
+/* EmulatedHandle.close, where nothing is in flight; the rest is its method _close's. */
+PyObject *handle_close(PyObject *handle, PyObject *Py_UNUSED(ignored)) {
+    struct port *self = holds_lock() ? NULL : port_of(handle_of(handle));
+    if (!self)
+        return PyObject_CallMethodNoArgs(handle, name.slow_close);
+    PyObject *socket = Py_NewRef(handle_of(handle)->object), *result = NULL;
     if (start_for_others(self) == 0) {
-        if (!end_idle(self, handle, socket, number))
-            result = PyObject_CallOneArg(slow_close, handle);
-        else if (leave(self, handle, socket, number) == 0)
+        if (!end_idle(self, handle, socket))
+            result = PyObject_CallMethodNoArgs(handle, name.slow_close);
+        else if (leave(self, handle, socket) == 0)
             result = Py_NewRef(Py_None);
     }
-    Py_DECREF(number);
     Py_DECREF(socket);
     Py_DECREF(self);
     return result;
-}
-
-int put_close(void) {
-    static PyMethodDef method = {"close", close_handle, METH_NOARGS, NULL};
-    PyObject *class = (PyObject *)handle_type, *descriptor = PyDescr_NewMethod(handle_type, &method);
-    slow_close = PyObject_GetAttrString(class, "close");
-    int failed = !descriptor || !slow_close || PyObject_SetAttrString(class, "close", descriptor) < 0;
-    Py_XDECREF(descriptor);
-    return failed ? -1 : 0;
 }
 
 PyMethodDef association_functions[] = {
     {"share_book", share_book, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
-
-#endif

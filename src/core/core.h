@@ -9,6 +9,40 @@
 #include <stddef.h>
 #include <sys/socket.h>
 
+/* What only one thread at a time does, in a few instructions that run none of the program's code and make no system call.
+ * Python's lock keeps the others out where there is one. */
+#ifdef Py_GIL_DISABLED
+typedef PyMutex mutex;
+#define mutex_lock(mutex) PyMutex_Lock(mutex)
+#define mutex_unlock(mutex) PyMutex_Unlock(mutex)
+#else
+typedef struct {
+    char none;
+} mutex;
+#define mutex_lock(mutex) ((void)(mutex))
+#define mutex_unlock(mutex) ((void)(mutex))
+#endif
+
+/* The C library of GNU has room for a little more of what is each thread's own, which is then found without a call. */
+#ifdef __GLIBC__
+#define INITIAL_EXEC __attribute__((tls_model("initial-exec")))
+#else
+#define INITIAL_EXEC
+#endif
+
+/* A field that any thread may look at, with no lock: what it says may be over by then. */
+#define PEEK(field) \
+    __extension__({ \
+        __typeof__(field) peeked; \
+        __atomic_load(&(field), &peeked, __ATOMIC_RELAXED); \
+        peeked; \
+    })
+#define POKE(field, value) \
+    __extension__({ \
+        __typeof__(field) poked = (__typeof__(field))(value); \
+        __atomic_store(&(field), &poked, __ATOMIC_RELAXED); \
+    })
+
 /* Keeps other threads out of the fields of an object that the program may read and write in any thread at any time. In
  * there, nothing is called. Where Python has a lock of its own, that does. */
 #ifdef Py_GIL_DISABLED
@@ -38,30 +72,29 @@ void lock_forked(void);
 /* Whether the calling thread holds one: then what the program asks for has to be put off. */
 int holds_lock(void);
 
-/* A queue: the packets are from head on, round the end of the ring. */
-struct packets {
-    PyObject_HEAD
-    PyObject **ring; /* NULL while it is empty, perhaps */
-    size_t mask, head, count;
-};
-
-static inline Py_ssize_t packets_count(const PyObject *packets) {
-    return (Py_ssize_t)((const struct packets *)packets)->count;
+/* What a dict has for a key, or NULL, perhaps with an exception. The reference is the caller's. */
+static inline PyObject *dict_get(PyObject *dict, PyObject *key) {
+#if PY_VERSION_HEX >= 0x030D0000
+    PyObject *found;
+    PyDict_GetItemRef(dict, key, &found);
+    return found;
+#else
+    return Py_XNewRef(PyDict_GetItemWithError(dict, key));
+#endif
 }
 
-int packets_append(PyObject *packets, PyObject *packet);
-int packets_appendleft(PyObject *packets, PyObject *packet);
-/* NULL, without an exception, if there is none; the first is a borrowed reference, to a packet that stays. */
-PyObject *packets_popleft(PyObject *packets);
-PyObject *packets_first(PyObject *packets);
+/* What a weak reference refers to, or NULL. The reference is the caller's. */
+static inline PyObject *reference_get(PyObject *reference) {
+#if PY_VERSION_HEX >= 0x030D0000
+    PyObject *object;
+    return PyWeakref_GetRef(reference, &object) < 0 ? (PyErr_Clear(), NULL) : object;
+#else
+    PyObject *object = PyWeakref_GetObject(reference);
+    return object == Py_None ? NULL : Py_XNewRef(object);
+#endif
+}
 
-/* A lane, as lanes.py says; first and last are NULL, or None, if it has no operation. */
-struct lane {
-    PyObject_HEAD
-    PyObject *first, *last;
-    unsigned long long request;
-    char ready, active, resting, drained;
-};
+struct lane;
 
 /* Who an accepted connection is with. */
 struct peer {
@@ -87,6 +120,23 @@ struct attempt {
     char more; /* to receive: as far as a ring tells */
 };
 
+/* Numbers that Python says, each where its own module has it (classes.c). */
+extern struct constants {
+    unsigned takes_max;      /* packets that are taken before the kernel is asked again */
+    double ask_seconds;      /* how soon after the first of them it is asked again */
+    double sweep_seconds;    /* how soon Python is let look for handles that were closed behind the port's back */
+    double lock_seconds_max; /* the longest wait for a lock */
+    int attempts_max;        /* how often what has ended in a ring is looked for in one go */
+    Py_ssize_t limit;        /* of the completions of one wait, unless told */
+    Py_ssize_t send_max;     /* bytes; what is larger goes in parts */
+} constant;
+
+/* The names of what is called, made once: a string that is made for each call costs more than some of the calls. */
+extern struct names {
+    PyObject *run, *run_on, *resume, *event, *lead, *close_kernel_once, *release, *discard, *empty, *leave, *look_again,
+        *act_on_results, *timeout, *limit, *key, *gettimeout, *close, *slow_close, *heap, *next_time;
+} name;
+
 /* Sockets (sockets.c) */
 
 extern PyTypeObject *socket_type; /* socket.socket; NULL until it is known where its objects keep their descriptors */
@@ -94,22 +144,25 @@ extern PyTypeObject *socket_type; /* socket.socket; NULL until it is known where
 /* Where a socket object keeps its descriptor, which is -1 once it is closed. */
 static inline const int *number_at(PyObject *socket) { return (const int *)((char *)socket + sizeof(PyObject)); }
 
+static inline int number_in(PyObject *socket) { return __atomic_load_n(number_at(socket), __ATOMIC_RELAXED); }
+
 static inline int is_socket(PyObject *object) { return socket_type && PyObject_TypeCheck(object, socket_type); }
 
 struct spin;
 
-/* What a ring does for the hot path. Those that enter the kernel give Python's lock up: the first, if it has no room for
+/* What a ring does for a port. Those that enter the kernel give Python's lock up: the first, if it has no room for
  * so many attempts, the second, if anything is gathered, and the third. */
 void ring_make_room(PyObject *ring, unsigned attempts);
 void ring_submit_gathered(PyObject *ring);
 unsigned ring_wait_ms(PyObject *ring, int timeout_ms, struct spin *spin);
-/* Prepares a request, which takes over the references of the attempt. Returns what it is cancelled by; 0 if it fails. */
+/* Prepares a request, which takes over the references of the attempt. Returns what it is cancelled by; 0 if it fails, or,
+ * without an exception, if the ring is full. */
 unsigned long long ring_attempt(PyObject *ring, const struct attempt *attempt, int poll_first);
 int ring_take_attempts(PyObject *ring, struct attempt *attempts, int most);
 int ring_has_results(PyObject *ring);
 unsigned ring_take_some(PyObject *ring);
 
-extern PyType_Spec lock_spec, packets_spec, lane_spec, hot_path_spec, fast_port_spec, ring_spec;
+extern PyType_Spec lock_spec, queue_spec, waiter_spec, lane_spec, handle_spec, port_spec, ring_spec;
 extern PyType_Spec operation_spec, buffered_spec, recv_spec, send_spec, accept_spec, completion_spec;
 extern PyMethodDef lock_functions[], socket_functions[], class_functions[], association_functions[];
 

@@ -1,12 +1,83 @@
-/* unio._core.LaneState: what lanes.Lane keeps, where C finds it without a detour; the class says what each is. */
-#include "core.h"
-
-#ifndef Py_GIL_DISABLED
+/* unio._core.Lane: the operations of one direction of a handle, oldest first. lanes.py has its twin in Python,
+ * which says what each part is. */
+#include "port.h"
 
 #include <structmember.h> /* T_OBJECT and its like, until Python 3.12 */
 
+/* A list: the lane has a reference to the first and the last, and each operation to the one behind it and before it. */
+
+static PyObject *or_null(PyObject *link) { return link && link != Py_None ? link : NULL; }
+
+void lane_append(struct lane *self, PyObject *operation) {
+    PyObject *last = self->last;
+    put_ref(&OP(operation)->previous, last ? last : Py_None);
+    put_ref(&OP(operation)->next, Py_None);
+    if (last)
+        put_ref(&OP(last)->next, operation);
+    else
+        put_ref(&self->first, operation);
+    put_ref(&self->last, operation);
+}
+
+static void put_or_null(PyObject **slot, PyObject *value) { put(slot, Py_XNewRef(value)); }
+
+void lane_remove(struct lane *self, PyObject *operation) {
+    PyObject *previous = Py_XNewRef(or_null(OP(operation)->previous));
+    PyObject *following = Py_XNewRef(or_null(OP(operation)->next));
+    Py_INCREF(operation);
+    if (previous)
+        put_ref(&OP(previous)->next, following ? following : Py_None);
+    else
+        put_or_null(&self->first, following);
+    if (following)
+        put_ref(&OP(following)->previous, previous ? previous : Py_None);
+    else
+        put_or_null(&self->last, previous);
+    put_ref(&OP(operation)->previous, Py_None);
+    put_ref(&OP(operation)->next, Py_None);
+    Py_XDECREF(previous);
+    Py_XDECREF(following);
+    Py_DECREF(operation); /* which its caller still has */
+}
+
+void lane_restore(struct lane *self, PyObject *operation) {
+    PyObject *following = self->first, *previous = NULL;
+    while (following && OP(following)->sequence < OP(operation)->sequence) {
+        previous = following;
+        following = or_null(OP(following)->next);
+    }
+    put_ref(&OP(operation)->previous, previous ? previous : Py_None);
+    put_ref(&OP(operation)->next, following ? following : Py_None);
+    put_ref(previous ? &OP(previous)->next : &self->first, operation);
+    put_ref(following ? &OP(following)->previous : &self->last, operation);
+}
+
+static PyObject *restore(PyObject *self, PyObject *operation) {
+    lane_restore(lane_of(self), operation);
+    Py_RETURN_NONE;
+}
+
+static PyObject *append(PyObject *self, PyObject *operation) {
+    lane_append(lane_of(self), operation);
+    Py_RETURN_NONE;
+}
+
+static PyObject *remove_from(PyObject *self, PyObject *operation) {
+    lane_remove(lane_of(self), operation);
+    Py_RETURN_NONE;
+}
+
+/* operations(): a list of them; the caller holds the handle's lock. */
+static PyObject *operations(PyObject *self, PyObject *Py_UNUSED(ignored)) {
+    PyObject *list = PyList_New(0);
+    for (PyObject *each = lane_of(self)->first; list && each; each = or_null(OP(each)->next))
+        if (PyList_Append(list, each) < 0)
+            Py_CLEAR(list);
+    return list;
+}
+
 static int traverse(PyObject *object, visitproc visit, void *arg) {
-    struct lane *self = (struct lane *)object;
+    struct lane *self = lane_of(object);
     Py_VISIT(Py_TYPE(object));
     Py_VISIT(self->first);
     Py_VISIT(self->last);
@@ -14,7 +85,7 @@ static int traverse(PyObject *object, visitproc visit, void *arg) {
 }
 
 static int clear(PyObject *object) {
-    struct lane *self = (struct lane *)object;
+    struct lane *self = lane_of(object);
     Py_CLEAR(self->first);
     Py_CLEAR(self->last);
     return 0;
@@ -28,9 +99,15 @@ static void dealloc(PyObject *object) {
     Py_DECREF(type);
 }
 
+static PyObject *lane_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(keywords)) {
+    PyObject *made = type->tp_alloc(type, 0);
+    if (made)
+        lane_of(made)->ready = 1;
+    return made;
+}
+
 static PyMemberDef members[] = {
-    {"first", T_OBJECT, offsetof(struct lane, first), 0, NULL},
-    {"last", T_OBJECT, offsetof(struct lane, last), 0, NULL},
+    {"first", T_OBJECT, offsetof(struct lane, first), READONLY, NULL},
     {"request", T_ULONGLONG, offsetof(struct lane, request), 0, NULL},
     {"ready", T_BOOL, offsetof(struct lane, ready), 0, NULL},
     {"active", T_BOOL, offsetof(struct lane, active), 0, NULL},
@@ -39,14 +116,21 @@ static PyMemberDef members[] = {
     {NULL, 0, 0, 0, NULL},
 };
 
-static PyType_Slot slots[] = {
-    {Py_tp_new, PyType_GenericNew}, {Py_tp_dealloc, dealloc},   {Py_tp_traverse, traverse},
-    {Py_tp_clear, clear},           {Py_tp_members, members},   {0, NULL},
+static PyMethodDef methods[] = {
+    {"append", append, METH_O, NULL},
+    {"remove", remove_from, METH_O, NULL},
+    {"restore", restore, METH_O, NULL},
+    {"operations", operations, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
 };
 
-PyType_Spec lane_spec = {.name = "unio._core.LaneState",
+static PyType_Slot slots[] = {
+    {Py_tp_new, lane_new}, {Py_tp_dealloc, dealloc}, {Py_tp_traverse, traverse},
+    {Py_tp_clear, clear},  {Py_tp_members, members}, {Py_tp_methods, methods},
+    {0, NULL},
+};
+
+PyType_Spec lane_spec = {.name = "unio._core.Lane",
                          .basicsize = sizeof(struct lane),
                          .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
                          .slots = slots};
-
-#endif

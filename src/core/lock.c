@@ -1,6 +1,6 @@
 /* A lock whose taking and giving back cost C a few instructions, and Python no more than threading.Lock's.
  *
- * The lock of a handle is taken twice for each operation by the hot path. With Python's own lock held, as it is wherever
+ * The lock of a handle is taken twice for each operation by the fast path. With Python's own lock held, as it is wherever
  * this one is taken or given back, a few fields are enough; only who finds it taken has to sleep, which it does without
  * Python's lock. That is so rare that all locks share what it takes to wake somebody.
  *
@@ -18,16 +18,16 @@ int holds_lock(void) { return held_here > 0; }
 
 #ifndef Py_GIL_DISABLED
 
-static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+static pthread_mutex_t sleeping = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t given_back = PTHREAD_COND_INITIALIZER;
 
 static void sleep_until_free(struct lock *lock) {
     lock->sleepers++;
     Py_BEGIN_ALLOW_THREADS
-    pthread_mutex_lock(&mutex);
+    pthread_mutex_lock(&sleeping);
     while (__atomic_load_n(&lock->held, __ATOMIC_RELAXED))
-        pthread_cond_wait(&given_back, &mutex);
-    pthread_mutex_unlock(&mutex);
+        pthread_cond_wait(&given_back, &sleeping);
+    pthread_mutex_unlock(&sleeping);
     Py_END_ALLOW_THREADS
     lock->sleepers--;
 }
@@ -46,14 +46,14 @@ void lock_release(PyObject *object) {
     held_here--;
     __atomic_store_n(&lock->held, lock->held - 1, __ATOMIC_RELAXED);
     if (lock->sleepers && !lock->held) {
-        pthread_mutex_lock(&mutex); /* a sleeper has either seen that it is free or waits for the signal */
+        pthread_mutex_lock(&sleeping); /* a sleeper has either seen that it is free or waits for the signal */
         pthread_cond_broadcast(&given_back);
-        pthread_mutex_unlock(&mutex);
+        pthread_mutex_unlock(&sleeping);
     }
 }
 
 void lock_forked(void) { /* a thread that only the parent has may have had it */
-    mutex = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
+    sleeping = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
     given_back = (pthread_cond_t)PTHREAD_COND_INITIALIZER;
 }
 
@@ -75,6 +75,9 @@ void lock_release(PyObject *object) {
         return;
     __atomic_store_n(&lock->owner, NULL, __ATOMIC_RELAXED);
     PyMutex_Unlock(&lock->mutex);
+}
+
+void lock_forked(void) { /* what the parent has is not used here any more */
 }
 
 #endif

@@ -1,6 +1,9 @@
 /* unio._core: the part of unio that is C. */
 #include "completion.h"
+#include "handle.h"
 #include "operation.h"
+
+PyTypeObject *lane_type, *lock_type;
 
 /* Adds a type, whose reference it takes over; NULL, with an exception, fails. */
 static int add(PyObject *module, const char *name, PyObject *type) {
@@ -9,8 +12,8 @@ static int add(PyObject *module, const char *name, PyObject *type) {
     return failed ? -1 : 0;
 }
 
-static int fill(PyObject *module) {
-    struct {
+static int add_types(PyObject *module) {
+    const struct {
         const char *name;
         PyType_Spec *spec;
         const char *base; /* one of these, before it; or NULL */
@@ -21,13 +24,12 @@ static int fill(PyObject *module) {
         {"BufferedState", &buffered_spec, "OperationState"},
         {"RecvState", &recv_spec, "BufferedState"},
         {"SendState", &send_spec, "BufferedState"},
+        {"Lane", &lane_spec, NULL},
+        {"HandleState", &handle_spec, NULL},
+        {"QueueState", &queue_spec, NULL},
+        {"WaiterState", &waiter_spec, NULL},
+        {"FastPort", &port_spec, NULL},
         {"Ring", &ring_spec, NULL},
-#ifndef Py_GIL_DISABLED
-        {"FastPort", &fast_port_spec, NULL},
-        {"HotPath", &hot_path_spec, NULL},
-        {"LaneState", &lane_spec, NULL},
-        {"Packets", &packets_spec, NULL},
-#endif
     };
     for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
         PyObject *base = types[i].base ? PyObject_GetAttrString(module, types[i].base) : NULL;
@@ -39,17 +41,18 @@ static int fill(PyObject *module) {
     PyObject *completion = PyType_FromSpecWithBases(&completion_spec, (PyObject *)&PyTuple_Type);
     if (completion && fill_completion_type(completion) < 0)
         Py_CLEAR(completion);
-    if (add(module, "Completion", completion) < 0)
+    return add(module, "Completion", completion);
+}
+
+static int fill(PyObject *module) {
+    if (add_types(module) < 0 || PyModule_AddIntConstant(module, "IDLE", IDLE) < 0 ||
+        PyModule_AddIntConstant(module, "PENDING", PENDING) < 0 || PyModule_AddIntConstant(module, "QUEUED", QUEUED) < 0)
         return -1;
-    if (PyModule_AddIntConstant(module, "IDLE", IDLE) < 0 || PyModule_AddIntConstant(module, "PENDING", PENDING) < 0 ||
-        PyModule_AddIntConstant(module, "QUEUED", QUEUED) < 0)
-        return -1;
-    if (PyModule_AddFunctions(module, lock_functions) < 0 || PyModule_AddFunctions(module, socket_functions) < 0)
-        return -1;
-#ifndef Py_GIL_DISABLED
-    if (PyModule_AddFunctions(module, class_functions) < 0 || PyModule_AddFunctions(module, association_functions) < 0)
-        return -1;
-#endif
+    PyMethodDef *functions[] = {lock_functions, socket_functions, class_functions, association_functions};
+    for (size_t i = 0; i < sizeof functions / sizeof *functions; i++) {
+        if (PyModule_AddFunctions(module, functions[i]) < 0)
+            return -1;
+    }
     return 0;
 }
 

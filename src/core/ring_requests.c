@@ -37,7 +37,7 @@ static int target_from(PyObject *object, void *place)
     return !PyErr_Occurred();
 }
 
-struct request *ring_begin(Ring *self, int opcode, const struct target *target, struct io_uring_sqe **entry)
+struct request *ring_try_begin(Ring *self, int opcode, const struct target *target, struct io_uring_sqe **entry)
 {
     for (;;) {
         pthread_mutex_lock(&self->ring.lock);
@@ -61,12 +61,19 @@ struct request *ring_begin(Ring *self, int opcode, const struct target *target, 
             return request;
         }
         pthread_mutex_unlock(&self->ring.lock);
-        if (!*entry) {
-            ring_cross(self, false, 0, NULL);
-        } else if (!add_block(self)) {
+        if (!*entry)
+            return NULL;
+        if (!add_block(self))
             return (void *)PyErr_NoMemory();
-        }
     }
+}
+
+struct request *ring_begin(Ring *self, int opcode, const struct target *target, struct io_uring_sqe **entry)
+{
+    struct request *request;
+    while (!(request = ring_try_begin(self, opcode, target, entry)) && !PyErr_Occurred())
+        ring_cross(self, false, 0, NULL);
+    return request;
 }
 
 /* What the kernel does to a file it does to the end, unless it has not begun. */

@@ -326,7 +326,7 @@ static PyObject *ring_wait(Ring *self, PyObject *timeout)
     return PyLong_FromUnsignedLong(take(self, NEVER));
 }
 
-/* For the hot path */
+/* For the fast path */
 
 void ring_make_room(PyObject *object, unsigned attempts)
 {
@@ -377,7 +377,7 @@ unsigned long long ring_attempt(PyObject *object, const struct attempt *attempt,
     Ring *self = (Ring *)object;
     struct io_uring_sqe *entry;
     struct target target = {.number_at = attempt->number, .number = -1};
-    struct request *request = ring_begin(self, opcodes[(int)attempt->kind], &target, &entry);
+    struct request *request = ring_try_begin(self, opcodes[(int)attempt->kind], &target, &entry);
     if (!request)
         return 0;
     fill_entry(entry, attempt, poll_first);

@@ -2,7 +2,7 @@
 #ifndef UNIO_RING_TYPE_H
 #define UNIO_RING_TYPE_H
 
-#include "core.h"
+#include "handle.h"
 
 #include <stdbool.h>
 #include <sys/socket.h>
@@ -38,7 +38,7 @@ struct request {
             PyObject *owner, *socket;
             struct message *message;
         };
-        struct { /* of an attempt of the hot path */
+        struct { /* of an attempt of the fast path */
             PyObject *handle, *operation;
             struct lane *lane;
         };
@@ -88,7 +88,10 @@ PyObject *ring_error(int number, const char *what);
  * entries may be left then. Nothing on a closed ring. */
 bool ring_cross(Ring *ring, bool for_results, int64_t nanoseconds, struct spin *spin);
 
-/* A request and a free entry for it, with the lock held; NULL and an exception, without the lock, if there is none. */
+/* A request and a free entry for it, with the lock held; NULL without the lock, with an exception but where no entry is free. */
+struct request *ring_try_begin(Ring *ring, int opcode, const struct target *target, struct io_uring_sqe **entry);
+
+/* The same, which enters the kernel for as long as there is no free entry. */
 struct request *ring_begin(Ring *ring, int opcode, const struct target *target, struct io_uring_sqe **entry);
 
 /* The entry is prepared; let the lock go. Returns what the request is cancelled by. */

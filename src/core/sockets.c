@@ -1,5 +1,6 @@
 /* Socket objects, in which C finds the descriptor, and that there is none any more. */
 #include "completion.h"
+#include "handle.h"
 #include "operation.h"
 
 PyTypeObject *socket_type;
@@ -22,7 +23,9 @@ static PyObject *claim(PyObject *module, PyObject *class) {
         Py_RETURN_FALSE;
     operation_type = (PyTypeObject *)PyObject_GetAttrString(module, "OperationState");
     completion_type = (PyTypeObject *)PyObject_GetAttrString(module, "Completion");
-    if (!operation_type || !completion_type)
+    lane_type = (PyTypeObject *)PyObject_GetAttrString(module, "Lane");
+    lock_type = (PyTypeObject *)PyObject_GetAttrString(module, "Lock");
+    if (!operation_type || !completion_type || !lane_type || !lock_type)
         return NULL;
     socket_type = (PyTypeObject *)Py_NewRef(class);
     Py_RETURN_TRUE;

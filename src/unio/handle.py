@@ -39,7 +39,7 @@ class Handle:
     All methods may be called from any thread.
     """
 
-    __slots__ = ("__weakref__", "key", "kind", "object", "skip_on_success", "socket", "stream")
+    __slots__ = ()
 
     key: Any
     """The key of every completion of this handle."""

@@ -66,6 +66,9 @@ class Outcome(IntEnum):
 
 DONE, DRAINED, PROGRESS, BLOCKED = Outcome
 
+ATTEMPTS_MAX = 16
+"""How often an owner tries one lane before it lets the others have their turn."""
+
 Judgement: TypeAlias = tuple[Outcome, OSError | None, float]
 """How a try went, its error, and how many seconds the lane rests unless an event comes."""
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from unio.backends.attempts import ATTEMPTS, JUDGEMENTS, Outcome, attempt, found_ready, judged
+from unio.backends.attempts import ATTEMPTS, ATTEMPTS_MAX, JUDGEMENTS, Outcome, attempt, found_ready, judged
 from unio.backends.lanes import EmulatedHandle, Lane, Life
 from unio.backends.pool import FilePool
 from unio.backends.queued_port import QueuedPort
@@ -33,9 +33,6 @@ from unio.operations import Poll
 if TYPE_CHECKING:
     from unio.backends.attempts import Judgement
     from unio.operations import Operation, Readiness
-
-ATTEMPTS_MAX = 16
-"""How often an owner tries one lane before it lets the others have their turn."""
 
 SKIPPED, GOES_ON, OWNED = 1, 2, 4
 """After a try: its operation was not queued, there is more to try, the lane is still this thread's."""
@@ -70,7 +67,7 @@ class EmulatedPort(QueuedPort):
         elif lane is handle.files:  # some of them could not be given to the pool
             lane.active = False  # nobody owns it
             with handle.lock:
-                operations = [operation for operation in lane if operation._native is None]
+                operations = [each for each in lane.operations() if each._native is None]
             for operation in operations:
                 self._give_to_pool(handle, operation)
         else:
@@ -78,7 +75,7 @@ class EmulatedPort(QueuedPort):
 
     def _give_to_pool(self, handle: EmulatedHandle, operation: Operation) -> None:
         with handle.lock:
-            if operation._status is not PENDING or operation._native is not None:
+            if operation._status != PENDING or operation._native is not None:
                 return
             progress = [GIVEN]
             job = partial(_do_on_pool, handle, operation, progress)
@@ -174,7 +171,7 @@ class EmulatedPort(QueuedPort):
             if lane.first is operation and self._settle(lane, operation, outcome, error, skipping):
                 found = SKIPPED
             lane.resting = rest > 0 and outcome is Outcome.BLOCKED
-            if lane.ready and lane.first is not None and not lane.resting and handle.life is Life.OPEN:
+            if lane.ready and lane.first is not None and not lane.resting and handle.life == Life.OPEN:
                 found |= GOES_ON
             if last or not found & GOES_ON:
                 handle.disown(lane)
@@ -203,15 +200,14 @@ class EmulatedPort(QueuedPort):
             while owned:
                 lane.ready = False
                 with handle.lock:
-                    polls = [(poll, poll._sequence) for poll in lane if isinstance(poll, Poll)]
+                    polls = [(poll, poll._sequence) for poll in lane.operations() if isinstance(poll, Poll)]
                 found = self._find_ready(handle, polls)
                 with handle.lock:
                     for poll, sequence, readiness in found:
                         if poll._status == PENDING and poll._sequence == sequence:  # it was not cancelled meanwhile
                             poll.found = readiness
-                            self._queue.complete(poll, None)  # first: where it fails, it keeps its place
-                            lane.remove(poll)
-                    if handle.life is not Life.OPEN or not lane.ready or lane.first is None:
+                            self._queue.complete_from(lane, poll, None)
+                    if handle.life != Life.OPEN or not lane.ready or lane.first is None:
                         handle.disown(lane)
                         owned = False
         finally:
@@ -246,22 +242,18 @@ def _do_on_pool(handle: EmulatedHandle, operation: Operation, progress: list[str
     """
     lane = handle.lane(operation)
     with handle.lock:
-        current = operation._status == PENDING and operation._sequence == sequence
-        if not current or handle.life is not Life.OPEN:
-            return
-        operation._native = "running"
-        handle.running += 1
-    error = refusal
-    try:
-        if error is None:
-            ATTEMPTS[operation.name](handle, operation)
-    except Exception as failure:  # noqa: BLE001 - whatever went wrong, the operation ends once
-        error = as_oserror(failure)
-    with handle.lock:
-        handle.lane(operation).remove(operation)
-        handle.queue.complete(operation, error)
-        handle.running -= 1
-    if handle.life is not Life.OPEN:
+        current = operation._native is progress
+        if current and progress[0] is GIVEN and handle.life == Life.OPEN:
+            progress[0] = RUNNING
+            handle.running += 1
+    if current and progress[0] is not GIVEN:
+        if progress[0] is RUNNING:
+            operation._error = refusal or _error_of_attempt(handle, operation)
+            progress[0] = ENDED
+        with handle.lock:
+            handle.queue.complete_from(lane, operation, operation._error)  # where it fails, this is done again
+            handle.running -= 1
+    if handle.life != Life.OPEN:
         handle.release()
     handle.queue.wake()
 

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from unio.backends.emulation import EmulatedPort
 from unio.backends.interrupt import Interrupt
-from unio.backends.native import FastPort, has_hot_path
+from unio.backends.native import FastPort, has_fast_path
 from unio.backends.processes import exit_status, open_pidfd
 from unio.errors import as_oserror
 from unio.handle import Kind
@@ -90,12 +90,13 @@ class EpollPort(FastPort, EmulatedPort):
     """A port over one epoll instance."""
 
     backend = "epoll"
+    is_fast = has_fast_path
 
     def __init__(self, *, backend: str | None = None, concurrency: int = 0) -> None:
         super().__init__(backend=backend, concurrency=concurrency)
-        if has_hot_path:
-            hot_path = self._use_hot_path()
-            hot_path.epoll, hot_path.strays = self._epoll.fileno(), self._strays
+        if self.is_fast:
+            self._kernel_number, self._stale = self._epoll.fileno(), self._strays
+            self._gather(None)
 
     def _make_interrupt(self) -> Callable[[], None]:
         self._epoll, self._interrupt = _open()
@@ -112,8 +113,8 @@ class EpollPort(FastPort, EmulatedPort):
             self._epoll.unregister(number)
 
     def _harvest(self, timeout: float | None) -> bool:
-        if self._hot_path is not None:
-            return self._hot_path.harvest(-1 if timeout is None else math.ceil(timeout * 1000))
+        if self.is_fast:
+            return self._harvest_fast(-1 if timeout is None else math.ceil(timeout * 1000))
         events = self._epoll.poll(timeout, EVENTS_MAX)
         self._queue.sleeping = False  # what comes of them, this thread sees without being interrupted
         for number, mask in events:
@@ -156,13 +157,13 @@ class EpollPort(FastPort, EmulatedPort):
                 _watch(fresh, number, mask, but=(errno.EBADF, errno.EPERM))  # it was closed, and may be a file's by now
         except OSError:
             return False
-        self._epoll = fresh  # who joins from here on registers with it; the other is closed when nobody uses it
-        if self._hot_path is not None:
-            self._hot_path.epoll = fresh.fileno()
+        # In one step, under the number that other threads are using: who joins from here on registers with the new one.
+        os.dup2(fresh.fileno(), self._epoll.fileno(), inheritable=False)
         for number, mask in self._watched().items():
             if number not in watched:  # it has joined in between
                 with contextlib.suppress(OSError):
-                    _watch(fresh, number, mask)
+                    _watch(self._epoll, number, mask)
+        fresh.close()
         return True
 
     def _watched(self) -> dict[int, int]:

@@ -35,13 +35,12 @@ import os
 import resource
 import select
 import time
-import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from unio._core import Ring
-from unio.backends.attempts import Outcome, attempt, judged, readiness_of
+from unio.backends.attempts import ATTEMPTS_MAX, Outcome, attempt, judged, readiness_of
 from unio.backends.lanes import EmulatedHandle, Life
-from unio.backends.native import FastPort, has_hot_path
+from unio.backends.native import FastPort, has_fast_path
 from unio.backends.pool import start_thread
 from unio.backends.processes import exit_status, open_pidfd
 from unio.backends.queued_port import QueuedPort
@@ -72,9 +71,6 @@ GIVE_BACK_STEP_SECONDS = 0.005
 
 LASTING = POLLRDHUP | select.POLLERR | select.POLLHUP
 """What a poll tells at once each time that it begins, asked for or not, and what need not keep a try from blocking."""
-
-TRIES_MAX = 16
-"""How often the operations of a lane are tried in one go where the ring has nothing for them."""
 
 DRAIN_SECONDS = 0.2
 """How long closing waits for what the kernel is just doing to files; what takes longer is waited for elsewhere."""
@@ -144,6 +140,7 @@ class IoUringPort(FastPort, QueuedPort):
 
     backend = "io_uring"
     tells_urgent = False
+    is_fast = has_fast_path
 
     def _make_interrupt(self) -> Callable[[], None]:
         self._ring = open_ring()
@@ -154,16 +151,7 @@ class IoUringPort(FastPort, QueuedPort):
         # until the leader goes on with it: the first would be done again.
         self._unsettled: dict[Lane, Judgement] = {}
         super().__init__(backend=backend, concurrency=concurrency)
-        if has_hot_path:
-            self._use_hot_path(self._ring)
-            return
-        port = weakref.ref(self)  # its queue does not keep it alive
-
-        def start_gathered() -> None:
-            if (here := port()) is not None:
-                here._submit(None)
-
-        self._queue.start_gathered = start_gathered
+        self._gather(self._ring)
 
     def _register(self, handle: EmulatedHandle) -> None:
         """Nothing: the ring takes any descriptor at any time."""
@@ -191,7 +179,7 @@ class IoUringPort(FastPort, QueuedPort):
             self._go_on(handle, lane, None)
 
     def _run_on(self, handle: EmulatedHandle, lane: Lane, result: int, detail: Any = None) -> None:
-        """The same, where the first operation was requested by the hot path: *result* is what came of it."""
+        """The same, where the first operation was requested by the fast path: *result* is what came of it."""
         assert lane.first is not None  # it has a result
         try:
             became = self._judge(handle, lane.first, Result(NOTHING, result, detail))
@@ -203,19 +191,25 @@ class IoUringPort(FastPort, QueuedPort):
         """Let the kernel start what it was given. Returns whether *skipping* has succeeded already."""
         self._ring.submit()
         skipped = False
-        for _ in range(TRIES_MAX):
+        for _ in range(ATTEMPTS_MAX):
             if not self._ring.take():  # of what has ended already, so that what is behind it can start
                 break
             skipped = self._act_on_results(skipping) or skipped
         return skipped
 
     def _harvest(self, timeout: float | None) -> bool:
-        if self._hot_path is not None:
-            return self._hot_path.harvest(-1 if timeout is None else math.ceil(timeout * 1000))
+        if self.is_fast:
+            return self._harvest_fast(-1 if timeout is None else math.ceil(timeout * 1000))
         return self._reap(timeout)
 
+    def _start_all(self) -> None:
+        if self.is_fast:
+            super()._start_all()
+        else:
+            self._submit(None)
+
     def _reap(self, timeout: float | None) -> bool:
-        """What the part in C does as well, which no longer finds a port that the garbage collection is closing."""
+        """What the part in C does as well, which is not used any more when the port is closed."""
         happened = self._ring.wait(timeout) > 0
         self._queue.sleeping = False  # what comes of it, this thread sees without being interrupted
         self._act_on_results()
@@ -239,7 +233,7 @@ class IoUringPort(FastPort, QueuedPort):
         return skipped
 
     def _act_on(self, owner: Owner | None, request: int, number: int, detail: Any, skipping: Operation | None) -> bool:
-        if owner is None:  # it is the hot path's
+        if owner is None:  # it is the fast path's
             handle, lane, address = detail
             self._run_on(handle, lane, number, address)
             return False
@@ -270,7 +264,7 @@ class IoUringPort(FastPort, QueuedPort):
                     if became is not None:
                         skipped = self._settle_first(handle, lane, became, skipping) or skipped
                     unsettled = None
-                    if lane.first is None or lane.resting or not self._takes_on(handle) or tries == TRIES_MAX:
+                    if lane.first is None or lane.resting or not self._takes_on(handle) or tries == ATTEMPTS_MAX:
                         handle.disown(lane)
                         break
                     blocked = became is not None and became[0] is Outcome.BLOCKED and lane.first is operation
@@ -286,13 +280,13 @@ class IoUringPort(FastPort, QueuedPort):
             self._ring.submit()
             if owned and not lane.request:  # to tell that there is a request may be what has found no memory
                 self._break_off(handle, lane, unsettled)
-            tries = TRIES_MAX
+            tries = ATTEMPTS_MAX
             if not isinstance(error, MemoryError):  # of that nobody need hear, as nothing is lost
                 raise
         finally:
-            if tries == TRIES_MAX:
+            if tries == ATTEMPTS_MAX:
                 self._backlog.append((handle, lane))
-            if tries == TRIES_MAX or lane.resting:
+            if tries == ATTEMPTS_MAX or lane.resting:
                 self._queue.wake_leader()
             self._after_run(handle)
         return skipped
@@ -324,7 +318,7 @@ class IoUringPort(FastPort, QueuedPort):
 
     def _takes_on(self, handle: EmulatedHandle) -> bool:
         """Whether the kernel may be given more of a handle: a port that is being closed would revoke it again."""
-        return handle.life is Life.OPEN and self._unusable is None
+        return handle.life == Life.OPEN and self._unusable is None
 
     def _find_target(self, handle: EmulatedHandle) -> Target | Exception:
         """What the next request on a handle names, or what kept it from being found; the caller holds no lock."""
@@ -422,7 +416,7 @@ class IoUringPort(FastPort, QueuedPort):
         became = self._try(handle, operation)
         try:
             with handle.lock:
-                ended = operation._verdict is not None or handle.life is not Life.OPEN
+                ended = operation._verdict is not None or handle.life != Life.OPEN
                 blocks = became[0] is Outcome.BLOCKED and not became[2]
                 if blocks and not lane.ready and not ended:
                     lane.request = poll
@@ -438,7 +432,7 @@ class IoUringPort(FastPort, QueuedPort):
         """Own a lane no more. Returns its operations."""
         with handle.lock:
             handle.disown(lane)
-            operations = list(lane)
+            operations = lane.operations()
         self._after_run(handle)
         return operations
 
@@ -566,7 +560,9 @@ class IoUringPort(FastPort, QueuedPort):
     def _abandon(self, handle: EmulatedHandle, *, at_once: bool) -> None:
         with handle.lock:
             firsts = [lane.first for lane in (handle.incoming, handle.outgoing) if lane.request]
-            for operation in (*firsts, *(handle.readiness or ()), *(handle.files or ())):
+            others = [lane for lane in (handle.readiness, handle.files) if lane is not None]
+            alone = [operation for lane in others for operation in lane.operations()]
+            for operation in (*firsts, *alone):
                 if operation is not None:
                     self._revoke(handle, handle.lane(operation), operation)
         if at_once:

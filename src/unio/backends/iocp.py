@@ -145,7 +145,7 @@ class IocpPort(Port):
             self._submit_detached(operation, timeout)
             return False
         with handle.lock:
-            idle = operation._status is IDLE
+            idle = operation._status == IDLE
             try:
                 _left = operation._begin()  # goes when this returns, and the lock is given back
                 self._check_open(handle)
@@ -218,13 +218,18 @@ class IocpPort(Port):
 
         Until then nobody has it, which its number says: a verdict is left with it.
         """
-        if operation._status == IDLE:
-            operation._sequence = NOT_LINKED
-        _left = operation._begin()
-        if handle is not None and handle.life is not Life.OPEN:
-            operation._status = IDLE
-            raise self._unusable() if self._unusable else NotAssociated(f"{handle!r} is closed")
-        put_off(partial(self._submit_begun, handle, operation, timeout))
+        idle = operation._status == IDLE
+        try:
+            if idle:
+                operation._sequence = NOT_LINKED
+            _left = operation._begin()
+            if handle is not None:
+                self._check_open(handle)
+            put_off(partial(self._insist, self._submit_begun, handle, operation, timeout))
+        except BaseException:
+            if idle:
+                operation._status = IDLE
+            raise
 
     def _submit_begun(self, handle: IocpHandle | None, operation: Operation, timeout: float | None) -> None:
         """Submit an operation whose flight has begun before."""
@@ -368,7 +373,7 @@ class IocpPort(Port):
         with self._lock:
             if self._unusable is not None:  # it was closed meanwhile, and nobody would end the operation any more
                 raise self._unusable()
-            idle = operation._status is IDLE
+            idle = operation._status == IDLE
             try:
                 _left = operation._begin()  # goes when this returns, and the lock is given back
                 self._enter_detached(operation, timeout)

@@ -56,19 +56,26 @@ class IocpHandle(Handle):
     """
 
     __slots__ = (
+        "__weakref__",
         "calling",
         "connected",
         "directions",
         "disconnected",
         "ended",
         "extensions",
+        "key",
+        "kind",
         "life",
         "lock",
         "number",
+        "object",
         "pending",
         "pointer",
         "port",
         "said",
+        "skip_on_success",
+        "socket",
+        "stream",
     )
 
     def __init__(self, port: IocpPort, given: HasFileno | int, key: Any, *, skip_on_success: bool) -> None:

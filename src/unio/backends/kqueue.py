@@ -169,7 +169,7 @@ class KqueuePort(EmulatedPort):
 
     def _look_at_fifos(self) -> None:
         for handle in list(self._fifos):
-            if handle.life is Life.OPEN:
+            if handle.life == Life.OPEN:
                 self._notice(handle, readable=True, writable=True)
             else:
                 self._fifos.discard(handle)

@@ -14,18 +14,16 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from unio.backends.locks import Lock, holds_lock, put_off
-from unio.backends.native import LaneState, next_sequence
+from unio.backends.native import has_fast_path, next_sequence
 from unio.backends.objects import close_elsewhere, closed, closes_at_once, stands_for
 from unio.errors import AssociationError, cancelled, shown
 from unio.handle import Handle, HasFileno, Kind
-from unio.operation_state import PENDING
 from unio.operations import Route
 from unio.port import port_closed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
-    from unio.backends.native import HotPath
     from unio.backends.queued_port import QueuedPort
     from unio.operations import Operation
 
@@ -47,114 +45,178 @@ class Life(IntEnum):
     ORPHANED = 3  # the port was closed; the object is still the caller's to close
 
 
-class Lane(LaneState):
-    """The operations of one direction of a handle, oldest first: a linked list, so that any can be taken out."""
+if TYPE_CHECKING:
+    from unio._core import HandleState
+    from unio._core import Lane as Lane  # noqa: PLC0414 - so that it counts as this module's
+elif has_fast_path:
+    from unio._core import HandleState, Lane
+else:
+
+    class Lane:
+        """The operations of one direction of a handle, oldest first: a linked list, so that any can be taken out."""
+
+        __slots__ = ("active", "drained", "first", "last", "ready", "request", "resting")
+
+        def __init__(self) -> None:
+            self.first = None
+            self.last = None
+            self.ready = True
+            """Whether a try may succeed: nothing was tried yet, or an event came since the last one that blocked."""
+            self.active = False
+            """Whether some thread owns the lane and is trying its first operation."""
+            self.resting = False
+            """Whether it waits for a deadline and not for an event: where a try that blocks makes one by itself."""
+            self.drained = False
+            """Whether the last receive has left nothing, so that the kernel had better wait before the next try."""
+            self.request = 0
+            """What the kernel knows the first operation by, while it has that one and so owns the lane; otherwise 0."""
+
+        def append(self, operation: Operation) -> None:
+            self._link(self.last, operation, None)
+
+        def remove(self, operation: Operation) -> None:
+            previous, following = operation._previous, operation._next
+            if previous is None:
+                self.first = following
+            else:
+                previous._next = following
+            if following is None:
+                self.last = previous
+            else:
+                following._previous = previous
+            operation._previous = operation._next = None
+
+        def restore(self, operation: Operation) -> None:
+            """Put an operation back where it was, in the order of submission."""
+            previous, following = None, self.first
+            while following is not None and following._sequence < operation._sequence:
+                previous, following = following, following._next
+            self._link(previous, operation, following)
+
+        def _link(self, previous: Operation | None, operation: Operation, following: Operation | None) -> None:
+            operation._previous, operation._next = previous, following
+            if previous is None:
+                self.first = operation
+            else:
+                previous._next = operation
+            if following is None:
+                self.last = operation
+            else:
+                following._previous = operation
+
+        def operations(self) -> list[Operation]:
+            """All of them; the caller holds the handle's lock."""
+            found = []
+            operation = self.first
+            while operation is not None:
+                found.append(operation)
+                operation = operation._next
+            return found
+
+    class HandleState:
+        """What a handle keeps; EmulatedHandle says what each is."""
+
+        __slots__ = (
+            "__weakref__",
+            "closing",
+            "ended",
+            "failure",
+            "files",
+            "identity",
+            "incoming",
+            "is_fast",
+            "key",
+            "kind",
+            "life",
+            "lock",
+            "number",
+            "object",
+            "outgoing",
+            "port",
+            "private",
+            "queue",
+            "readiness",
+            "running",
+            "serial",
+            "shows_drained",
+            "shut_down",
+            "skip_on_success",
+            "socket",
+            "stream",
+        )
+
+        def __init__(self) -> None:
+            self.lock = Lock()
+            self.incoming = Lane()
+            self.outgoing = Lane()
+
+        def close(self) -> None:
+            self._close()
+
+
+class EmulatedHandle(HandleState, Handle):
+    """A handle and its lanes. Its ``lock`` guards the lanes, the status of their operations, and its own life.
+
+    C makes such a handle of what is plain, and closes it where nothing is in flight (association.c).
+    """
 
     __slots__ = ()
 
-    def __init__(self) -> None:
-        self.first = None
-        self.last = None
-        self.ready = True
-        """Whether a try may succeed: nothing was tried yet, or an event came since the last one that blocked."""
-        self.active = False
-        """Whether some thread owns the lane and is trying its first operation."""
-        self.resting = False
-        """Whether it waits for a deadline and not for an event: where a try that blocks makes an event by itself."""
-        self.drained = False
-        """Whether the last receive has left nothing, so that the kernel had better wait before it tries the next."""
-        self.request = 0
-        """What the kernel knows the first operation by, while it has that one and so owns the lane; otherwise 0."""
-
-    def __iter__(self) -> Iterator[Operation]:
-        operation = self.first
-        while operation is not None:
-            following = operation._next
-            yield operation
-            operation = following
-
-    def append(self, operation: Operation) -> None:
-        last = self.last
-        operation._previous = last
-        operation._next = None
-        if last is None:
-            self.first = operation
-        else:
-            last._next = operation
-        self.last = operation
-
-    def remove(self, operation: Operation) -> None:
-        previous, following = operation._previous, operation._next
-        if previous is None:
-            self.first = following
-        else:
-            previous._next = following
-        if following is None:
-            self.last = previous
-        else:
-            following._previous = previous
-        operation._previous = operation._next = None
-
-
-class EmulatedHandle(Handle):
-    """A handle and its lanes. Its ``lock`` guards the lanes, the status of their operations, and its own life."""
-
-    __slots__ = (
-        "closing",
-        "ended",
-        "failure",
-        "files",
-        "hot_path",
-        "identity",
-        "incoming",
-        "life",
-        "lock",
-        "number",
-        "outgoing",
-        "port",
-        "private",
-        "queue",
-        "readiness",
-        "running",
-        "serial",
-        "shows_drained",
-        "shut_down",
-    )
+    lock: Lock
+    incoming: Lane
+    outgoing: Lane
+    readiness: Lane | None
+    """Of polls. This and the next are seldom needed, and a server may have many handles."""
+    files: Lane | None
+    """The operations of a file, which have no order."""
+    is_fast: bool
+    """Whether C does the plain operations of this handle."""
+    identity: tuple[int, int] | None
+    """Of what the number stands for, where no socket object knows."""
+    closing: bool
+    """Whether a thread is within its close()."""
+    running: int
+    """Operations that are being done without the lane: of files, and polls."""
+    serial: int
+    """A number that no other has."""
+    failure: int
+    """The errno of the last connect, where an event told it."""
+    ended: bool
+    """The peer will send no more, or urgent data made receives short."""
+    shut_down: bool
+    """The write side was ended here."""
+    private: int
+    """A descriptor of the port's own that stands for a file, or -1."""
+    shows_drained: bool
+    """Whether a receive that comes up short has emptied the socket."""
 
     def __init__(
         self, port: QueuedPort, given: HasFileno | int, number: int, key: Any, *, skip_on_success: bool
     ) -> None:
-        self.object = given
-        self.key = key
-        self.skip_on_success = skip_on_success
-        self.number = number
-        self.identity: tuple[int, int] | None = None  # of what the number stands for, where no socket object knows
+        HandleState.__init__(self)
+        self.life = Life.OPEN
+        self.identity = None
         if isinstance(given, socket.socket):
             self.kind = Kind.SOCKET
         else:
             status = _status(given, number)
             self.kind = _kind(given, status)
             self.identity = (status.st_dev, status.st_ino)
+        self.object = given
+        self.key = key
+        self.skip_on_success = skip_on_success
+        self.number = number
         self.port = weakref.ref(port)
         self.queue = port._queue
-        self.lock = Lock()
-        self.incoming = Lane()
-        self.outgoing = Lane()
-        # The other two are seldom needed, and a server may have many handles.
-        self.readiness: Lane | None = None
+        self.readiness = None
         self.files = Lane() if self.kind is Kind.FILE else None
-        self.closing = False  # whether a thread is within its close()
-        self.running = 0  # operations that are being done without the lane: of files, and polls
-        self.life = Life.OPEN
-        self.serial = next_sequence()  # a number that no other has; those that C makes are alike, and need none
-        self.failure = 0  # the errno of the last connect, where an event told it
-        self.ended = False  # the peer will send no more, or urgent data made receives short
-        self.shut_down = False  # the write side was ended here
+        self.closing = self.ended = self.shut_down = False
+        self.running = self.failure = 0
+        self.serial = next_sequence()
         self.socket = None
         self.private = -1
         self.stream = True
-        self.shows_drained = False
-        self.hot_path: HotPath | None = None  # what does the plain operations of this handle, if anything does
+        self.shows_drained = self.is_fast = False
         if self.kind is Kind.SOCKET:
             sock = given if isinstance(given, socket.socket) else _BorrowedSocket(fileno=number)
             self.socket = sock
@@ -164,15 +226,14 @@ class EmulatedHandle(Handle):
             inet = family_of(sock) in (socket.AF_INET, socket.AF_INET6)
             is_tcp = inet and self.stream and sock.proto in (0, socket.IPPROTO_TCP)
             self.shows_drained = is_tcp and port.tells_urgent
-            if self.stream and isinstance(given, socket.socket):
-                self.hot_path = port._hot_path
+            self.is_fast = port.is_fast and self.stream and isinstance(given, socket.socket)
 
     def fileno(self) -> int:
         return self.number if self.life in (Life.OPEN, Life.ORPHANED) and self.is_open() else -1
 
     @property
     def closed(self) -> bool:
-        return self.life is not Life.OPEN or not self.is_open()
+        return self.life != Life.OPEN or not self.is_open()
 
     def is_open(self) -> bool:
         """Whether the number still stands for what was associated."""
@@ -208,7 +269,7 @@ class EmulatedHandle(Handle):
                 operations = self.in_flight()
         return sum([port._cancel(operation, "cancelled by Handle.cancel") for operation in operations])
 
-    def close(self) -> None:
+    def _close(self) -> None:
         port = self.port()
         if port is not None and port._forked:
             self._close_object()  # the parent's handle, its lock and its registration are not this process's business
@@ -230,7 +291,7 @@ class EmulatedHandle(Handle):
             put_off(partial(self.leave, life))
             return
         with self.lock:
-            if self.life is not Life.OPEN:
+            if self.life != Life.OPEN:
                 return
             self.life = life
         self._end(closer=False)
@@ -267,13 +328,10 @@ class EmulatedHandle(Handle):
                 self.closing = False
             if self.life in (Life.OPEN, Life.CLOSED) or self._is_busy():
                 return
-            closing = self.life is Life.CLOSING
+            closing = self.life == Life.CLOSING
             for operation in self.in_flight():
-                lane = self.lane(operation)
-                if operation._status == PENDING:  # else an earlier call of this has come so far, and no further
-                    verdict = operation._verdict or cancelled("the handle or its port was closed")
-                    self.queue.complete(operation, verdict)
-                lane.remove(operation)
+                verdict = operation._verdict or cancelled("the handle or its port was closed")
+                self.queue.complete_from(self.lane(operation), operation, verdict)
             if closing:
                 self.life = Life.CLOSED
         try:
@@ -333,13 +391,14 @@ class EmulatedHandle(Handle):
 
     def in_flight(self) -> list[Operation]:
         """The operations in flight, in the order of their submission; the caller holds the lock."""
-        operations = [*self.incoming, *self.outgoing, *(self.readiness or ()), *(self.files or ())]
+        lanes = (self.incoming, self.outgoing, self.readiness, self.files)
+        operations = [each for lane in lanes if lane is not None for each in lane.operations()]
         operations.sort(key=_sequence_of)
         return operations
 
     def own(self, lane: Lane) -> bool:
         """Make this thread the owner of a lane, if it is worth trying; the caller holds the lock."""
-        if lane.first is None or not lane.ready or lane.active or lane.resting or self.life is not Life.OPEN:
+        if lane.first is None or not lane.ready or lane.active or lane.resting or self.life != Life.OPEN:
             return False
         lane.active = True
         return True

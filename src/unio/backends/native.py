@@ -1,8 +1,8 @@
 """The C part of unio, where there is one.
 
 ``unio._core`` is compiled at installation, where there is a compiler. Without it everything works, in Python alone: the
-Python form stays for those who have no compiler, and for other systems and interpreters. Free-threaded Python has the
-module without the hot path, which relies on Python's lock. A class is C or it is Python: which one, is chosen here.
+Python form stays for those who have no compiler, and for other systems and interpreters. A class is C or it is Python:
+a module that has a twin in Python looks here which of them it is to be.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib
 import itertools
 import socket
-from collections import deque
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,10 +20,6 @@ if TYPE_CHECKING:
 
     core = _core
     _absence = ""
-    # So that they count as this module's.
-    from unio._core import FastPort as FastPort  # noqa: PLC0414
-    from unio._core import HotPath as HotPath  # noqa: PLC0414
-    from unio._core import Packets
 else:
     try:
         core = importlib.import_module("unio._core")
@@ -59,9 +54,10 @@ finds_numbers = _no_numbers is None
 It looks into the object, right before each call: a number that was remembered might be another's by then.
 """
 
-has_hot_path = finds_numbers and hasattr(core, "HotPath")
+has_fast_path = finds_numbers
+"""Whether C does what is plain: submissions, completions and waits."""
 
-no_hot_path = _no_numbers if has_hot_path or _no_numbers else "this Python has no lock of its own"
+no_fast_path = _no_numbers
 """Why C does nothing, or less than it could; None where it does all."""
 
 
@@ -84,29 +80,18 @@ else:
 
 
 if TYPE_CHECKING:
-    from unio._core import LaneState as LaneState  # noqa: PLC0414
-elif has_hot_path:
+    from unio._core import FastPort as FastPort  # noqa: PLC0414 - so that it counts as this module's
+elif has_fast_path:
     FastPort = core.FastPort
-    LaneState = core.LaneState
 else:
 
     class FastPort:
-        """What a port's class begins with, to have its methods in C where there is a hot path."""
+        """What a port's class begins with, to have its methods in C where there is a fast path."""
 
         __slots__ = ()
 
-    class LaneState:
-        """What a lane keeps."""
 
-        __slots__ = ("active", "drained", "first", "last", "ready", "request", "resting")
-
-
-def make_packets() -> Packets | deque[Any]:
-    """Make the queue of a port's packets."""
-    return core.Packets() if has_hot_path else deque()
-
-
-next_sequence: Callable[[], int] = core.next_sequence if has_hot_path else itertools.count(1).__next__
+next_sequence: Callable[[], int] = core.next_sequence if has_fast_path else itertools.count(1).__next__
 """A number above all before it, by which operations are ordered."""
 
 
@@ -114,11 +99,11 @@ def _no_part_in_c(_waiter: object) -> None:
     pass
 
 
-thread_waits: Callable[[object], None] = core.thread_waits if has_hot_path else _no_part_in_c
+thread_waits: Callable[[object], None] = core.thread_waits if has_fast_path else _no_part_in_c
 """Lets the C part know what the calling thread is as one that waits; the caller keeps it alive."""
 
 
 def share_book(book: dict[int, Any], lock: Lock) -> None:
     """Let the C part write into the book of the handles that have joined a port, with its lock held."""
-    if has_hot_path:
+    if has_fast_path:
         core.share_book(book, lock)

@@ -1,22 +1,21 @@
 """The threads that run: the cap on how many of them a port lets run at once.
 
 Windows' kernel counts the threads that run for each of its completion ports: those that a wait has returned something
-to, until they wait again or end, and not while they are blocked, which a kernel sees. Here a port has as many *places*
+to, until they wait again or end, and not while they are blocked, which a kernel sees. Here a port has as many *slots*
 as threads may run. A thread takes one when a wait is about to return it something. It keeps it while the queue has more
 for it, and gives it back when it waits and there is nothing, when it waits on another port, when it ends, and when it
 says that it is about to block.
 
-A place is an element of a list. It moves by pop and append, each of which is one step: nobody waits for a lock, and a
-signal handler may post in the middle of any of this. Whoever gives a place back looks at the queue afterwards, and
-whoever queues a packet looks for a place afterwards; whichever comes second sees the other.
+Whoever gives a slot back looks at the queue afterwards, and whoever queues a packet looks for a slot afterwards;
+whichever comes second sees the other (queue.py).
 
 A thread may block without saying so. No portable call tells whether a thread is blocked, but its processor clock does,
-in time: it stands still. So while packets wait and all places are taken, the thread that leads looks at the clocks of
-those that hold them, every WATCH_SECONDS. One whose clock has stood still for BLOCKED_SECONDS loses its place. The
+in time: it stands still. So while packets wait and all slots are taken, the thread that leads looks at the clocks of
+those that hold them, every WATCH_SECONDS. One whose clock has stood still for BLOCKED_SECONDS loses its slot. The
 clock of a thread that is given no processor stands still as well. Linux tells the two apart by the thread's state,
 which is read once the clock has raised the question; elsewhere the time is chosen so that this is rare, and then one
 thread more runs for a while. A thread that waits for Python's lock sleeps too, but wakes every few milliseconds to ask
-for it, which moves its clock. Nothing of this is done, and nothing is paid, while no packet waits for a place. macOS
+for it, which moves its clock. Nothing of this is done, and nothing is paid, while no packet waits for a slot. macOS
 has no clock of another thread that Python could read: there, a thread has to say that it blocks.
 """
 
@@ -31,7 +30,7 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unio.backends.native import thread_waits
+from unio.backends.native import has_fast_path, thread_waits
 from unio.finalizers import is_ending
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
     from unio.backends.queue import CompletionQueue
 
 WATCH_SECONDS = 0.02
-"""How often the running threads are looked at while packets wait for a place."""
+"""How often the running threads are looked at while packets wait for a slot."""
 
 BLOCKED_SECONDS = 0.1
 """How long the processor clock of a thread stands still before it counts as blocked."""
@@ -54,72 +53,60 @@ def keep(row: list[Any], what: Any) -> None:
         row.append(what)
 
 
-class Waiter:
+if TYPE_CHECKING or has_fast_path:
+    from unio._core import WaiterState
+else:
+
+    class WaiterState:
+        """What a thread that waits keeps for the queue; Waiter says what each is."""
+
+        __slots__ = ("beyond", "gate", "slot", "woken")
+
+
+class Waiter(WaiterState):
     """A thread that waits on a port, or did so last. It is made by that thread."""
 
-    __slots__ = (
-        "_beyond",
-        "_clock",
-        "_number",
-        "_process",
-        "_queue",
-        "_since",
-        "_time",
-        "gate",
-        "place",
-        "places",
-        "woken",
-    )
+    __slots__ = ("_clock", "_number", "_process", "_queue", "_since", "_time")
+
+    slot: Any
+    """Whether the thread has a slot; true where it has."""
+    woken: float
+    """When it was last woken for a packet, by the monotonic clock."""
 
     def __init__(self, queue: CompletionQueue) -> None:
         self._queue = weakref.ref(queue)  # a thread that goes on to other things keeps no port alive
-        self.places = queue.places
-        self.place: list[None] = []
-        """Empty, or the one place that this thread has."""
         self.gate = threading.Lock()
         """Held while the thread sleeps; whoever wakes it releases this."""
         self.gate.acquire()
-        self.woken = 0.0
-        """When it was last woken for a packet, by the monotonic clock."""
-        self._beyond = False  # it runs without a place, since it came back from blocking when there was none
+        self.beyond = False
+        """Whether it runs without a slot, since it came back from blocking when there was none."""
         self._clock = _clock_of_this_thread()
         self._number = threading.get_native_id()
         self._time = self._since = -1.0
         self._process = os.getpid()
 
+    def belongs_to(self, queue: CompletionQueue) -> bool:
+        return self._queue() is queue
+
     def enter(self) -> bool:
-        """Take a place unless this thread has one. Returns whether it has one now."""
-        if self.place:
-            return True
-        self._beyond = False
-        try:
-            place = self.places.pop()
-        except IndexError:  # all are taken
-            return False
-        try:
-            keep(self.place, place)
-        except BaseException:
-            keep(self.places, place)
-            raise
-        return True
+        """Take a slot unless this thread has one. Returns whether it has one now."""
+        queue = self._queue()
+        return queue is not None and queue.enter(self)
 
     def leave(self) -> bool:
-        """Give the place back, if this thread has one, and let another have it. Returns whether it was running."""
-        beyond, self._beyond = self._beyond, False
-        try:
-            place = self.place.pop()
-        except IndexError:
-            return beyond
-        keep(self.places, place)
+        """Give the slot back, if this thread has one, and let another have it. Returns whether it was running."""
+        beyond = self.beyond
         queue = self._queue()
-        if queue is not None and queue.packets:
+        if queue is None or not queue.leave(self):
+            return beyond
+        if queue.has_packets:
             queue.wake()
         return True
 
     def resume(self) -> None:
         """Run again after having left to block: at once, as Windows has it, though that may be one too many."""
-        if not self.place and not self.enter():
-            self._beyond = True
+        if not self.enter():
+            self.beyond = True
 
     def stands_still(self, now: float) -> float:
         """For how many seconds the thread has used no processor time, while this was asked again and again."""
@@ -127,7 +114,7 @@ class Waiter:
             return 0.0
         try:
             used = time.clock_gettime(self._clock)
-        except OSError:  # it has ended, and is about to give its place back
+        except OSError:  # it has ended, and is about to give its slot back
             return 0.0
         if used != self._time:
             self._time, self._since = used, now
@@ -150,8 +137,7 @@ class Waiter:
         # A forked child has the parent's objects, but none of its threads, and must not touch what they share.
         if self._process == os.getpid():
             if (queue := self._queue()) is not None:
-                queue.waiters.pop(id(self), None)
-                queue.start_gathered()
+                queue.part(self)
             self.leave()
 
     def start_gathered(self) -> None:
@@ -197,19 +183,19 @@ here = _Here()
 
 
 class Blocking:
-    """A block in which a thread has left its port's places, to run again at the end of it."""
+    """A block in which a thread has given its slot back, to run again at the end of it."""
 
-    __slots__ = ("_left", "_places", "_start_gathered")
+    __slots__ = ("_left", "_queue", "_start_gathered")
 
-    def __init__(self, start_gathered: Callable[[], None], places: list[None]) -> None:
+    def __init__(self, start_gathered: Callable[[], None], queue: CompletionQueue) -> None:
         self._start_gathered = start_gathered
-        self._places = places
+        self._queue = queue
         self._left: Waiter | None = None
 
     def __enter__(self) -> None:
         self._start_gathered()
         waiter = here.waiter
-        if waiter is not None and waiter.places is self._places and waiter.leave():
+        if waiter is not None and waiter.belongs_to(self._queue) and waiter.leave():
             self._left = waiter
 
     # A generator of the program's may be in the block when it is dropped: at the end of the program, too.
@@ -225,7 +211,7 @@ def join(queue: CompletionQueue) -> Waiter:
         thread_waits(None)
         here.waiter.end()
     waiter = Waiter(queue)
-    queue.waiters[id(waiter)] = waiter
+    queue.join(waiter)
     # The old stay isn't replaced by a new one: a signal that came while its __del__ ran would raise nothing.
     stay = here.stay = here.stay or _Stay()
     stay.waiter = here.waiter = waiter

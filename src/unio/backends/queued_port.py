@@ -17,7 +17,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import threading
 import time
+import weakref
 from abc import ABC, abstractmethod
 from collections import deque
 from functools import partial
@@ -25,14 +27,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from unio.arguments import seconds
 from unio.backends import joined
-from unio.backends.attempts import Outcome, made_socket
+from unio.backends.attempts import ATTEMPTS_MAX, SEND_CHUNK, Outcome, made_socket
 from unio.backends.calls import make_fit
 from unio.backends.lanes import EmulatedHandle, Lane, Life
 from unio.backends.locks import Lock, holds_lock, put_off, refuse_within_lock
-from unio.backends.native import core, has_hot_path, next_sequence
+from unio.backends.native import core, has_fast_path, next_sequence
 from unio.backends.objects import number_of, told_status
-from unio.backends.places import WATCH_SECONDS, Blocking, Waiter, here, join, keep
-from unio.backends.queue import CompletionQueue, nothing_gathered
+from unio.backends.places import WATCH_SECONDS, Blocking, Waiter, here, join
+from unio.backends.queue import ASK_SECONDS, TAKES_MAX, CompletionQueue, nothing_gathered
 from unio.backends.timers import NOT_LINKED, is_on
 from unio.errors import NotAssociated, as_oserror, cancelled, timed_out
 from unio.handle import HasFileno, Kind
@@ -44,15 +46,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from unio._core import Ring
-    from unio.backends.native import HotPath
     from unio.backends.timers import Deadline, WhichFlight
 
-
-TAKES_MAX = 256
-"""How many packets may be taken out of the queue before the kernel is asked again, though the queue is not empty."""
-
-ASK_SECONDS = 0.001
-"""How soon after the first of them it is asked again, however few they were: a handler may take long over each."""
 
 SWEEP_SECONDS = 0.05
 """How soon an otherwise idle wait looks for handles that were closed behind the port's back."""
@@ -70,8 +65,8 @@ SLEEP_SECONDS_MAX = 86400.0
 class QueuedPort(Port, ABC):
     """A port with a queue of its own. Subclasses add how operations are done, and the kernel."""
 
-    _hot_path: HotPath | None = None
-    """What does plain operations in the place of this, where there is such a thing."""
+    is_fast: ClassVar[bool] = False
+    """Whether C does the plain operations of such a port; see native.FastPort, which its class begins with then."""
 
     tells_urgent: ClassVar[bool] = True
     """Whether an event tells that urgent data have come, after which a short receive doesn't show an empty socket."""
@@ -84,8 +79,6 @@ class QueuedPort(Port, ABC):
         self._detached: dict[int, Operation] = {}  # in flight without a handle: timers and process exits
         self._claimed: set[int] = set()  # those of them that some thread begins or ends just now
         self._backlog: deque[tuple[EmulatedHandle, Lane]] = deque()  # lanes that used up their tries
-        self._takes = 0
-        self._first_take = 0.0  # when the first of them was
         self._next_sweep = 0.0
         super().__init__(backend=backend, concurrency=concurrency)
 
@@ -100,12 +93,28 @@ class QueuedPort(Port, ABC):
         else:
             self._queue.start_gathered()
 
-    def _use_hot_path(self, *ring: Ring) -> HotPath:
-        """Have C do the plain operations, where there is a hot path; over a ring, if one is given."""
-        made = core.HotPath(self, self._queue, self._table, self._backlog, *ring)
-        self._hot_path = made
-        self._queue.start_gathered = made.start_gathered
-        return made
+    def _gather(self, ring: Ring | None) -> None:
+        """Gather what threads submit between two waits, in C where that is there; over a ring, if one is given."""
+        port = weakref.ref(self)  # its queue does not keep it alive
+
+        def start_gathered() -> None:
+            if (here := port()) is not None:
+                here._start_all()
+
+        self._queue.start_gathered = start_gathered
+        if self.is_fast:
+            self._begin_fast(self._queue, self._table, self._backlog, self._queue.timers, ring)
+
+    def _start_all(self) -> None:
+        """Start what threads have submitted and is to be started together at their next wait."""
+
+    if TYPE_CHECKING:  # what FastPort adds in C
+
+        def _begin_fast(
+            self, queue: CompletionQueue, table: Any, backlog: Any, timers: object, ring: Ring | None, /
+        ) -> None: ...
+        def _end_fast(self) -> None: ...
+        def _harvest_fast(self, timeout_ms: int, /) -> bool: ...
 
     # What a subclass adds
 
@@ -260,7 +269,7 @@ class QueuedPort(Port, ABC):
 
     def _check_open(self, handle: EmulatedHandle, operation: Operation) -> None:
         """Raise what a submit of an idle operation to a handle raises that has left its port."""
-        if handle.life is not Life.OPEN and operation._status == IDLE:
+        if handle.life != Life.OPEN and operation._status == IDLE:
             raise self._unusable() if self._unusable else NotAssociated(f"{handle!r} is closed")
 
     def _append(self, handle: EmulatedHandle, lane: Lane, operation: Operation, timeout: float | None) -> None:
@@ -298,7 +307,7 @@ class QueuedPort(Port, ABC):
         lane = handle.lane(operation)
         with handle.lock:
             verdict = operation._verdict
-            if handle.life is not Life.OPEN:
+            if handle.life != Life.OPEN:
                 verdict = verdict or cancelled("the handle or its port was closed")
             if verdict is not None:
                 operation._sequence = next_sequence()
@@ -368,7 +377,7 @@ class QueuedPort(Port, ABC):
         if isinstance(operation, ProcessExit):
             self._start_watch(operation)
         self._queue.wake_leader()
-        if self._queue.packets:
+        if self._queue.has_packets:
             self._queue.wake()
 
     # The watch of a process is begun and ended by system calls, over which the port's lock is not held. A thread that
@@ -447,7 +456,7 @@ class QueuedPort(Port, ABC):
         """Try a lane again: after an event, or when it had used up its tries or was to rest for a while."""
         # Without the lock: a submit that links an operation from here on sees that the lane is ready.
         lane.ready = True
-        if handle.life is not Life.OPEN:  # perhaps something has kept its end from being finished
+        if handle.life != Life.OPEN:  # perhaps something has kept its end from being finished
             handle.end_anew()
             return
         if lane.first is None:
@@ -471,15 +480,13 @@ class QueuedPort(Port, ABC):
             lane.remove(operation)
             self._queue.forget(operation)
             return True
-        if operation._status is PENDING:  # else an earlier call of this has come so far, and no further
-            self._queue.complete(operation, error)  # first: where it fails, the operation keeps its place
-        lane.remove(operation)
+        self._queue.complete_from(lane, operation, error)
         return False
 
     def _after_run(self, handle: EmulatedHandle) -> None:
-        if handle.life is not Life.OPEN:
+        if handle.life != Life.OPEN:
             handle.release()
-        if self._queue.packets:
+        if self._queue.has_packets:
             self._queue.wake()
 
     # Ending
@@ -551,8 +558,7 @@ class QueuedPort(Port, ABC):
         it, for instance a datagram to another receiver.
         """
         first = lane.first is operation
-        self._queue.complete(operation, verdict)
-        lane.remove(operation)
+        self._queue.complete_from(lane, operation, verdict)
         if not first or lane not in (handle.incoming, handle.outgoing):
             return False
         lane.ready = True
@@ -571,7 +577,7 @@ class QueuedPort(Port, ABC):
         limit = check_limit(limit)
         until = None if timeout is None else time.monotonic() + seconds(timeout, "the time-out")
         waiter = here.waiter
-        if waiter is None or waiter.places is not self._queue.places:
+        if waiter is None or not waiter.belongs_to(self._queue):
             waiter = join(self._queue)
         batch: list[Completion] = []
         try:
@@ -589,54 +595,38 @@ class QueuedPort(Port, ABC):
         return batch
 
     def blocking(self) -> Blocking:
-        return Blocking(self._start_gathered, self._queue.places)
+        return Blocking(self._start_gathered, self._queue)
 
     def _wait(self, waiter: Waiter, until: float | None, limit: int) -> list[Completion]:
         queue = self._queue
         while True:
             if self._unusable is not None:
                 raise self._unusable()
-            if queue.packets and not self._should_ask() and (waiter.place or waiter.enter()):
+            if queue.has_packets and not queue.should_ask() and waiter.enter():
                 batch = queue.take(limit)
                 if batch:
-                    if not self._takes:
-                        self._first_take = time.monotonic()
-                    self._takes += len(batch)
                     return batch
             left = None if until is None else until - time.monotonic()
             if not self._lead(waiter, left):
                 self._follow(waiter, left)
-            if (
-                left is not None
-                and left <= 0
-                and self._unusable is None
-                and not (queue.packets and queue.has_for(waiter))
-            ):
+            if left is not None and left <= 0 and self._unusable is None and not queue.has_for(waiter):
                 return []
-
-    def _should_ask(self) -> bool:
-        """Whether the kernel is to be asked before more packets are taken."""
-        if not self._takes:
-            return False
-        return self._takes >= TAKES_MAX or time.monotonic() >= self._first_take + ASK_SECONDS
 
     def _lead(self, waiter: Waiter, timeout: float | None) -> bool:
         """Ask the kernel until there is something to return or the time is over. Returns False if another leads."""
         queue = self._queue
+        turn = object()
         try:
-            del queue.seat[0]
-        except IndexError:
-            return False
-        try:
+            if not queue.lead(turn):
+                return False
             if self._unusable is None:
                 self._turn(waiter, timeout)
-                self._takes = 0  # not before: what others take during a long turn must not lead to another at once
+                queue.asked()  # not before: what others take during a long turn must not lead to another at once
         except BaseException:
             self._look_again()
             raise
         finally:
-            queue.sleeping = queue.watching = False
-            keep(queue.seat, None)
+            queue.end_lead(turn)
             if self._unusable is not None:
                 self._close_kernel_once()
         return True
@@ -651,7 +641,7 @@ class QueuedPort(Port, ABC):
     def _follow(self, waiter: Waiter, timeout: float | None) -> None:
         """Sleep while another thread leads, unless there is something to return."""
         if self._queue.has_for(waiter):
-            self._takes = 0  # the leader asks the kernel often enough
+            self._queue.asked()  # the leader asks the kernel often enough
             return
         self._queue.arrive(waiter)
         waiter.leave()
@@ -666,7 +656,7 @@ class QueuedPort(Port, ABC):
         swept = False
         while True:
             happened = self._turn_once(waiter, until, swept=swept)
-            if self._unusable is not None or (queue.packets and queue.has_for_leader(waiter)):
+            if self._unusable is not None or queue.has_for_leader(waiter):
                 return
             if until is not None and time.monotonic() >= until:
                 self._sweep(idle=True)
@@ -679,12 +669,12 @@ class QueuedPort(Port, ABC):
         queue = self._queue
         queue.sleeping = True  # from here on whoever queues a packet interrupts; so look at the queue after this
         timeout = self._sleep_time(until, swept=swept)
-        if self._backlog or self._unusable is not None or (queue.packets and queue.has_for_leader(waiter)):
+        if self._backlog or self._unusable is not None or queue.has_for_leader(waiter):
             timeout = 0
-        elif queue.packets:  # they are for threads that run, or are about to
+        elif queue.has_packets:  # they are for threads that run, or are about to
             queue.watching = True
             timeout = WATCH_SECONDS if timeout is None else min(timeout, WATCH_SECONDS)
-        elif waiter.place:
+        elif waiter.slot:
             queue.arrive(waiter)  # who was woken for what others have taken would else wait for itself
             waiter.leave()
         happened = self._harvest(timeout)
@@ -770,14 +760,14 @@ class QueuedPort(Port, ABC):
 
     def _end_everything(self) -> None:
         """Close what a port consists of, as far as that has not been done yet."""
-        if self._hot_path is not None:
-            self._hot_path.close(self)
+        if self.is_fast:
+            self._end_fast()
         self._queue.close()
         for handle in list(self._table.values()):
             handle.leave(Life.ORPHANED)
             handle.end_anew()  # for what an earlier call of this has left
             joined.keep_object(handle)
-        self._queue.start_gathered()  # what was gathered on those handles ends with them
+        self._start_all()  # what was gathered on those handles ends with them
         self._queue.start_gathered = nothing_gathered
         self._table.clear()
         for operation in list(self._detached.values()):
@@ -787,9 +777,7 @@ class QueuedPort(Port, ABC):
 
     def _close_kernel_once(self) -> None:
         """Close the kernel's side, unless another thread is in there: that one does it when it comes out."""
-        try:
-            del self._queue.seat[0]
-        except IndexError:
+        if not self._queue.lead(self._queue.timers):  # for ever
             return
         self._close_kernel()
         while self._backlog:  # what was broken off, and which nobody takes up any more
@@ -805,5 +793,14 @@ class QueuedPort(Port, ABC):
         return count + self._queue.count_operations()
 
 
-if has_hot_path:
-    core.learn(QueuedPort, EmulatedHandle, Waiter, Life, made_socket)
+if has_fast_path:
+    core.learn(QueuedPort, EmulatedHandle, Kind.SOCKET, made_socket)
+    core.adopt(
+        takes_max=TAKES_MAX,
+        ask_seconds=ASK_SECONDS,
+        sweep_seconds=SWEEP_SECONDS,
+        lock_seconds_max=threading.TIMEOUT_MAX,
+        attempts_max=ATTEMPTS_MAX,
+        limit=LIMIT_DEFAULT,
+        send_max=SEND_CHUNK,
+    )

@@ -57,9 +57,9 @@ def c_part() -> str:
     """Whether the part of unio that is C is there, and does all that it could."""
     from unio.backends import native  # noqa: PLC0415 - only this needs it
 
-    if native.no_hot_path is None:
+    if native.no_fast_path is None:
         return "there"
-    return f"{'absent' if native.core is None else 'there, without the hot path'}: {native.no_hot_path}"
+    return f"{'absent' if native.core is None else 'there, without the fast path'}: {native.no_fast_path}"
 
 
 def h11_version() -> str | None:

@@ -1,7 +1,5 @@
-/* Tries of the hot path: preparing them, making the system calls, acting on what came of them. See hot_path.c. */
-#include "hot_path.h"
-
-#ifndef Py_GIL_DISABLED
+/* Attempts of the fast path: preparing them, making the system calls, acting on what came of them. See port.c. */
+#include "port.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -9,8 +7,6 @@
 #include <unistd.h>
 
 #include "address.h"
-
-#define SEND_MAX (256 * 1024) /* bytes; what is larger goes in parts, as attempts.py says */
 
 int is_plain(PyObject *operation, enum kind kind) {
     if (!OP(operation)->key) /* a subclass has not called its base's __init__ */
@@ -21,7 +17,7 @@ int is_plain(PyObject *operation, enum kind kind) {
     Py_ssize_t size;
     PyObject *memory = memory_of(operation, &data, &size);
     Py_XDECREF(memory);
-    return memory && size > 0 && (size <= SEND_MAX || kind == RECV);
+    return memory && size > 0 && (size <= constant.send_max || kind == RECV);
 }
 
 /* Finds where the bytes come from or go to. Returns 0 where a program has written to what tells. */
@@ -41,14 +37,14 @@ static int prepare_buffer(struct attempt *attempt, PyObject *operation) {
     return 1;
 }
 
-int prepare(struct hot_path *self, struct attempt *attempt, PyObject *handle, struct lane *lane) {
+int prepare(struct port *self, struct attempt *attempt, PyObject *handle, struct lane *lane) {
     PyObject *operation = lane->first;
-    if (SLOT(handle, life) != open_life || !has_first(lane))
+    if (!is_open(handle) || !has_first(lane))
         return 0;
     enum kind kind = kind_of(operation);
     if (kind == NEITHER || !is_plain(operation, kind))
         return 0;
-    struct attempt made = {.number = number_at(SLOT(handle, socket)), .kind = (char)kind};
+    struct attempt made = {.number = number_at(handle_of(handle)->socket), .kind = (char)kind};
     if (kind != ACCEPT && !prepare_buffer(&made, operation))
         return 0;
     if (kind == ACCEPT && !(made.peer = PyMem_Malloc(sizeof *made.peer)))
@@ -97,9 +93,9 @@ static int adopt(struct attempt *a) {
     PyObject *number = PyLong_FromSsize_t(a->result), *flags = PyLong_FromLong(SOCK_NONBLOCK);
     PyObject *address = address_to(&a->peer->address, a->peer->size);
     if (number && flags && address) {
-        a->accepted = PyObject_CallFunctionObjArgs(made_socket, SLOT(a->handle, socket), number, flags, NULL);
+        a->accepted = PyObject_CallFunctionObjArgs(made_socket, handle_of(a->handle)->socket, number, flags, NULL);
         if (a->accepted)
-            put_ref(&ACCEPTING(a->operation)->address, address);
+            set_field(a->operation, &ACCEPTING(a->operation)->address, Py_NewRef(address));
     } else {
         close((int)a->result);
     }
@@ -110,11 +106,10 @@ static int adopt(struct attempt *a) {
 }
 
 /* Takes back the deadline of an operation that has succeeded. Its lane is this thread's, so nobody else ends it. */
-static int discard_expiry(struct hot_path *self, PyObject *operation) {
-    PyObject *expiry = OP(operation)->expiry;
-    if (expiry == Py_None)
+static int discard_expiry(struct port *self, PyObject *operation) {
+    if (OP(operation)->expiry == Py_None)
         return 0;
-    OP(operation)->expiry = Py_NewRef(Py_None);
+    PyObject *expiry = exchange_field(operation, &OP(operation)->expiry, Py_NewRef(Py_None));
     PyObject *result = PyObject_CallMethodOneArg(self->timers, name.discard, expiry);
     Py_DECREF(expiry);
     Py_XDECREF(result);
@@ -123,13 +118,12 @@ static int discard_expiry(struct hot_path *self, PyObject *operation) {
 
 /* Queues an operation that has succeeded and has no deadline any more, as CompletionQueue.complete does. Like all that is
  * done under the handle's lock, it calls nothing. */
-static int succeed(struct hot_path *self, PyObject *operation) {
-    put_ref(&OP(operation)->error, Py_None);
-    put_ref(&OP(operation)->native, Py_None);
-    if (packets_append(self->packets, operation) < 0)
-        return -1;
-    set_status(operation, QUEUED); /* nobody takes it meanwhile, as Python's lock is held */
-    return 0;
+static int succeed(struct port *self, PyObject *operation) {
+    set_status(operation, QUEUED); /* first: from then on another thread may take it */
+    if (queue_append(self->queue, operation) == 0)
+        return 0;
+    set_status(operation, PENDING);
+    return -1;
 }
 
 enum next { OVER, RUN_ON, JUDGE };
@@ -144,22 +138,19 @@ static int is_done(const struct attempt *a) {
 /* Whether a receive has shown that the socket is empty: attempts.py says why one that came up short does. */
 static int has_drained(const struct attempt *a) {
     return a->kind == RECV && a->result > 0 && (size_t)a->result < a->size &&
-           SLOT(a->handle, shows_drained) == Py_True && SLOT(a->handle, ended) != Py_True;
+           handle_of(a->handle)->shows_drained && !handle_of(a->handle)->ended;
 }
 
 /* Notes what an operation that has succeeded has brought. */
 static void note(struct attempt *a) {
-    if (a->kind == ACCEPT) {
-        PyObject *former = ACCEPTING(a->operation)->socket; /* is dropped without the lock: its finalizer may take it */
-        ACCEPTING(a->operation)->socket = a->accepted;
-        a->accepted = former;
-        return;
-    }
-    set_transferred(a->operation, (long long)a->done + a->result);
+    if (a->kind == ACCEPT) /* the former one is dropped without the lock: its finalizer may take it */
+        a->accepted = exchange_field(a->operation, &ACCEPTING(a->operation)->socket, a->accepted);
+    else
+        set_transferred(a->operation, (long long)a->done + a->result);
 }
 
 /* Acts on the result of an attempt, under the handle's lock. Says what is left to do without it. */
-static enum next settle_locked(struct hot_path *self, struct attempt *a, int *failed) {
+static enum next settle_locked(struct port *self, struct attempt *a, int *failed) {
     PyObject *operation = a->operation, *handle = a->handle;
     struct lane *lane = a->lane;
     if (self->ring) {
@@ -170,22 +161,16 @@ static enum next settle_locked(struct hot_path *self, struct attempt *a, int *fa
         note(a);
         if (!has_drained(a))
             lane->ready = 1;
+        lane_remove(lane, operation); /* first: once it is queued, another thread may submit it to another handle */
         if (a->skips) {
-            put_ref(&OP(operation)->native, Py_None);
             set_status(operation, IDLE);
             a->skipped = 1;
-        } else if (succeed(self, operation) < 0) { /* first: where it fails, the operation keeps its place */
+        } else if (succeed(self, operation) < 0) {
+            lane_restore(lane, operation);
             *failed = 1;
             return a->kind == ACCEPT ? RUN_ON : JUDGE;
         }
-        PyObject *following = OP(operation)->next;
-        if (following == Py_None)
-            put_ref(&lane->last, Py_None);
-        else
-            put_ref(&OP(following)->previous, Py_None);
-        put_ref(&lane->first, following);
-        put_ref(&OP(operation)->next, Py_None);
-        if (has_first(lane) && lane->ready && SLOT(handle, life) == open_life)
+        if (has_first(lane) && lane->ready && is_open(handle))
             return RUN_ON;
     } else if (a->result != -EAGAIN || OP(operation)->verdict != Py_None || lane->ready) {
         return a->kind == ACCEPT ? RUN_ON : JUDGE; /* what accept4 says, it says again */
@@ -203,21 +188,21 @@ static void drop(struct attempt *a) {
     PyMem_Free(a->peer);
 }
 
-static int settle(struct hot_path *self, struct attempt *a) {
+static int settle(struct port *self, struct attempt *a) {
     PyObject *kept = NULL;
     int failed = 0;
     if (a->kind == ACCEPT && a->result >= 0 && adopt(a) < 0)
         keep_first(&kept);
     if (is_done(a) && discard_expiry(self, a->operation) < 0)
         keep_first(&kept);
-    lock_acquire(SLOT(a->handle, lock));
+    lock_acquire(handle_of(a->handle)->lock);
     enum next next = settle_locked(self, a, &failed);
-    lock_release(SLOT(a->handle, lock));
+    lock_release(handle_of(a->handle)->lock);
     if (PyErr_Occurred()) { /* it is not to be seen by what is called now */
         keep_first(&kept);
         failed = 0;
     }
-    if (self->closed && call(self->queue, name.empty) < 0) /* with what has ended too late to be emptied by who closed it */
+    if (PEEK(self->closed) && call((PyObject *)self->queue, name.empty) < 0) /* with what has ended too late to be emptied by who closed it */
         keep_first(&kept);
     if (next == RUN_ON) {
         failed |= call_port(self, name.run, a->handle, (PyObject *)a->lane, NULL) < 0;
@@ -227,7 +212,7 @@ static int settle(struct hot_path *self, struct attempt *a) {
             result = PyLong_FromSsize_t(a->result); /* what it says would be lost, and there may be some memory by now */
         failed |= !result || call_port(self, name.run_on, a->handle, (PyObject *)a->lane, result) < 0;
         Py_XDECREF(result);
-    } else if (SLOT(a->handle, life) != open_life) {
+    } else if (!is_open(a->handle)) {
         failed |= call(a->handle, name.release) < 0;
     }
     drop(a);
@@ -258,50 +243,73 @@ int raise_kept(PyObject *kept) {
     return -1;
 }
 
-void settle_all(struct hot_path *self, struct attempt *attempts, int count, PyObject **kept) {
+void settle_all(struct port *self, struct attempt *attempts, int count, PyObject **kept) {
     for (int i = 0; i < count; i++) {
         if (settle(self, &attempts[i]) < 0)
             keep_first(kept);
     }
-    for (int i = 0; i < count && PyList_GET_SIZE(self->parked) && packets_count(self->packets) > 0; i++) {
-        if (call(self->queue, name.wake) < 0)
+    for (int i = 0; i < count && queue_has_parked(self->queue) && queue_count(self->queue) > 0; i++) {
+        if (queue_wake(self->queue) < 0)
             keep_first(kept);
     }
 }
 
-void make_attempts(struct hot_path *self, struct attempt *attempts, int count, PyObject **kept) {
+void make_attempts(struct port *self, struct attempt *attempts, int count, PyObject **kept) {
     Py_BEGIN_ALLOW_THREADS
     perform(attempts, count);
     Py_END_ALLOW_THREADS
     settle_all(self, attempts, count, kept);
 }
 
-/* Prepares a request for each of a row of attempts; the next time that somebody enters the ring, the kernel has them.
- * Once there is room, this keeps Python's lock, so that nobody ends such an operation in the middle. */
-static void request_attempts(struct hot_path *self, struct attempt *attempts, int count, PyObject **kept) {
-    ring_make_room(self->ring, (unsigned)count);
-    for (struct attempt *a = attempts; a < attempts + count; a++) {
-        unsigned long long request = 0;
-        if (OP(a->operation)->verdict == Py_None && SLOT(a->handle, life) == open_life)
-            request = ring_attempt(self->ring, a, a->lane->drained);
-        if (request) {
-            a->lane->request = request;
-        } else {
-            if (PyErr_Occurred())
-                keep_first(kept);
-            if (call_port(self, name.run, a->handle, (PyObject *)a->lane, NULL) < 0)
-                keep_first(kept);
-            drop(a);
-        }
-    }
+/* Prepares a request for an attempt, unless its operation is to end. With the handle's lock held, so that nobody ends it in
+ * the middle. Returns false where that is not for C, or an exception is set; and true with no request where the ring is
+ * full, for it is entered with no lock held. */
+static int request_locked(struct port *self, struct attempt *a) {
+    if (OP(a->operation)->verdict != Py_None || !is_open(a->handle))
+        return 0;
+    a->lane->request = ring_attempt(self->ring, a, a->lane->drained);
+    return a->lane->request || !PyErr_Occurred();
 }
 
-/* Tries all that is gathered now, which makes place for more. */
-static void try_gathered(struct hot_path *self, struct room *room, PyObject **kept) {
-    size_t count = self->gathered_count;
+static void request_attempt(struct port *self, struct attempt *a, PyObject **kept) {
+    int requested = 0, fits = 1;
+    while (fits && !requested) {
+        lock_acquire(handle_of(a->handle)->lock);
+        fits = request_locked(self, a);
+        requested = a->lane->request != 0;
+        lock_release(handle_of(a->handle)->lock);
+        if (fits && !requested)
+            ring_make_room(self->ring, 1); /* another thread has filled it */
+    }
+    if (requested)
+        return;
+    if (PyErr_Occurred())
+        keep_first(kept);
+    if (call_port(self, name.run, a->handle, (PyObject *)a->lane, NULL) < 0)
+        keep_first(kept);
+    drop(a);
+}
+
+/* Requests each of a row of attempts; the next time that somebody enters the ring, the kernel has them. */
+static void request_attempts(struct port *self, struct attempt *attempts, int count, PyObject **kept) {
+    ring_make_room(self->ring, (unsigned)count);
+    for (struct attempt *a = attempts; a < attempts + count; a++)
+        request_attempt(self, a, kept);
+}
+
+/* Takes out what is gathered, which makes place for more. Returns how many there are. */
+static unsigned take_gathered(struct gathering *gathering, struct gathered *lanes) {
+    mutex_lock(&gathering->mutex);
+    unsigned count = gathering->count;
+    memcpy(lanes, gathering->lanes, count * sizeof *lanes);
+    gathering->count = 0;
+    mutex_unlock(&gathering->mutex);
+    return count;
+}
+
+/* Tries so many lanes that were gathered. */
+static void try_gathered(struct port *self, struct room *room, unsigned count, PyObject **kept) {
     int prepared = 0;
-    memcpy(room->gathered, self->gathered, count * sizeof *room->gathered);
-    self->gathered_count = 0;
     for (struct gathered *each = room->gathered; each < room->gathered + count; each++) {
         if (prepare(self, &room->attempts[prepared], each->handle, each->lane))
             prepared++;
@@ -316,18 +324,47 @@ static void try_gathered(struct hot_path *self, struct room *room, PyObject **ke
         request_attempts(self, room->attempts, prepared, kept);
 }
 
-int start_gathered(struct hot_path *self) {
+/* Takes out what one of the threads has gathered. A gathering goes with its thread, under the queue's mutex. */
+static unsigned take_any_gathered(struct queue *queue, struct gathered *lanes) {
+    unsigned count = 0;
+    mutex_lock(&queue->mutex);
+    for (struct gathering *each = queue->gatherings; each && !count; each = each->next)
+        count = PEEK(each->count) ? take_gathered(each, lanes) : 0;
+    mutex_unlock(&queue->mutex);
+    return count;
+}
+
+/* Tries what one thread has gathered, or, without one, what each of them has; and what that has led to. */
+static int start(struct port *self, struct gathering *gathering) {
     PyObject *kept = NULL;
-    struct room *room = self->gathered_count ? take_room(self) : NULL;
+    struct room *room = take_room(self);
+    unsigned count = room != NULL;
     if (!room)
-        return self->gathered_count ? -1 : 0;
-    while (self->gathered_count)
-        try_gathered(self, room, &kept);
+        return -1;
+    while (count) {
+        count = gathering ? take_gathered(gathering, room->gathered) : take_any_gathered(self->queue, room->gathered);
+        try_gathered(self, room, count, &kept);
+    }
     give_back_room(self, room);
     return raise_kept(kept);
 }
 
-int try_at_once(struct hot_path *self, PyObject *handle, struct lane *lane) {
+int start_gathering(struct port *self, struct gathering *gathering) {
+    return PEEK(gathering->count) ? start(self, gathering) : 0;
+}
+
+static int has_gathered(struct queue *queue) {
+    int has = 0;
+    mutex_lock(&queue->mutex);
+    for (struct gathering *each = queue->gatherings; each && !has; each = each->next)
+        has = PEEK(each->count) > 0;
+    mutex_unlock(&queue->mutex);
+    return has;
+}
+
+int start_gathered(struct port *self) { return has_gathered(self->queue) ? start(self, NULL) : 0; }
+
+int try_at_once(struct port *self, PyObject *handle, struct lane *lane) {
     struct attempt attempt;
     if (!prepare(self, &attempt, handle, lane)) /* the handle was closed in the meantime */
         return call_port(self, name.run, handle, (PyObject *)lane, NULL);
@@ -339,6 +376,3 @@ int try_at_once(struct hot_path *self, PyObject *handle, struct lane *lane) {
         return -1;
     return attempt.skipped;
 }
-
-
-#endif

@@ -1,0 +1,95 @@
+/* unio._core.QueueState: the packets of a port, and the threads that wait for them; queue.py says what each part is. */
+#ifndef UNIO_COMPLETION_QUEUE_H
+#define UNIO_COMPLETION_QUEUE_H
+
+#include "core.h"
+
+#define GATHERED_MAX 256 /* so many are started at once: the first should not wait for a long time */
+
+struct gathered {
+    PyObject *handle; /* strong references, both */
+    struct lane *lane;
+};
+
+/* What one thread has submitted and is to be tried at its next wait. The queue owns it, and not the thread, which may keep
+ * nothing of the program's alive. The thread adds to it, and any thread may take everything out. */
+struct gathering {
+    struct gathering *next;
+    mutex mutex;
+    unsigned count;
+    struct gathered lanes[GATHERED_MAX];
+};
+
+/* A thread that waits on a port, or did so last. */
+struct waiter {
+    PyObject_HEAD
+    PyObject *gate;              /* a lock, held while the thread sleeps */
+    unsigned long long belongs;  /* the serial number of its queue */
+    struct gathering *gathering; /* valid for as long as that queue lives */
+    double woken;                /* when it was last woken for a packet, by the monotonic clock */
+    char slot;                   /* whether it has one */
+    char beyond; /* it runs without one, since it came back from blocking when there was none */
+};
+
+/* Threads in the order in which they came. Room for all of them is there before one comes. */
+struct row {
+    struct waiter **waiters; /* strong references */
+    size_t count;
+};
+
+struct queue {
+    PyObject_HEAD
+    PyObject *interrupt;       /* fetches the leader out of the kernel */
+    unsigned long long serial; /* which no other queue has */
+    mutex mutex;               /* of all that follows */
+    PyObject **ring;           /* the packets: from head on, round its end. NULL while it is empty, perhaps */
+    size_t mask, head, count;
+    PyObject *leader; /* what the leading thread has given; NULL if none leads */
+    struct row parked, coming;
+    size_t room;       /* of each row */
+    size_t waiters;    /* that have joined and not parted */
+    Py_ssize_t slots;  /* that may be taken */
+    struct gathering *gatherings;
+    double first_take; /* when the first of takes was */
+    unsigned takes;    /* packets taken since the kernel was asked */
+    char closed, sleeping, watching;
+};
+
+/* Those that return an int say whether it was so, or -1 with an exception where that can be. */
+
+int queue_append(struct queue *self, PyObject *packet);
+int queue_append_left(struct queue *self, PyObject *packet);
+
+/* NULL, without an exception, if there is none. */
+PyObject *queue_pop_left(struct queue *self);
+
+static inline size_t queue_count(struct queue *self) { return PEEK(self->count); }
+
+int queue_enter(struct queue *self, struct waiter *waiter);
+int queue_leave(struct queue *self, struct waiter *waiter);
+int queue_lead(struct queue *self, PyObject *turn);
+void queue_end_lead(struct queue *self, PyObject *turn);
+int queue_has_for(struct queue *self, struct waiter *waiter);
+int queue_has_for_leader(struct queue *self, struct waiter *waiter);
+int queue_should_ask(struct queue *self);
+int queue_park(struct queue *self, struct waiter *waiter, double timeout);
+int queue_wake(struct queue *self);
+int queue_wake_leader(struct queue *self);
+int queue_pass_on(struct queue *self);
+void queue_arrive(struct queue *self, struct waiter *waiter);
+
+static inline int queue_is_led(struct queue *self) { return PEEK(self->leader) != NULL; }
+static inline int queue_has_parked(struct queue *self) { return PEEK(self->parked.count) != 0; }
+
+/* Takes up to so many packets out of the queue, as a list of completions. */
+PyObject *queue_take(struct queue *self, Py_ssize_t limit);
+
+/* Puts completions back to the head of the queue, as no wait can return them after all. */
+int queue_give_back(struct queue *self, PyObject *batch);
+
+double monotonic(void);
+
+/* The thread that runs, as one that has waited on a port; its module (places.py) owns it, and tells of each change. */
+extern _Thread_local struct waiter *here INITIAL_EXEC;
+
+#endif

@@ -1,0 +1,117 @@
+/* unio._core.HandleState: what a handle keeps. Its methods are those of EmulatedHandle, in Python; but for close(), whose
+ * short form is in association.c. */
+#include "handle.h"
+
+#include <structmember.h> /* T_OBJECT and its like, until Python 3.12 */
+
+PyObject *handle_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(keywords)) {
+    PyObject *made = type->tp_alloc(type, 0);
+    struct handle *self = handle_of(made);
+    if (!made)
+        return NULL;
+    self->private = -1;
+    self->stream = 1;
+    self->lock = lock_type->tp_alloc(lock_type, 0);
+    self->incoming = lane_type->tp_alloc(lane_type, 0);
+    self->outgoing = lane_type->tp_alloc(lane_type, 0);
+    if (!self->lock || !self->incoming || !self->outgoing) {
+        Py_DECREF(made);
+        return NULL;
+    }
+    lane_of(self->incoming)->ready = lane_of(self->outgoing)->ready = 1;
+    return made;
+}
+
+static int traverse(PyObject *object, visitproc visit, void *arg) {
+    struct handle *self = handle_of(object);
+    Py_VISIT(Py_TYPE(object));
+    Py_VISIT(self->key);
+    Py_VISIT(self->object);
+    Py_VISIT(self->socket);
+    Py_VISIT(self->queue);
+    Py_VISIT(self->incoming);
+    Py_VISIT(self->outgoing);
+    Py_VISIT(self->readiness);
+    Py_VISIT(self->files);
+    return 0;
+}
+
+/* The lock and the lanes stay, as a finalizer may still look at them. */
+static int clear(PyObject *object) {
+    struct handle *self = handle_of(object);
+    Py_CLEAR(self->key);
+    Py_CLEAR(self->object);
+    Py_CLEAR(self->socket);
+    Py_CLEAR(self->readiness);
+    Py_CLEAR(self->files);
+    return 0;
+}
+
+static void dealloc(PyObject *object) {
+    struct handle *self = handle_of(object);
+    PyTypeObject *type = Py_TYPE(object);
+    PyObject_GC_UnTrack(object);
+    if (self->weakrefs)
+        PyObject_ClearWeakRefs(object);
+    clear(object);
+    Py_CLEAR(self->kind);
+    Py_CLEAR(self->identity);
+    Py_CLEAR(self->port);
+    Py_CLEAR(self->queue);
+    Py_CLEAR(self->lock);
+    Py_CLEAR(self->incoming);
+    Py_CLEAR(self->outgoing);
+    type->tp_free(object);
+    Py_DECREF(type);
+}
+
+#define OBJECT(name) {#name, T_OBJECT, offsetof(struct handle, name), 0, NULL}
+#define FIXED(name) {#name, T_OBJECT, offsetof(struct handle, name), READONLY, NULL}
+#define NUMBER(name) {#name, T_INT, offsetof(struct handle, name), 0, NULL}
+#define FLAG(name) {#name, T_BOOL, offsetof(struct handle, name), 0, NULL}
+
+static PyMemberDef members[] = {
+    OBJECT(key),
+    OBJECT(kind),
+    OBJECT(object),
+    OBJECT(socket),
+    OBJECT(identity),
+    OBJECT(port),
+    OBJECT(queue),
+    FIXED(lock),
+    FIXED(incoming),
+    FIXED(outgoing),
+    OBJECT(readiness),
+    OBJECT(files),
+    NUMBER(number),
+    NUMBER(private),
+    NUMBER(running),
+    NUMBER(failure),
+    {"serial", T_PYSSIZET, offsetof(struct handle, serial), 0, NULL},
+    {"life", T_UBYTE, offsetof(struct handle, life), 0, NULL},
+    FLAG(closing),
+    FLAG(ended),
+    FLAG(shut_down),
+    FLAG(skip_on_success),
+    FLAG(shows_drained),
+    FLAG(stream),
+    FLAG(is_fast),
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(struct handle, weakrefs), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyMethodDef methods[] = {
+    {"close", handle_close, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot slots[] = {
+    {Py_tp_new, handle_new},  {Py_tp_dealloc, dealloc}, {Py_tp_traverse, traverse},
+    {Py_tp_clear, clear},     {Py_tp_members, members}, {Py_tp_methods, methods},
+    {0, NULL},
+};
+
+PyType_Spec handle_spec = {.name = "unio._core.HandleState",
+                           .basicsize = sizeof(struct handle),
+                           .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
+                           .slots = slots};

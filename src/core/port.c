@@ -1,0 +1,662 @@
+/* unio._core.FastPort: the fast path of submit, wait, post and associate, for ports with a queue of their own.
+ *
+ * What is plain goes through here: an accept, or a receive or a send with one buffer, on a stream socket, that nothing
+ * stands before.
+ * Everything else is left to the Python that it is a short form of (queued_port.py, emulation.py, attempts.py), also in
+ * the middle: each function here does what its namesake there would do, or hands over to it. So there is one emulation.
+ * The rules are those of lanes.py: who changes a lane holds the lock of its handle, and who tries its first operation
+ * owns it.
+ *
+ * What it gains besides: the sends and receives that a thread submits between two waits are gathered, and tried in one
+ * go at the next, and those that the kernel has told of are tried in one go as well, all of them without Python's lock.
+ *
+ * Without Python's lock all of this holds as well. A port's fields that change are the queue's, which has a mutex, or are
+ * looked at as a hint; the table and the backlog are Python's own, each of whose steps is one; what is gathered is each
+ * thread's own, and taken from it under a mutex. docs/threads.md has the order of the locks.
+ */
+#include "port.h"
+
+#include <errno.h>
+#include <math.h>
+#include <structmember.h> /* T_INT, until Python 3.12 */
+
+#define ARGUMENTS_MAX 8 /* no method has more */
+#define SECONDS_MAX 1e6 /* a longer time-out is Python's */
+
+struct room *take_room(struct port *self) {
+    struct room *room = __atomic_exchange_n(&self->room, NULL, __ATOMIC_ACQ_REL);
+    if (!room && !(room = PyMem_RawMalloc(sizeof *room)))
+        PyErr_NoMemory();
+    return room;
+}
+
+void give_back_room(struct port *self, struct room *room) {
+    PyMem_RawFree(__atomic_exchange_n(&self->room, room, __ATOMIC_ACQ_REL));
+}
+
+/* Acts on the results of attempts that were taken out of the ring. */
+static void settle_results(struct port *self, PyObject **kept) {
+    struct room *room = take_room(self);
+    int count = room ? EVENTS_MAX : 0;
+    if (!room)
+        keep_first(kept);
+    while (count == EVENTS_MAX) {
+        count = ring_take_attempts(self->ring, room->attempts, EVENTS_MAX);
+        settle_all(self, room->attempts, count, kept);
+    }
+    if (room)
+        give_back_room(self, room);
+}
+
+/* Acts on all results that were, and has the ring start what has become the first of its lane. */
+static void act_on_results(struct port *self, PyObject **kept) {
+    settle_results(self, kept);
+    if (ring_has_results(self->ring) && call_port(self, name.act_on_results, NULL, NULL, NULL) < 0)
+        keep_first(kept);
+    ring_submit_gathered(self->ring);
+}
+
+/* Where nobody is parked, the leader has to take what comes of it. */
+int start_for_others(struct port *self) {
+    PyObject *kept = NULL;
+    if (start_gathered(self) < 0)
+        keep_first(&kept);
+    if (self->ring) {
+        ring_submit_gathered(self->ring);
+        /* What has ended already is settled, so that what is behind it can start. */
+        for (int i = 0; i < constant.attempts_max && ring_take_some(self->ring) > 0; i++)
+            act_on_results(self, &kept);
+    }
+    if (!queue_has_parked(self->queue) && queue_count(self->queue) > 0 && queue_wake(self->queue) < 0)
+        keep_first(&kept);
+    return raise_kept(kept);
+}
+
+/* The port's own methods. Who calls one holds the port for as long as that takes. */
+
+/* The port, if it may use this. */
+static struct port *usable_port(PyObject *object) {
+    struct port *self = (struct port *)object;
+    return usable(self) ? self : NULL;
+}
+
+/* The thread as one that waits on this port, if it does and may do all that its port does. */
+static struct waiter *waiter_here(struct port *self) {
+    return here && here->belongs == self->queue->serial && !holds_lock() ? here : NULL;
+}
+
+/* Calls the Python form of a method, with the arguments of this one. */
+static PyObject *call_slow(PyObject *port, PyObject *function, PyObject *const *args, Py_ssize_t count, PyObject *names) {
+    PyObject *stack[ARGUMENTS_MAX + 1] = {port};
+    Py_ssize_t all = count + (names ? PyTuple_GET_SIZE(names) : 0);
+    if (all > ARGUMENTS_MAX)
+        return PyErr_Format(PyExc_TypeError, "%zd arguments are too many", all);
+    memcpy(stack + 1, args, (size_t)all * sizeof *args);
+    return PyObject_Vectorcall(function, stack, (size_t)count + 1, names);
+}
+
+static PyObject *port_associate(PyObject *port, PyObject *const *args, Py_ssize_t count, PyObject *names) {
+    struct port *self = usable_port(port);
+    int has_key_by_name = names && PyTuple_GET_SIZE(names) == 1 && PyTuple_GET_ITEM(names, 0) == name.key;
+    if (self && (names ? count == 1 && has_key_by_name : count == 1 || count == 2)) {
+        PyObject *key = names || count == 2 ? args[1] : Py_None, *handle = associate(self, args[0], key);
+        if (handle)
+            return handle;
+    }
+    return call_slow(port, slow.associate, args, count, names);
+}
+
+/* Submitting */
+
+/* Links an operation into its lane, if nothing stands before it; where that is not for this file, refuses. Says OWNED
+ * where this thread has become the lane's owner. */
+enum linked { REFUSED, LINKED, OWNED };
+
+/* What the last flight has left. It goes when the lock is given back: an error leads to what is the program's. */
+struct left {
+    PyObject *error, *verdict;
+};
+
+static enum linked link_locked(PyObject *operation, PyObject *handle, struct lane *lane, struct left *left) {
+    if (status_of(operation) != IDLE || !is_open(handle) || has_first(lane) || lane->active || lane->resting)
+        return REFUSED;
+    set_status(operation, PENDING);
+    left->verdict = exchange_field(operation, &OP(operation)->verdict, Py_NewRef(Py_None));
+    left->error = exchange_field(operation, &OP(operation)->error, Py_NewRef(Py_None));
+    set_transferred(operation, 0);
+    OP(operation)->sequence = next_sequence();
+    lane_append(lane, operation);
+    if (!lane->ready)
+        return LINKED;
+    lane->active = 1;
+    return OWNED;
+}
+
+/* Notes a lane that this thread owns, to be tried at its next wait. Returns whether there is room for no more. */
+static int gather(struct gathering *gathering, PyObject *handle, struct lane *lane) {
+    mutex_lock(&gathering->mutex);
+    struct gathered *place = &gathering->lanes[gathering->count++];
+    place->handle = Py_NewRef(handle);
+    place->lane = (struct lane *)Py_NewRef(lane);
+    int full = gathering->count == GATHERED_MAX;
+    mutex_unlock(&gathering->mutex);
+    return full;
+}
+
+/* Whether a handle is one of this port's that C may act for. */
+static int is_fast_here(struct port *self, PyObject *handle) {
+    return Py_TYPE(handle) == handle_type && handle_of(handle)->is_fast &&
+           handle_of(handle)->queue == (PyObject *)self->queue;
+}
+
+/* Whether a receive's own buffer was filled: Python gets it a larger one. */
+static int is_to_grow(PyObject *operation, enum kind kind) {
+    return kind == RECV && BUFFERED(operation)->grows && transferred_of(operation) == BUFFERED(operation)->size;
+}
+
+/* Submits an operation that is plain, and says in *skipped whether it has succeeded and queues nothing. */
+static int submit_fast(struct port *self, PyObject *operation, int *skipped) {
+    struct waiter *waiter = waiter_here(self);
+    enum kind kind = waiter ? kind_of(operation) : NEITHER;
+    if (kind == NEITHER)
+        return 0;
+    PyObject *handle = field_of(operation, &OP(operation)->handle);
+    if (!handle || !is_fast_here(self, handle) || !is_plain(operation, kind) || is_to_grow(operation, kind)) {
+        Py_XDECREF(handle);
+        return 0;
+    }
+    struct lane *lane = lane_of(kind == SEND ? handle_of(handle)->outgoing : handle_of(handle)->incoming);
+    struct left left = {NULL, NULL};
+    lock_acquire(handle_of(handle)->lock);
+    int done = link_locked(operation, handle, lane, &left);
+    lock_release(handle_of(handle)->lock);
+    if (done == OWNED && handle_of(handle)->skip_on_success) {
+        *skipped = try_at_once(self, handle, lane);
+        done = *skipped < 0 ? -1 : 1;
+    } else if (done == OWNED && gather(waiter->gathering, handle, lane) && start_for_others(self) < 0) {
+        done = -1;
+    }
+    Py_DECREF(handle);
+    Py_XDECREF(left.verdict); /* last: their finalizers may run any code, which may take the lock */
+    Py_XDECREF(left.error);
+    return done;
+}
+
+static PyObject *port_submit(PyObject *port, PyObject *const *args, Py_ssize_t count, PyObject *names) {
+    struct port *self = usable_port(port);
+    if (self && count == 1 && !names) {
+        int skipped = 0, done = submit_fast(self, args[0], &skipped);
+        if (done < 0)
+            return NULL;
+        if (done)
+            return PyBool_FromLong(skipped);
+    }
+    return call_slow(port, slow.submit, args, count, names);
+}
+
+/* Posting */
+
+/* Post, as QueuedPort.post does. Like everything that it does until it wakes somebody, it is one step of Python's, so that
+ * it may be called from a signal handler. */
+static PyObject *port_post(PyObject *port, PyObject *const *args, Py_ssize_t count, PyObject *names) {
+    struct port *self = usable_port(port);
+    if (!self || names || count < 1 || count > 3)
+        return call_slow(port, slow.post, args, count, names);
+    PyObject *zero = PyLong_FromLong(0); /* a small number: it is there */
+    PyObject *completion = posted_completion(args[0], count > 1 ? args[1] : Py_None, count > 2 ? args[2] : zero);
+    Py_DECREF(zero);
+    if (completion && !usable(self)) { /* making it has run a finalizer that has closed the port */
+        Py_DECREF(completion);
+        return call_slow(port, slow.post, args, count, names);
+    }
+    int failed = !completion || queue_append(self->queue, completion) < 0;
+    Py_XDECREF(completion);
+    if (!failed && PEEK(self->queue->closed)) /* in another thread just now; who closed it may have emptied it before */
+        failed = call((PyObject *)self->queue, name.empty) < 0;
+    if (failed || queue_wake(self->queue) < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+/* Waiting */
+
+/* The arguments of a wait, where they are plain. */
+struct wait {
+    double timeout; /* seconds; negative for ever */
+    double until;   /* when that is over, on the monotonic clock */
+    Py_ssize_t limit;
+};
+
+/* The seconds that are left of a wait; negative for ever. */
+static double left_of(const struct wait *wait) {
+    double left = wait->timeout < 0 ? -1 : wait->until - monotonic();
+    return wait->timeout < 0 || left > 0 ? left : 0;
+}
+
+static PyObject *time_left(const struct wait *wait) {
+    return wait->timeout < 0 ? Py_NewRef(Py_None) : PyFloat_FromDouble(left_of(wait));
+}
+
+/* When a deadline is due, on the monotonic clock: infinity where there is none, and negative with an exception. */
+static double next_deadline(struct port *self) {
+    PyObject *heap = PyObject_GetAttr(self->timers, name.heap);
+    if (!heap)
+        return -1;
+    Py_ssize_t count = PyList_GET_SIZE(heap);
+    Py_DECREF(heap);
+    if (!count)
+        return INFINITY;
+    PyObject *time = PyObject_CallMethodNoArgs(self->timers, name.next_time);
+    double due = !time ? -1 : time == Py_None ? INFINITY : PyFloat_AsDouble(time);
+    Py_XDECREF(time);
+    return due;
+}
+
+/* Until when there is nothing to see to but events: the next deadline, or that Python looks for what nobody tells. Zero
+ * where there is something now. */
+static double quiet_until(struct port *self) {
+    double sweep = PEEK(self->slow_turn) + constant.sweep_seconds, now = monotonic();
+    if (sweep <= now || PyObject_Size(self->backlog) != 0)
+        return PyErr_Clear(), 0;
+    double due = next_deadline(self);
+    if (due < 0)
+        return PyErr_Clear(), 0;
+    return due <= now ? 0 : due < sweep ? due : sweep;
+}
+
+/* Has Python lead. Returns 0 where another thread does. */
+static int lead_slowly(struct port *self, struct waiter *waiter, const struct wait *wait) {
+    POKE(self->slow_turn, monotonic());
+    PyObject *left = time_left(wait), *led = NULL;
+    if (left)
+        led = PyObject_CallMethodObjArgs((PyObject *)self, name.lead, (PyObject *)waiter, left, NULL);
+    int result = led ? PyObject_IsTrue(led) : -1;
+    Py_XDECREF(led);
+    Py_XDECREF(left);
+    return result;
+}
+
+static int harvest(struct port *self, int timeout_ms);
+
+/* The milliseconds up to a time, rounded up: the kernel must not return early. */
+static int milliseconds_to(double time) {
+    double left = ceil((time - monotonic()) * 1e3);
+    return left <= 0 ? 0 : (int)left;
+}
+
+/* One turn of the leader, as QueuedPort._turn_once makes it where there are no deadlines and no leftovers. It keeps its
+ * slot if there are packets, and only asks the kernel for more. */
+static int turn(struct port *self, struct waiter *waiter, double until) {
+    struct queue *queue = self->queue;
+    POKE(queue->sleeping, 1); /* from here on whoever queues a packet interrupts; so look at the queue after this */
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    int has = !usable(self) ? 1 : queue_has_for_leader(queue, waiter), timeout_ms = has ? 0 : milliseconds_to(until);
+    if (has < 0)
+        return -1;
+    if (!has && queue_count(queue) > 0) /* they are for threads that run, or are about to */
+        timeout_ms = 0;
+    else if (!has && PEEK(waiter->slot)) {
+        queue_arrive(queue, waiter); /* who was woken for what others have taken would else wait for itself */
+        if (queue_leave(queue, waiter) && queue_count(queue) > 0 && queue_wake(queue) < 0)
+            return -1;
+    }
+    return harvest(self, timeout_ms);
+}
+
+/* Leads until there is something to take, or Python has something to see to, or the time is over. Returns 0 where another
+ * thread leads. */
+static int lead(struct port *self, struct waiter *waiter, const struct wait *wait) {
+    struct queue *queue = self->queue;
+    double quiet = quiet_until(self);
+    if (!quiet || (queue_count(queue) > 0 && !queue_has_for(queue, waiter))) /* those that run are to be watched */
+        return lead_slowly(self, waiter, wait);
+    if (!queue_lead(queue, (PyObject *)waiter))
+        return 0;
+    double until = wait->timeout < 0 || quiet < wait->until ? quiet : wait->until;
+    PyObject *kept = NULL;
+    int has = turn(self, waiter, until);
+    if (has < 0) {
+        keep_first(&kept);
+        if (call_port(self, name.look_again, NULL, NULL, NULL) < 0)
+            keep_first(&kept);
+    } else if ((has = queue_has_for_leader(queue, waiter)) < 0) {
+        keep_first(&kept);
+    }
+    queue_end_lead(queue, (PyObject *)waiter);
+    if (PEEK(self->closed) && call_port(self, name.close_kernel_once, NULL, NULL, NULL) < 0)
+        keep_first(&kept);
+    return raise_kept(kept) < 0 ? -1 : 1;
+}
+
+static int read_timeout(struct wait *wait, PyObject *given) {
+    if (given == Py_None)
+        wait->timeout = -1;
+    else if (PyFloat_CheckExact(given) || PyLong_CheckExact(given))
+        wait->timeout = PyFloat_AsDouble(given);
+    else
+        return 0;
+    return given == Py_None || (wait->timeout >= 0 && wait->timeout < SECONDS_MAX);
+}
+
+static int read_limit(struct wait *wait, PyObject *given) {
+    wait->limit = PyLong_CheckExact(given) ? PyLong_AsSsize_t(given) : -1;
+    return wait->limit > 0;
+}
+
+static int read_arguments(struct wait *wait, PyObject *const *args, Py_ssize_t count, PyObject *names) {
+    Py_ssize_t named = names ? PyTuple_GET_SIZE(names) : 0;
+    int plain = count + named <= 2;
+    for (Py_ssize_t i = 0; plain && i < count + named; i++) {
+        PyObject *called = i < count ? NULL : PyTuple_GET_ITEM(names, i - count); /* in code, they are interned */
+        if (called ? called == name.timeout && !count : i == 0)
+            plain = read_timeout(wait, args[i]);
+        else
+            plain = (!called || called == name.limit) && read_limit(wait, args[i]);
+    }
+    PyErr_Clear(); /* a number that is too large is for Python to refuse */
+    return plain;
+}
+
+/* Waits in Python, for what is left of the time. */
+static PyObject *wait_slowly(PyObject *port, struct port *self, const struct wait *wait) {
+    POKE(self->slow_turn, monotonic());
+    PyObject *args[2] = {time_left(wait), PyLong_FromSsize_t(wait->limit)};
+    PyObject *batch = args[0] && args[1] ? call_slow(port, slow.wait, args, 2, NULL) : NULL;
+    Py_XDECREF(args[0]);
+    Py_XDECREF(args[1]);
+    return batch;
+}
+
+/* Ends a wait with the exception that is set: what this thread had or was to have goes to others. */
+static PyObject *give_up(struct port *self, struct waiter *waiter, PyObject *batch) {
+    PyObject *kept = NULL;
+    keep_first(&kept);
+    if (queue_give_back(self->queue, batch) < 0)
+        keep_first(&kept);
+    Py_XDECREF(batch);
+    queue_arrive(self->queue, waiter);
+    queue_leave(self->queue, waiter); /* and no code of Python's before this: another signal could come there */
+    if (queue_pass_on(self->queue) < 0)
+        keep_first(&kept);
+    raise_kept(kept);
+    return NULL;
+}
+
+/* Takes what there is for this thread to take, as QueuedPort._wait does; an empty list where that is nothing. */
+static PyObject *take_fast(struct port *self, struct waiter *waiter, Py_ssize_t limit) {
+    struct queue *queue = self->queue;
+    if (!queue_count(queue) || queue_should_ask(queue) || !usable(self) || !queue_enter(queue, waiter))
+        return PyList_New(0);
+    PyObject *batch = queue_take(queue, limit);
+    if (!batch || !PyList_GET_SIZE(batch))
+        return batch;
+    queue_arrive(queue, waiter);
+    return queue_pass_on(queue) < 0 ? give_up(self, waiter, batch) : batch;
+}
+
+/* Sleeps while another thread leads, unless there is something to take. */
+static int follow(struct port *self, struct waiter *waiter, const struct wait *wait) {
+    struct queue *queue = self->queue;
+    if (queue_has_for(queue, waiter)) {
+        POKE(queue->takes, 0); /* the leader asks the kernel often enough */
+        return 0;
+    }
+    queue_arrive(queue, waiter);
+    if (queue_leave(queue, waiter) && queue_count(queue) > 0 && queue_wake(queue) < 0)
+        return -1;
+    double left = left_of(wait);
+    return left == 0 ? 0 : queue_park(queue, waiter, left);
+}
+
+/* Asks the kernel where that is due, or has another thread do that. */
+static int ask(struct port *self, struct waiter *waiter, const struct wait *wait) {
+    if (queue_has_for(self->queue, waiter) && !queue_should_ask(self->queue))
+        return 0;
+    int led = lead(self, waiter, wait);
+    if (!led && self->ring && start_for_others(self) < 0) /* who leads it sleeps in there, and takes nothing along */
+        return -1;
+    return led ? led : follow(self, waiter, wait);
+}
+
+/* Waits until there is something to return. An empty list where Python is to find out what is the matter: the time is
+ * over, or the port closed, or the thread another port's by now, as a finalizer that ran in the middle of this has waited
+ * there. */
+static PyObject *wait_fast(struct port *self, struct waiter *waiter, const struct wait *wait) {
+    for (;;) {
+        if (start_gathering(self, waiter->gathering) < 0 || ask(self, waiter, wait) < 0)
+            return give_up(self, waiter, NULL);
+        if (self->ring)
+            ring_submit_gathered(self->ring);
+        /* A signal handler that raises does so as soon as this returns, and what it would return were lost. */
+        if (PyErr_CheckSignals() < 0)
+            return give_up(self, waiter, NULL);
+        PyObject *batch = take_fast(self, waiter, wait->limit);
+        int is_here = here == waiter && waiter->belongs == self->queue->serial;
+        if (!is_here && call((PyObject *)waiter, name.leave) < 0)
+            return give_up(self, waiter, batch);
+        if (!batch || PyList_GET_SIZE(batch) || !is_here || !usable(self) || left_of(wait) == 0)
+            return batch;
+        Py_DECREF(batch);
+    }
+}
+
+static PyObject *port_wait(PyObject *port, PyObject *const *args, Py_ssize_t count, PyObject *names) {
+    struct port *self = usable_port(port);
+    struct wait wait = {-1, 0, constant.limit};
+    struct waiter *waiter = self ? waiter_here(self) : NULL;
+    if (!waiter || !read_arguments(&wait, args, count, names))
+        return call_slow(port, slow.wait, args, count, names);
+    if (wait.timeout >= 0)
+        wait.until = monotonic() + wait.timeout;
+    Py_INCREF(waiter);
+    PyObject *batch = wait_fast(self, waiter, &wait);
+    Py_DECREF(waiter);
+    if (!batch || PyList_GET_SIZE(batch))
+        return batch;
+    Py_DECREF(batch);
+    return wait_slowly(port, self, &wait);
+}
+
+/* Harvesting */
+
+/* The handle that is known by a number, if C may act for it; or NULL, perhaps with an exception. */
+static PyObject *find_fast(struct port *self, int number) {
+    PyObject *key = PyLong_FromLong(number), *handle = key ? dict_get(self->table, key) : NULL;
+    Py_XDECREF(key);
+    if (handle && (Py_TYPE(handle) != handle_type || !handle_of(handle)->is_fast))
+        Py_CLEAR(handle);
+    return handle;
+}
+
+/* Makes this thread the owner of a lane that an event was for, as EmulatedHandle.own does; with the handle's lock. */
+static int own_locked(PyObject *handle, struct lane *lane) {
+    lane->ready = 1;
+    if (!has_first(lane) || lane->active || lane->resting || !is_open(handle))
+        return 0;
+    lane->active = 1;
+    return 1;
+}
+
+/* Notes which lanes an event makes worth trying; those that this file can try are prepared. */
+static int notice(struct port *self, const struct event *event, struct attempt *attempts, PyObject **kept) {
+    struct readiness told = kernel_readiness(event);
+    PyObject *handle = find_fast(self, told.number);
+    int prepared = 0;
+    if (!handle) {
+        PyObject *arguments = PyErr_Occurred() ? NULL : kernel_arguments(event);
+        PyObject *method = arguments ? PyObject_GetAttr((PyObject *)self, name.event) : NULL;
+        PyObject *result = method ? PyObject_CallObject(method, arguments) : NULL;
+        if (!result)
+            keep_first(kept);
+        Py_XDECREF(result), Py_XDECREF(method), Py_XDECREF(arguments);
+        return 0;
+    }
+    struct lane *lanes[2] = {lane_of(handle_of(handle)->incoming), lane_of(handle_of(handle)->outgoing)};
+    int owned[2];
+    lock_acquire(handle_of(handle)->lock);
+    if (told.ended)
+        handle_of(handle)->ended = 1;
+    owned[0] = told.incoming && own_locked(handle, lanes[0]);
+    owned[1] = told.outgoing && own_locked(handle, lanes[1]);
+    PyObject *readiness = handle_of(handle)->readiness;
+    lock_release(handle_of(handle)->lock);
+    for (int i = 0; i < 2; i++) {
+        if (!owned[i])
+            continue;
+        if (prepare(self, &attempts[prepared], handle, lanes[i]))
+            prepared++;
+        else if (call_port(self, name.run, handle, (PyObject *)lanes[i], NULL) < 0)
+            keep_first(kept);
+    }
+    if (readiness && readiness != Py_None && call_port(self, name.resume, handle, readiness, NULL) < 0)
+        keep_first(kept);
+    Py_DECREF(handle);
+    return prepared;
+}
+
+/* For a wait of the leader: NULL where as many threads run as may, for then no processor is left to look with. */
+static struct spin *spin_of(struct port *self) { return PEEK(self->queue->slots) > 0 ? &self->spin : NULL; }
+
+/* Enters the ring, which starts what was requested, waits for results and acts on them. */
+static int harvest_ring(struct port *self, int timeout_ms) {
+    PyObject *kept = NULL;
+    unsigned found = ring_wait_ms(self->ring, timeout_ms, spin_of(self));
+    POKE(self->queue->sleeping, 0);
+    POKE(self->queue->takes, 0);
+    act_on_results(self, &kept);
+    if (!kept && PyErr_CheckSignals() < 0)
+        keep_first(&kept);
+    return raise_kept(kept) < 0 ? -1 : found != 0;
+}
+
+/* Waits for events and acts on them. Returns how many there were, or -1 with an exception. */
+static int harvest_events(struct port *self, int timeout_ms, struct room *room) {
+    int found = kernel_wait(&self->kernel, room->events, timeout_ms, spin_of(self)), prepared = 0;
+    POKE(self->queue->sleeping, 0); /* what comes of them, this thread sees without being interrupted */
+    POKE(self->queue->takes, 0);
+    if (found < 0) {
+        errno = -found;
+        if (errno != EINTR)
+            PyErr_SetFromErrno(PyExc_OSError);
+        return PyErr_Occurred() || PyErr_CheckSignals() < 0 ? -1 : 0;
+    }
+    PyObject *kept = NULL;
+    for (int i = 0; i < found; i++)
+        prepared += notice(self, &room->events[i], &room->attempts[prepared], &kept);
+    make_attempts(self, room->attempts, prepared, &kept);
+    return raise_kept(kept) < 0 ? -1 : found;
+}
+
+/* Waits for events, or results, and acts on them. Returns whether there were any, or -1 with an exception. */
+static int harvest(struct port *self, int timeout_ms) {
+    if (self->ring)
+        return harvest_ring(self, timeout_ms);
+    struct room *room = take_room(self);
+    int found = room ? harvest_events(self, timeout_ms, room) : -1;
+    if (room)
+        give_back_room(self, room);
+    return found;
+}
+
+/* _harvest_fast(timeout in milliseconds): whether there was anything. */
+static PyObject *port_harvest(PyObject *port, PyObject *timeout_ms) {
+    int most_ms = (int)PyLong_AsLong(timeout_ms);
+    int found = PyErr_Occurred() ? -1 : harvest((struct port *)port, most_ms);
+    return found < 0 ? NULL : PyBool_FromLong(found);
+}
+
+/* _start_all(): starts what threads have gathered. */
+static PyObject *port_start_all(PyObject *port, PyObject *Py_UNUSED(ignored)) {
+    struct port *self = (struct port *)port;
+    if (self->queue && self->generation == generation && start_for_others(self) < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+/* _begin_fast(queue, table, backlog, timers, ring or None): from now on the port uses this. */
+static PyObject *port_begin(PyObject *port, PyObject *args) {
+    struct port *self = (struct port *)port;
+    PyObject *queue, *table, *backlog, *timers, *ring;
+    if (!PyArg_ParseTuple(args, "OO!OOO", &queue, &PyDict_Type, &table, &backlog, &timers, &ring))
+        return NULL;
+    if (!(self->reference = PyWeakref_NewRef(port, NULL)) || !(self->table_reference = PyWeakref_NewRef(table, NULL)))
+        return NULL;
+    self->table = Py_NewRef(table);
+    self->backlog = Py_NewRef(backlog);
+    self->timers = Py_NewRef(timers);
+    self->ring = ring == Py_None ? NULL : Py_NewRef(ring);
+    self->generation = generation;
+    self->queue = (struct queue *)Py_NewRef(queue);
+    Py_RETURN_NONE;
+}
+
+/* _end_fast(): it is closed. */
+static PyObject *port_end(PyObject *port, PyObject *Py_UNUSED(ignored)) {
+    POKE(((struct port *)port)->closed, 1);
+    Py_RETURN_NONE;
+}
+
+/* The type */
+
+static int port_traverse(PyObject *port, visitproc visit, void *arg) {
+    struct port *self = (struct port *)port;
+    Py_VISIT(self->queue);
+    Py_VISIT(self->table);
+    Py_VISIT(self->backlog);
+    Py_VISIT(self->timers);
+    Py_VISIT(self->ring);
+    Py_VISIT(self->kernel.stale);
+    return 0;
+}
+
+static int port_clear(PyObject *port) {
+    struct port *self = (struct port *)port;
+    Py_CLEAR(self->queue);
+    Py_CLEAR(self->table);
+    Py_CLEAR(self->backlog);
+    Py_CLEAR(self->timers);
+    Py_CLEAR(self->ring);
+    Py_CLEAR(self->kernel.stale);
+    Py_CLEAR(self->reference);
+    Py_CLEAR(self->table_reference);
+    return 0;
+}
+
+static void port_dealloc(PyObject *port) {
+    PyTypeObject *type = Py_TYPE(port);
+    PyObject_GC_UnTrack(port);
+    port_clear(port);
+    PyMem_RawFree(((struct port *)port)->room);
+    type->tp_free(port);
+    Py_DECREF(type);
+}
+
+#define METHOD(name, function, kind) {name, (PyCFunction)(void (*)(void))(function), kind, NULL}
+
+static PyMethodDef methods[] = {
+    METHOD("associate", port_associate, METH_FASTCALL | METH_KEYWORDS),
+    METHOD("submit", port_submit, METH_FASTCALL | METH_KEYWORDS),
+    METHOD("wait", port_wait, METH_FASTCALL | METH_KEYWORDS),
+    METHOD("post", port_post, METH_FASTCALL | METH_KEYWORDS),
+    METHOD("_begin_fast", port_begin, METH_VARARGS),
+    METHOD("_end_fast", port_end, METH_NOARGS),
+    METHOD("_harvest_fast", port_harvest, METH_O),
+    METHOD("_start_all", port_start_all, METH_NOARGS),
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMemberDef members[] = {
+    {"_kernel_number", T_INT, offsetof(struct port, kernel.number), 0, NULL},
+    {"_stale", T_OBJECT, offsetof(struct port, kernel.stale), 0, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyType_Slot slots[] = {
+    {Py_tp_dealloc, port_dealloc}, {Py_tp_traverse, port_traverse}, {Py_tp_clear, port_clear},
+    {Py_tp_methods, methods},      {Py_tp_members, members},        {0, NULL},
+};
+
+PyType_Spec port_spec = {.name = "unio._core.FastPort",
+                         .basicsize = sizeof(struct port),
+                         .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
+                         .slots = slots};

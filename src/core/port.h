@@ -1,0 +1,120 @@
+/* What the files of the fast path share: see port.c. */
+#ifndef UNIO_PORT_H
+#define UNIO_PORT_H
+
+#include "completion.h"
+#include "handle.h"
+#include "kernel.h"
+#include "operation.h"
+#include "spin.h"
+
+/* What one call deals with at once. A thread's stack may have 32 KiB, and this takes more. */
+struct room {
+    struct event events[EVENTS_MAX];
+    struct attempt attempts[2 * EVENTS_MAX]; /* an event may be one for each direction */
+    struct gathered gathered[GATHERED_MAX];
+};
+
+/* unio._core.FastPort: what a port begins with whose class has methods from here. */
+struct port {
+    PyObject_HEAD
+    struct queue *queue; /* NULL until the port is fit for this */
+    PyObject *table, *backlog, *timers;
+    PyObject *reference;       /* a weak reference to the port, which its handles have */
+    PyObject *table_reference; /* the weak reference that the registry of handles has of the table */
+    PyObject *ring;            /* an io_uring in the place of a kernel that tells readiness, or NULL */
+    struct kernel kernel;
+    double slow_turn;  /* when Python led last, which looks after what is seldom */
+    struct room *room; /* for the next call that needs one, or NULL */
+    unsigned generation;
+    struct spin spin;
+    char closed;
+};
+
+/* The Python forms of its methods: what is not plain is left to them. */
+extern struct slow_forms {
+    PyObject *associate, *submit, *wait, *post;
+} slow;
+
+/* The classes, and where their instances keep what is used here (classes.c). */
+
+extern PyTypeObject *handle_type;
+extern PyObject *made_socket, *socket_kind;
+
+extern struct offsets {
+    Py_ssize_t family, type, protocol; /* ints, of a socket */
+} at;
+
+/* After a fork the child may use nothing of this: each port remembers in which process it was made. */
+extern unsigned generation;
+
+static inline void put(PyObject **slot, PyObject *value) { /* takes over the reference to the value */
+    PyObject *old = *slot;
+    *slot = value;
+    Py_XDECREF(old);
+}
+
+static inline void put_ref(PyObject **slot, PyObject *value) {
+    Py_INCREF(value);
+    put(slot, value);
+}
+
+static inline int usable(struct port *self) {
+    return self->queue && !PEEK(self->closed) && self->generation == generation;
+}
+
+/* A number above all before it, by which operations are ordered. */
+Py_ssize_t next_sequence(void);
+
+/* Calls a method of the port, or of another object, and drops the result. Returns -1 with an exception if it fails. */
+int call_port(struct port *self, PyObject *method, PyObject *a, PyObject *b, PyObject *c);
+int call(PyObject *object, PyObject *method);
+
+/* Room for a call, which gives it back; NULL with an exception if there is no memory. A port keeps one, and seldom needs
+ * another: where two threads start what was gathered at once, or one in the middle of another call. */
+struct room *take_room(struct port *self);
+void give_back_room(struct port *self, struct room *room);
+
+/* Directions (lane.c); the caller holds the handle's lock. */
+
+void lane_append(struct lane *lane, PyObject *operation);
+void lane_remove(struct lane *lane, PyObject *operation);
+
+/* Puts an operation back where it was, in the order of submission. */
+void lane_restore(struct lane *lane, PyObject *operation);
+
+/* Attempts (attempts.c) */
+
+/* Whether an operation is plain: it accepts; or it receives, or sends, with one buffer that is neither empty nor too large. */
+int is_plain(PyObject *operation, enum kind kind);
+
+/* Makes an attempt of the first operation of a lane that this thread owns. Returns 0 where that is not for C. */
+int prepare(struct port *self, struct attempt *attempt, PyObject *handle, struct lane *lane);
+
+/* Makes the attempts, or requests of them, and acts on what comes of them. */
+void make_attempts(struct port *self, struct attempt *attempts, int count, PyObject **kept);
+
+/* Acts on the results of attempts; then lets parked threads have what came of it, as far as they may run. */
+void settle_all(struct port *self, struct attempt *attempts, int count, PyObject **kept);
+
+/* Tries an operation that was just linked, and nothing else. Returns whether it has succeeded and queues nothing. */
+int try_at_once(struct port *self, PyObject *handle, struct lane *lane);
+
+/* Starts what one thread has gathered, or all. Any thread may do it. */
+int start_gathering(struct port *self, struct gathering *gathering);
+int start_gathered(struct port *self);
+
+/* The same by a thread that does not go on to take what comes of it (port.c). */
+int start_for_others(struct port *self);
+
+/* Joining and leaving a port (association.c) */
+
+/* Makes a plain socket join, and returns its handle. Returns NULL, without an exception, where that is not for C, or has
+ * failed: Python then says how. */
+PyObject *associate(struct port *self, PyObject *socket, PyObject *key);
+
+/* An exception that one step raised, a signal handler's say, must not keep the others from being done. */
+void keep_first(PyObject **kept);
+int raise_kept(PyObject *kept);
+
+#endif
