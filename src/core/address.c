@@ -6,6 +6,7 @@
 #include "address.h"
 
 #include <arpa/inet.h>
+#include <netinet/in.h>
 #include <stddef.h>
 #include <string.h>
 #include <sys/un.h>
@@ -82,15 +83,17 @@ int address_from(int family, PyObject *given, struct sockaddr_storage *address)
 static PyObject *to_path(const struct sockaddr_un *address, socklen_t size)
 {
     size_t length = size > offsetof(struct sockaddr_un, sun_path) ? size - offsetof(struct sockaddr_un, sun_path) : 0;
+#ifdef __linux__ /* a name of its own that is no file */
     if (length && address->sun_path[0] == 0)
         return PyBytes_FromStringAndSize(address->sun_path, (Py_ssize_t)length);
+#endif
     return PyUnicode_DecodeFSDefaultAndSize(address->sun_path, (Py_ssize_t)strnlen(address->sun_path, length));
 }
 
 PyObject *address_to(const struct sockaddr_storage *address, socklen_t size)
 {
     char host[INET6_ADDRSTRLEN];
-    if (size < sizeof address->ss_family)
+    if (size < offsetof(struct sockaddr, sa_family) + sizeof address->ss_family) /* the BSDs have a length before it */
         Py_RETURN_NONE;
     switch (address->ss_family) {
     case AF_INET: {

@@ -5,6 +5,7 @@
 #include "port.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
 
@@ -45,7 +46,19 @@ static int is_plain_socket(PyObject *object) {
 /* Whether a receive that comes up short has emptied the socket: of TCP's alone, as lanes.py says. */
 static int shows_drained(struct port *self, PyObject *socket) {
     int family = int_in(socket, at.family), protocol = int_in(socket, at.protocol);
-    return !self->ring && (family == AF_INET || family == AF_INET6) && (protocol == 0 || protocol == IPPROTO_TCP);
+    return self->kernel.calls && self->kernel.calls->tells_urgent && (family == AF_INET || family == AF_INET6) && (protocol == 0 || protocol == IPPROTO_TCP);
+}
+
+/* Has the kernel know of a handle; a ring takes any descriptor as it is. And a write there raises no signal: see make_fit in
+ * calls.py. Returns -1, perhaps with an exception, where that isn't to be. */
+static int join(struct port *self, struct handle *handle) {
+    if (!self->ring && kernel_add(&self->kernel, handle->number, handle->serial) < 0)
+        return -1;
+#ifdef F_SETNOSIGPIPE
+    return fcntl(handle->number, F_SETNOSIGPIPE, 1);
+#else
+    return 0;
+#endif
 }
 
 /* As EmulatedHandle makes itself of such a socket. */
@@ -99,7 +112,7 @@ PyObject *associate(struct port *self, PyObject *socket, PyObject *key) {
     PyObject *made = number ? make_handle(self, socket, descriptor, key) : NULL;
     if (made && !enter(self, made, number)) {
         Py_CLEAR(made);
-    } else if (made && !self->ring && kernel_add(&self->kernel, descriptor) < 0) { /* a ring takes any descriptor */
+    } else if (made && join(self, handle_of(made)) < 0) {
         strike(self, made, number);
         Py_CLEAR(made);
     }

@@ -60,21 +60,46 @@ int prepare(struct port *self, struct attempt *attempt, PyObject *handle, struct
     return 1;
 }
 
-/* What shares the listener may have had it block again, and no flag of accept4 keeps that from waiting: see calls.py. */
+#ifndef MSG_NOSIGNAL /* macOS: its descriptors are told when they join */
+#define MSG_NOSIGNAL 0
+#endif
+
+#if defined(__APPLE__) || defined(__NetBSD__)
+#define SENDS_WAIT 1 /* a send that is asked not to wait does so where the socket is full: see calls.py */
+#else
+#define SENDS_WAIT 0
+#endif
+
+/* What shares the socket may have had it block again, and no flag keeps an accept from waiting: see calls.py. */
 static void unblock(int number) {
     int flags = fcntl(number, F_GETFL);
     if (flags >= 0 && !(flags & O_NONBLOCK))
         fcntl(number, F_SETFL, flags | O_NONBLOCK);
 }
 
+/* Accepts a connection that doesn't block, and that no program started from here has. */
+static int accept_for_here(int number, struct peer *peer) {
+#ifdef SOCK_CLOEXEC
+    return accept4(number, (struct sockaddr *)&peer->address, &peer->size, SOCK_CLOEXEC | SOCK_NONBLOCK);
+#else
+    int accepted = accept(number, (struct sockaddr *)&peer->address, &peer->size);
+    if (accepted >= 0) {
+        fcntl(accepted, F_SETFD, FD_CLOEXEC);
+        unblock(accepted);
+    }
+    return accepted;
+#endif
+}
+
 static ssize_t try_once(struct attempt *a) {
     int number = __atomic_load_n(a->number, __ATOMIC_RELAXED); /* right before the call, as Python's own sockets do */
+    if (a->kind == ACCEPT || (SENDS_WAIT && a->kind == SEND))
+        unblock(number);
     if (a->kind == SEND)
         return send(number, a->data, a->size, MSG_DONTWAIT | MSG_NOSIGNAL);
     if (a->kind == RECV)
         return recv(number, a->data, a->size, MSG_DONTWAIT);
-    unblock(number);
-    return accept4(number, (struct sockaddr *)&a->peer->address, &a->peer->size, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    return accept_for_here(number, a->peer);
 }
 
 /* Makes the system calls. */
@@ -90,17 +115,16 @@ static void perform(struct attempt *attempts, int count) {
 
 /* Makes the socket of an accepted connection; if that raises, the connection is closed. */
 static int adopt(struct attempt *a) {
-    PyObject *number = PyLong_FromSsize_t(a->result), *flags = PyLong_FromLong(SOCK_NONBLOCK);
+    PyObject *number = PyLong_FromSsize_t(a->result);
     PyObject *address = address_to(&a->peer->address, a->peer->size);
-    if (number && flags && address) {
-        a->accepted = PyObject_CallFunctionObjArgs(made_socket, handle_of(a->handle)->socket, number, flags, NULL);
+    if (number && address) {
+        a->accepted = PyObject_CallFunctionObjArgs(accepted_socket, handle_of(a->handle)->socket, number, NULL);
         if (a->accepted)
             set_field(a->operation, &ACCEPTING(a->operation)->address, Py_NewRef(address));
     } else {
         close((int)a->result);
     }
     Py_XDECREF(number);
-    Py_XDECREF(flags);
     Py_XDECREF(address);
     return a->accepted ? 0 : -1;
 }

@@ -5,7 +5,7 @@
 #include <structmember.h> /* PyMemberDef, until Python 3.12 */
 
 PyTypeObject *handle_type;
-PyObject *made_socket, *socket_kind;
+PyObject *accepted_socket, *socket_kind;
 struct offsets at;
 struct names name;
 struct slow_forms slow;
@@ -105,14 +105,14 @@ static int find_slow_forms(PyObject *port_class) {
     return 0;
 }
 
-/* learn(QueuedPort, EmulatedHandle, Kind.SOCKET, made_socket): the classes of the rest, and what makes the socket of an
- * accepted connection. */
+/* learn(QueuedPort, EmulatedHandle, Kind.SOCKET, unblocked_socket): the classes of the rest, and what makes the socket of an
+ * accepted connection that doesn't block. */
 static PyObject *learn(PyObject *Py_UNUSED(module), PyObject *args) {
     PyObject *port_class, *handle_class;
-    if (!PyArg_ParseTuple(args, "OOOO", &port_class, &handle_class, &socket_kind, &made_socket))
+    if (!PyArg_ParseTuple(args, "OOOO", &port_class, &handle_class, &socket_kind, &accepted_socket))
         return NULL;
     handle_type = (PyTypeObject *)Py_NewRef(handle_class);
-    Py_INCREF(made_socket);
+    Py_INCREF(accepted_socket);
     Py_INCREF(socket_kind);
     if (find_offsets() < 0 || find_slow_forms(port_class) < 0 || intern_names() < 0)
         return NULL;

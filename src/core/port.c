@@ -18,7 +18,6 @@
 
 #include <errno.h>
 #include <math.h>
-#include <structmember.h> /* T_INT, until Python 3.12 */
 
 #define ARGUMENTS_MAX 8 /* no method has more */
 #define SECONDS_MAX 1e6 /* a longer time-out is Python's */
@@ -221,19 +220,19 @@ static PyObject *port_post(PyObject *port, PyObject *const *args, Py_ssize_t cou
 /* Waiting */
 
 /* The arguments of a wait, where they are plain. */
-struct wait {
+struct timing {
     double timeout; /* seconds; negative for ever */
     double until;   /* when that is over, on the monotonic clock */
     Py_ssize_t limit;
 };
 
 /* The seconds that are left of a wait; negative for ever. */
-static double left_of(const struct wait *wait) {
+static double left_of(const struct timing *wait) {
     double left = wait->timeout < 0 ? -1 : wait->until - monotonic();
     return wait->timeout < 0 || left > 0 ? left : 0;
 }
 
-static PyObject *time_left(const struct wait *wait) {
+static PyObject *time_left(const struct timing *wait) {
     return wait->timeout < 0 ? Py_NewRef(Py_None) : PyFloat_FromDouble(left_of(wait));
 }
 
@@ -265,7 +264,7 @@ static double quiet_until(struct port *self) {
 }
 
 /* Has Python lead. Returns 0 where another thread does. */
-static int lead_slowly(struct port *self, struct waiter *waiter, const struct wait *wait) {
+static int lead_slowly(struct port *self, struct waiter *waiter, const struct timing *wait) {
     POKE(self->slow_turn, monotonic());
     PyObject *left = time_left(wait), *led = NULL;
     if (left)
@@ -305,7 +304,7 @@ static int turn(struct port *self, struct waiter *waiter, double until) {
 
 /* Leads until there is something to take, or Python has something to see to, or the time is over. Returns 0 where another
  * thread leads. */
-static int lead(struct port *self, struct waiter *waiter, const struct wait *wait) {
+static int lead(struct port *self, struct waiter *waiter, const struct timing *wait) {
     struct queue *queue = self->queue;
     double quiet = quiet_until(self);
     if (!quiet || (queue_count(queue) > 0 && !queue_has_for(queue, waiter))) /* those that run are to be watched */
@@ -328,7 +327,7 @@ static int lead(struct port *self, struct waiter *waiter, const struct wait *wai
     return raise_kept(kept) < 0 ? -1 : 1;
 }
 
-static int read_timeout(struct wait *wait, PyObject *given) {
+static int read_timeout(struct timing *wait, PyObject *given) {
     if (given == Py_None)
         wait->timeout = -1;
     else if (PyFloat_CheckExact(given) || PyLong_CheckExact(given))
@@ -338,12 +337,12 @@ static int read_timeout(struct wait *wait, PyObject *given) {
     return given == Py_None || (wait->timeout >= 0 && wait->timeout < SECONDS_MAX);
 }
 
-static int read_limit(struct wait *wait, PyObject *given) {
+static int read_limit(struct timing *wait, PyObject *given) {
     wait->limit = PyLong_CheckExact(given) ? PyLong_AsSsize_t(given) : -1;
     return wait->limit > 0;
 }
 
-static int read_arguments(struct wait *wait, PyObject *const *args, Py_ssize_t count, PyObject *names) {
+static int read_arguments(struct timing *wait, PyObject *const *args, Py_ssize_t count, PyObject *names) {
     Py_ssize_t named = names ? PyTuple_GET_SIZE(names) : 0;
     int plain = count + named <= 2;
     for (Py_ssize_t i = 0; plain && i < count + named; i++) {
@@ -358,7 +357,7 @@ static int read_arguments(struct wait *wait, PyObject *const *args, Py_ssize_t c
 }
 
 /* Waits in Python, for what is left of the time. */
-static PyObject *wait_slowly(PyObject *port, struct port *self, const struct wait *wait) {
+static PyObject *wait_slowly(PyObject *port, struct port *self, const struct timing *wait) {
     POKE(self->slow_turn, monotonic());
     PyObject *args[2] = {time_left(wait), PyLong_FromSsize_t(wait->limit)};
     PyObject *batch = args[0] && args[1] ? call_slow(port, slow.wait, args, 2, NULL) : NULL;
@@ -395,7 +394,7 @@ static PyObject *take_fast(struct port *self, struct waiter *waiter, Py_ssize_t 
 }
 
 /* Sleeps while another thread leads, unless there is something to take. */
-static int follow(struct port *self, struct waiter *waiter, const struct wait *wait) {
+static int follow(struct port *self, struct waiter *waiter, const struct timing *wait) {
     struct queue *queue = self->queue;
     if (queue_has_for(queue, waiter)) {
         POKE(queue->takes, 0); /* the leader asks the kernel often enough */
@@ -409,7 +408,7 @@ static int follow(struct port *self, struct waiter *waiter, const struct wait *w
 }
 
 /* Asks the kernel where that is due, or has another thread do that. */
-static int ask(struct port *self, struct waiter *waiter, const struct wait *wait) {
+static int ask(struct port *self, struct waiter *waiter, const struct timing *wait) {
     if (queue_has_for(self->queue, waiter) && !queue_should_ask(self->queue))
         return 0;
     int led = lead(self, waiter, wait);
@@ -421,7 +420,7 @@ static int ask(struct port *self, struct waiter *waiter, const struct wait *wait
 /* Waits until there is something to return. An empty list where Python is to find out what is the matter: the time is
  * over, or the port closed, or the thread another port's by now, as a finalizer that ran in the middle of this has waited
  * there. */
-static PyObject *wait_fast(struct port *self, struct waiter *waiter, const struct wait *wait) {
+static PyObject *wait_fast(struct port *self, struct waiter *waiter, const struct timing *wait) {
     for (;;) {
         if (start_gathering(self, waiter->gathering) < 0 || ask(self, waiter, wait) < 0)
             return give_up(self, waiter, NULL);
@@ -442,7 +441,7 @@ static PyObject *wait_fast(struct port *self, struct waiter *waiter, const struc
 
 static PyObject *port_wait(PyObject *port, PyObject *const *args, Py_ssize_t count, PyObject *names) {
     struct port *self = usable_port(port);
-    struct wait wait = {-1, 0, constant.limit};
+    struct timing wait = {-1, 0, constant.limit};
     struct waiter *waiter = self ? waiter_here(self) : NULL;
     if (!waiter || !read_arguments(&wait, args, count, names))
         return call_slow(port, slow.wait, args, count, names);
@@ -459,13 +458,28 @@ static PyObject *port_wait(PyObject *port, PyObject *const *args, Py_ssize_t cou
 
 /* Harvesting */
 
-/* The handle that is known by a number, if C may act for it; or NULL, perhaps with an exception. */
-static PyObject *find_fast(struct port *self, int number) {
-    PyObject *key = PyLong_FromLong(number), *handle = key ? dict_get(self->table, key) : NULL;
+/* Whether C may act for a handle on what an event says: not if it comes too late, for who had the number before. */
+static int is_for(const struct readiness *told, PyObject *handle) {
+    return Py_TYPE(handle) == handle_type && handle_of(handle)->is_fast &&
+           (!told->serial || told->serial == handle_of(handle)->serial);
+}
+
+/* The handle that an event is for, if C may act for it; or NULL, perhaps with an exception. */
+static PyObject *find_fast(struct port *self, const struct readiness *told) {
+    PyObject *key = PyLong_FromLong(told->number), *handle = key ? dict_get(self->table, key) : NULL;
     Py_XDECREF(key);
-    if (handle && (Py_TYPE(handle) != handle_type || !handle_of(handle)->is_fast))
+    if (handle && !is_for(told, handle))
         Py_CLEAR(handle);
     return handle;
+}
+
+/* Has Python act on an event. */
+static int pass_event(struct port *self, const union events *events, int index) {
+    PyObject *arguments = kernel_arguments(&self->kernel, events, index);
+    PyObject *method = arguments ? PyObject_GetAttr((PyObject *)self, name.event) : NULL;
+    PyObject *result = method ? PyObject_CallObject(method, arguments) : NULL;
+    Py_XDECREF(result), Py_XDECREF(method), Py_XDECREF(arguments);
+    return result ? 0 : -1;
 }
 
 /* Makes this thread the owner of a lane that an event was for, as EmulatedHandle.own does; with the handle's lock. */
@@ -478,17 +492,13 @@ static int own_locked(PyObject *handle, struct lane *lane) {
 }
 
 /* Notes which lanes an event makes worth trying; those that this file can try are prepared. */
-static int notice(struct port *self, const struct event *event, struct attempt *attempts, PyObject **kept) {
-    struct readiness told = kernel_readiness(event);
-    PyObject *handle = find_fast(self, told.number);
+static int notice(struct port *self, const union events *events, int index, struct attempt *attempts, PyObject **kept) {
+    struct readiness told = kernel_readiness(&self->kernel, events, index);
+    PyObject *handle = find_fast(self, &told);
     int prepared = 0;
     if (!handle) {
-        PyObject *arguments = PyErr_Occurred() ? NULL : kernel_arguments(event);
-        PyObject *method = arguments ? PyObject_GetAttr((PyObject *)self, name.event) : NULL;
-        PyObject *result = method ? PyObject_CallObject(method, arguments) : NULL;
-        if (!result)
+        if (PyErr_Occurred() || pass_event(self, events, index) < 0)
             keep_first(kept);
-        Py_XDECREF(result), Py_XDECREF(method), Py_XDECREF(arguments);
         return 0;
     }
     struct lane *lanes[2] = {lane_of(handle_of(handle)->incoming), lane_of(handle_of(handle)->outgoing)};
@@ -496,6 +506,8 @@ static int notice(struct port *self, const struct event *event, struct attempt *
     lock_acquire(handle_of(handle)->lock);
     if (told.ended)
         handle_of(handle)->ended = 1;
+    if (told.failure)
+        handle_of(handle)->failure = told.failure;
     owned[0] = told.incoming && own_locked(handle, lanes[0]);
     owned[1] = told.outgoing && own_locked(handle, lanes[1]);
     PyObject *readiness = handle_of(handle)->readiness;
@@ -531,7 +543,7 @@ static int harvest_ring(struct port *self, int timeout_ms) {
 
 /* Waits for events and acts on them. Returns how many there were, or -1 with an exception. */
 static int harvest_events(struct port *self, int timeout_ms, struct room *room) {
-    int found = kernel_wait(&self->kernel, room->events, timeout_ms, spin_of(self)), prepared = 0;
+    int found = kernel_wait(&self->kernel, &room->events, timeout_ms, spin_of(self)), prepared = 0;
     POKE(self->queue->sleeping, 0); /* what comes of them, this thread sees without being interrupted */
     POKE(self->queue->takes, 0);
     if (found < 0) {
@@ -542,7 +554,7 @@ static int harvest_events(struct port *self, int timeout_ms, struct room *room) 
     }
     PyObject *kept = NULL;
     for (int i = 0; i < found; i++)
-        prepared += notice(self, &room->events[i], &room->attempts[prepared], &kept);
+        prepared += notice(self, &room->events, i, &room->attempts[prepared], &kept);
     make_attempts(self, room->attempts, prepared, &kept);
     return raise_kept(kept) < 0 ? -1 : found;
 }
@@ -592,8 +604,22 @@ static PyObject *port_begin(PyObject *port, PyObject *args) {
 
 /* _end_fast(): it is closed. */
 static PyObject *port_end(PyObject *port, PyObject *Py_UNUSED(ignored)) {
-    POKE(((struct port *)port)->closed, 1);
+    struct port *self = (struct port *)port;
+    POKE(self->closed, 1);
+    kernel_end(&self->kernel);
     Py_RETURN_NONE;
+}
+
+#ifdef __linux__
+/* _use_epoll(number, stale): its kernel, which is said before _begin_fast. */
+static PyObject *port_use_epoll(PyObject *port, PyObject *args) {
+    return kernel_use_epoll(&((struct port *)port)->kernel, args) < 0 ? NULL : Py_NewRef(Py_None);
+}
+#endif
+
+/* _use_kqueue(number, kevent) */
+static PyObject *port_use_kqueue(PyObject *port, PyObject *args) {
+    return kernel_use_kqueue(&((struct port *)port)->kernel, args) < 0 ? NULL : Py_NewRef(Py_None);
 }
 
 /* The type */
@@ -642,18 +668,16 @@ static PyMethodDef methods[] = {
     METHOD("_end_fast", port_end, METH_NOARGS),
     METHOD("_harvest_fast", port_harvest, METH_O),
     METHOD("_start_all", port_start_all, METH_NOARGS),
+#ifdef __linux__
+    METHOD("_use_epoll", port_use_epoll, METH_VARARGS),
+#endif
+    METHOD("_use_kqueue", port_use_kqueue, METH_VARARGS),
     {NULL, NULL, 0, NULL},
-};
-
-static PyMemberDef members[] = {
-    {"_kernel_number", T_INT, offsetof(struct port, kernel.number), 0, NULL},
-    {"_stale", T_OBJECT, offsetof(struct port, kernel.stale), 0, NULL},
-    {NULL, 0, 0, 0, NULL},
 };
 
 static PyType_Slot slots[] = {
     {Py_tp_dealloc, port_dealloc}, {Py_tp_traverse, port_traverse}, {Py_tp_clear, port_clear},
-    {Py_tp_methods, methods},      {Py_tp_members, members},        {0, NULL},
+    {Py_tp_methods, methods},      {0, NULL},
 };
 
 PyType_Spec port_spec = {.name = "unio._core.FastPort",

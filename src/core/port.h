@@ -10,7 +10,7 @@
 
 /* What one call deals with at once. A thread's stack may have 32 KiB, and this takes more. */
 struct room {
-    struct event events[EVENTS_MAX];
+    union events events;
     struct attempt attempts[2 * EVENTS_MAX]; /* an event may be one for each direction */
     struct gathered gathered[GATHERED_MAX];
 };
@@ -39,7 +39,7 @@ extern struct slow_forms {
 /* The classes, and where their instances keep what is used here (classes.c). */
 
 extern PyTypeObject *handle_type;
-extern PyObject *made_socket, *socket_kind;
+extern PyObject *accepted_socket, *socket_kind;
 
 extern struct offsets {
     Py_ssize_t family, type, protocol; /* ints, of a socket */

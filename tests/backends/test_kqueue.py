@@ -14,6 +14,7 @@ import pytest
 import support
 from children import Child
 from platforms import needs_fork, needs_kqueue
+from played import Fetch, play
 
 import unio
 from unio import backends
@@ -155,14 +156,13 @@ def test_a_forked_child_has_no_kqueue_to_close(resources: contextlib.ExitStack) 
 def events(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The numbers of all that the kernel reports."""
     seen: list[int] = []
-    fetch = kevent.Kqueue.wait
 
-    def wait(kqueue: kevent.Kqueue, timeout: float | None) -> list[kevent.Kevent]:
-        found = fetch(kqueue, timeout)
+    def wait(fetch: Fetch, _timeout: float | None) -> list[kevent.Change]:
+        found = fetch()
         seen.extend(event.ident for event in found)
         return found
 
-    monkeypatch.setattr(kevent.Kqueue, "wait", wait)
+    play(monkeypatch, wait)
     return seen
 
 
@@ -228,20 +228,16 @@ def test_a_pipe_wakes_where_there_is_no_user_event(
 
 @needs_kqueue
 def test_an_event_of_a_number_that_has_another_handle_by_now_is_dropped(
-    monkeypatch: pytest.MonkeyPatch, port: unio.Port, resources: contextlib.ExitStack
+    monkeypatch: pytest.MonkeyPatch, resources: contextlib.ExitStack
 ) -> None:
     # The event, with the error of the connect, has been fetched when the handle is closed and its number joins anew.
     with support.listener() as closed:
         nobody = closed.getsockname()
-    old = port.associate(resources.enter_context(socket.socket()))
-    number = old.fileno()
-    port.submit(unio.Connect(old, nobody))
     connect: unio.Connect | None = None
-    fetch = kevent.Kqueue.wait
 
-    def late(kqueue: kevent.Kqueue, timeout: float | None) -> object:
+    def late(fetch: Fetch, _timeout: float | None) -> list[kevent.Change]:
         nonlocal connect
-        events = fetch(kqueue, timeout)
+        events = fetch()
         if connect is None and any(event.fflags for event in events):
             old.close()
             young = socket.socket()
@@ -251,12 +247,39 @@ def test_an_event_of_a_number_that_has_another_handle_by_now_is_dropped(
             port.submit(connect)
         return events
 
-    monkeypatch.setattr(kevent.Kqueue, "wait", late)
+    play(monkeypatch, late)
+    port = resources.enter_context(unio.Port(backend="kqueue"))
+    old = port.associate(resources.enter_context(socket.socket()))
+    number = old.fileno()
+    port.submit(unio.Connect(old, nobody))
     support.assert_cancelled(support.completion(port))
     support.assert_nothing_comes(port)
     assert connect is not None
     assert port.cancel(connect)
     support.assert_cancelled(support.completion(port))
+
+
+@needs_kqueue
+def test_the_error_of_a_connect_that_only_the_event_has_is_what_it_ends_with(
+    monkeypatch: pytest.MonkeyPatch, resources: contextlib.ExitStack
+) -> None:
+    # Some kernels take it from the socket when they tell it. Which here is done for them.
+    with support.listener() as closed:
+        nobody = closed.getsockname()
+    sock = resources.enter_context(socket.socket())
+    told: list[int] = []
+
+    def wait(fetch: Fetch, _timeout: float | None) -> list[kevent.Change]:
+        events = fetch()
+        if any(event.fflags for event in events):
+            told.append(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+        return events
+
+    play(monkeypatch, wait)
+    port = resources.enter_context(unio.Port(backend="kqueue"))
+    connect = unio.Connect(port.associate(sock), nobody)
+    assert isinstance(support.run(port, connect).error, ConnectionRefusedError)
+    assert len(told) == 1, "and it was not tried again"
 
 
 @needs_stand_in  # POSIX leaves open whether a socket can connect once it has failed to; Linux' can
@@ -298,24 +321,28 @@ def test_a_watch_that_was_cancelled_is_not_the_next_one(port: unio.Port, child: 
 
 @needs_kqueue
 def test_an_event_of_a_watch_that_was_cancelled_since_is_dropped(
-    monkeypatch: pytest.MonkeyPatch, port: unio.Port, child: Child
+    monkeypatch: pytest.MonkeyPatch, resources: contextlib.ExitStack, child: Child
 ) -> None:
     # It was fetched before the cancel, and by now the number can be that of another process, which lives.
-    change, fetch = kevent.Kqueue.change, kevent.Kqueue.wait
     added: list[kevent.Change] = []
+    late: list[kevent.Change] = []
 
-    def noting(kqueue: kevent.Kqueue, *changes: kevent.Change) -> list[int]:
-        added.extend(each for each in changes if each.flags & kevent.EV_ADD)
-        return change(kqueue, *changes)
+    def noting(change: kevent.Change) -> int:
+        if change.filter == kevent.dialect().process and change.flags & kevent.EV_ADD:
+            added.append(change)
+        return 0
 
-    monkeypatch.setattr(kevent.Kqueue, "change", noting)
+    def wait(fetch: Fetch, _timeout: float | None) -> list[kevent.Change]:
+        return [late.pop()] if late else fetch()
+
+    play(monkeypatch, wait, noting)
+    port = resources.enter_context(unio.Port(backend="kqueue"))
     operation = unio.ProcessExit(child)
     port.submit(operation)
     assert port.cancel(operation)
     support.assert_cancelled(support.completion(port))
     port.submit(operation)
-    late = added[:1]  # has the fields of the event that would have come of it
-    monkeypatch.setattr(kevent.Kqueue, "wait", lambda kqueue, timeout: [late.pop()] if late else fetch(kqueue, timeout))
+    late.append(added[0])  # has the fields of the event that would have come of it
     support.assert_nothing_comes(port)
     assert not late
     child.tell()
@@ -325,11 +352,11 @@ def test_an_event_of_a_watch_that_was_cancelled_since_is_dropped(
 
 @needs_kqueue
 def test_a_process_that_ended_before_is_told_to_who_sleeps_already(
-    monkeypatch: pytest.MonkeyPatch, port: unio.Port, child: Child
+    monkeypatch: pytest.MonkeyPatch, resources: contextlib.ExitStack, child: Child
 ) -> None:
     child.tell()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-    change, fetch = kevent.Kqueue.change, kevent.Kqueue.wait
+    change = kevent.Kqueue.change
     fetched, back = threading.Event(), threading.Event()
 
     def fetched_before_it_returns(kqueue: kevent.Kqueue, *changes: kevent.Change) -> list[int]:
@@ -339,16 +366,17 @@ def test_a_process_that_ended_before_is_told_to_who_sleeps_already(
             back.wait(0.1)  # the other thread drops the event, if it does, and comes back
         return answers
 
-    def wait(kqueue: kevent.Kqueue, timeout: float | None) -> list[kevent.Kevent]:
+    def wait(fetch: Fetch, _timeout: float | None) -> list[kevent.Change]:
         if fetched.is_set():
             back.set()
-        events = fetch(kqueue, timeout)
+        events = fetch()
         if any(event.filter == kevent.dialect().process for event in events):
             fetched.set()
         return events
 
+    play(monkeypatch, wait)
     monkeypatch.setattr(kevent.Kqueue, "change", fetched_before_it_returns)
-    monkeypatch.setattr(kevent.Kqueue, "wait", wait)
+    port = resources.enter_context(unio.Port(backend="kqueue"))
     waiter = support.Background(support.completion, port)
     support.asleep(waiter)
     operation = unio.ProcessExit(child)

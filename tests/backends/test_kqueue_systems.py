@@ -19,6 +19,7 @@ import pytest
 import support
 from children import Child
 from platforms import needs_fifo, needs_kqueue
+from played import Fetch, play
 
 import unio
 from unio import backends
@@ -86,14 +87,13 @@ def test_the_end_of_a_fifo_that_no_event_tells_is_found(
     deaf = kevent.dialect()._replace(tells_of_fifos=False)
     for module in (kevent, backends.kqueue):
         monkeypatch.setattr(module, "dialect", lambda: deaf)
-    fetch = kevent.Kqueue.wait
     timeouts: list[float | None] = []
 
-    def wait(kqueue: kevent.Kqueue, timeout: float | None) -> list[kevent.Kevent]:
+    def wait(fetch: Fetch, timeout: float | None) -> list[kevent.Change]:
         timeouts.append(timeout)
-        return [event for event in fetch(kqueue, timeout) if not event.flags & kevent.EV_EOF]
+        return [event for event in fetch() if not event.flags & kevent.EV_EOF]
 
-    monkeypatch.setattr(kevent.Kqueue, "wait", wait)
+    play(monkeypatch, wait)
     port = resources.enter_context(unio.Port(backend="kqueue"))
     handle = port.associate(reader)
     operation: unio.Operation = unio.Recv(handle, bytearray(4))
@@ -129,6 +129,72 @@ def test_a_registration_that_fails_is_an_error_of_associate_and_leaves_nothing(
     recv = unio.Recv(port.associate(near), bytearray(4))
     port.submit(recv)
     support.assert_nothing_comes(port)
+    far.send(b"data")
+    assert support.completion(port).transferred == 4
+
+
+def fit_pair(port: unio.Port, resources: contextlib.ExitStack) -> tuple[socket.socket, socket.socket]:
+    """Two ends; the first is fit to join as it is, and no port remembers who had its number before: so C has it join."""
+    near, far = support.local_pair()
+    port.associate(near).close()
+    near, other = map(resources.enter_context, socket.socketpair())
+    near.setblocking(False)
+    far.close()
+    return near, other
+
+
+@pytest.mark.parametrize("direction", ["read", "write"])
+def test_so_it_is_of_a_socket_that_is_fit_already(
+    monkeypatch: pytest.MonkeyPatch, resources: contextlib.ExitStack, direction: str
+) -> None:
+    which = getattr(kevent.dialect(), direction)
+    answers: list[int] = []
+    armed, added_again = set(), []
+
+    def lacking(change: kevent.Change) -> int:
+        if not change.flags & kevent.EV_ADD:
+            armed.discard(change[:2])
+            return 0
+        if answers and change.filter == which:
+            return answers.pop()
+        if change[:2] in armed:
+            added_again.append(change)
+        armed.add(change[:2])
+        return 0
+
+    play(monkeypatch, answer=lacking)
+    port: Any = resources.enter_context(unio.Port(backend="kqueue"))
+    near, far = fit_pair(port, resources)
+    answers += [errno.ENOMEM] * (1 + port.is_fast)  # once to C, and then to Python
+    with pytest.raises(OSError, match=os.strerror(errno.ENOMEM)):
+        port.associate(near)
+    assert not answers
+    assert not added_again, "some would go on to report the serial number of before"
+    recv = unio.Recv(port.associate(near), bytearray(4))
+    port.submit(recv)
+    support.assert_nothing_comes(port)
+    far.send(b"data")
+    assert support.completion(port).transferred == 4
+
+
+def test_a_socket_whose_write_side_is_refused_because_nobody_reads_joins_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, resources: contextlib.ExitStack
+) -> None:  # NetBSD: EBADF; FreeBSD: EPIPE
+    asked: list[int] = []
+
+    def gone(change: kevent.Change) -> int:
+        if change.filter != kevent.dialect().write or not change.flags & kevent.EV_ADD:
+            return 0
+        asked.append(change.ident)
+        return errno.EPIPE
+
+    play(monkeypatch, answer=gone)
+    port = resources.enter_context(unio.Port(backend="kqueue"))
+    near, far = fit_pair(port, resources)
+    asked.clear()
+    recv = unio.Recv(port.associate(near), bytearray(4))
+    assert asked == [near.fileno()]
+    port.submit(recv)
     far.send(b"data")
     assert support.completion(port).transferred == 4
 
@@ -307,8 +373,8 @@ def test_a_send_that_fails_for_a_moment_is_tried_again(
     monkeypatch: pytest.MonkeyPatch, port: unio.Port, resources: contextlib.ExitStack, number: int
 ) -> None:  # EPROTOTYPE: macOS, of a connection that is taken down just then
     near, far = map(resources.enter_context, support.tcp_pair())
-    monkeypatch.setattr(backends.attempts, "_send", failing(backends.attempts._send, number, 3))
-    assert support.succeed(port, unio.Send(port.associate(near), b"data")).transferred == 4
+    monkeypatch.setattr(backends.attempts, "_sendmsg", failing(backends.attempts._sendmsg, number, 3))
+    assert support.succeed(port, unio.Send(port.associate(near), [b"da", b"ta"])).transferred == 4
     assert support.recv_exactly(far, 4) == b"data"
 
 

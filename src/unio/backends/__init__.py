@@ -49,6 +49,7 @@ _SYSTEMS = {
 _NEEDED = {
     "_cffi_backend": "it needs cffi, which isn't installed",
     "unio._core": "it needs unio._core, the part of unio that is C, which wasn't compiled for this installation",
+    "unio._core.Ring": "unio._core was compiled without it, as <linux/io_uring.h> was lacking or too old",
 }
 _STAND_INS = {"kqueue": KQUEUE_LIBRARY}  # what names a library that makes a backend run on other systems too
 

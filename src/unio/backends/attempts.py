@@ -105,6 +105,8 @@ HAS_SENDFILE = hasattr(os, "sendfile")  # NetBSD and OpenBSD have none
 # EOPNOTSUPP on FreeBSD. EOVERFLOW is of an offset beyond what the file system could have; pread finds the end there.
 NOT_FROM_KERNEL = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EOVERFLOW)
 
+SOCK_NONBLOCK = getattr(socket, "SOCK_NONBLOCK", 0)  # macOS has none
+
 TCP_INFO = getattr(socket, "TCP_INFO", None)  # macOS has another; its connect(2) leaves nothing for the first send
 TCP_SYN_SENT = 2  # the first byte of what TCP_INFO tells, on Linux and FreeBSD
 
@@ -245,18 +247,26 @@ def accept(handle: EmulatedHandle, operation: Operation) -> Outcome:
         if judged is None:
             raise
         return judged
-    operation.socket = made_socket(_socket(handle), number)
+    operation.socket = _made_socket(_socket(handle), number)
     operation.socket.setblocking(False)
     return DONE
 
 
-def made_socket(listener: socket.socket, number: int, flags: int = 0) -> socket.socket:
+def _made_socket(listener: socket.socket, number: int, flags: int = 0) -> socket.socket:
     """The socket object of an accepted connection, as socket.accept makes it, but for the looking up of names."""
     try:
         return socket.socket(family_of(listener), type_of(listener) | flags, listener.proto, fileno=number)
     except BaseException:
         os.close(number)
         raise
+
+
+def unblocked_socket(listener: socket.socket, number: int) -> socket.socket:
+    """The same, where the descriptor doesn't block any more: the object is told so, by a flag where there is one."""
+    made = _made_socket(listener, number, SOCK_NONBLOCK)
+    if not SOCK_NONBLOCK:
+        made.setblocking(False)
+    return made
 
 
 def not_accepted(error: OSError) -> Outcome | None:

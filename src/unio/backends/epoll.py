@@ -95,7 +95,7 @@ class EpollPort(FastPort, EmulatedPort):
     def __init__(self, *, backend: str | None = None, concurrency: int = 0) -> None:
         super().__init__(backend=backend, concurrency=concurrency)
         if self.is_fast:
-            self._kernel_number, self._stale = self._epoll.fileno(), self._strays
+            self._use_epoll(self._epoll.fileno(), self._strays)
             self._gather(None)
 
     def _make_interrupt(self) -> Callable[[], None]:

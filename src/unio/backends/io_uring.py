@@ -37,7 +37,7 @@ import select
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from unio._core import Ring
+import unio._core
 from unio.backends.attempts import ATTEMPTS_MAX, Outcome, attempt, judged, readiness_of
 from unio.backends.lanes import EmulatedHandle, Life
 from unio.backends.native import FastPort, has_fast_path
@@ -56,6 +56,9 @@ if TYPE_CHECKING:
     from unio.backends.lanes import Lane
     from unio.backends.requests import Target
     from unio.operations import Operation, ProcessExit
+
+if not hasattr(unio._core, "Ring"):  # hatch_build.py says when
+    raise ModuleNotFoundError("unio._core has no Ring", name="unio._core.Ring")
 
 ENTRIES = 1024
 """How many requests are gathered at most before the kernel is given them; there is no limit to those in flight."""
@@ -89,12 +92,12 @@ def unavailable() -> str | None:
     return None
 
 
-def open_ring() -> Ring:
+def open_ring() -> unio._core.Ring:
     """Make the ring of a port. The words of an OSError say what is in the way."""
     until = time.monotonic() + GIVE_BACK_SECONDS
     while True:
         try:
-            return Ring(ENTRIES)
+            return unio._core.Ring(ENTRIES)
         except OSError as error:
             if error.errno != errno.ENOMEM or time.monotonic() >= until:
                 raise _explained(error) from None

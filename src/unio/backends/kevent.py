@@ -93,6 +93,11 @@ def dialect() -> Dialect:
     return next(spoken for system, spoken in DIALECTS.items() if sys.platform.startswith(system))
 
 
+def called_in_c() -> bool:
+    """Whether C makes these calls as well: on Linux those of a library, and elsewhere the system's own."""
+    return sys.platform == "linux" or not os.environ.get(KQUEUE_LIBRARY)
+
+
 @cache  # once opened, it stays so: it may keep a state
 def library(name: str | None, call: str) -> Any:
     """The C library, or the one that *name* has stand in for it; OSError if it can't be opened or has no kqueue."""
@@ -126,6 +131,11 @@ class Kqueue:
 
     def _new(self, content: int | list[Change]) -> Any:
         return ffi.new(f"{self._spoken.struct}[]", content)
+
+    @property
+    def address(self) -> int:
+        """Where the kevent call is, for C."""
+        return int(ffi.cast("uintptr_t", self._kevent))
 
     def change(self, *changes: Change) -> list[int]:
         """Make changes in one call, and return the errno of each, or 0.

@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import math
 import os
 import sys
 import time
@@ -48,10 +49,12 @@ from unio.backends.kevent import (
     NOTE_EXIT,
     Change,
     Kqueue,
+    called_in_c,
     dialect,
 )
 from unio.backends.lanes import Life
 from unio.backends.locks import Lock
+from unio.backends.native import FastPort, has_fast_path
 from unio.backends.processes import exit_status
 from unio.errors import as_oserror
 from unio.handle import Kind
@@ -59,7 +62,6 @@ from unio.handle import Kind
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from unio.backends.kevent import Kevent
     from unio.backends.lanes import EmulatedHandle
     from unio.operations import ProcessExit
 
@@ -120,11 +122,18 @@ class _Watch:
         self.operations: list[ProcessExit] = []
 
 
-class KqueuePort(EmulatedPort):
+class KqueuePort(FastPort, EmulatedPort):
     """A port over one kqueue."""
 
     backend = "kqueue"
     tells_urgent = False
+    is_fast = has_fast_path and called_in_c()
+
+    def __init__(self, *, backend: str | None = None, concurrency: int = 0) -> None:
+        super().__init__(backend=backend, concurrency=concurrency)
+        if self.is_fast:
+            self._use_kqueue(self._kqueue.number, self._kqueue.address)
+            self._gather(None)
 
     def _make_interrupt(self) -> Callable[[], None]:
         self._kqueue, self._pipe = _open()
@@ -154,18 +163,29 @@ class KqueuePort(EmulatedPort):
     def _harvest(self, timeout: float | None) -> bool:
         if self._fifos:
             timeout = LOOK_SECONDS if timeout is None else min(timeout, LOOK_SECONDS)
-        events = self._kqueue.wait(timeout)
-        self._queue.sleeping = False  # what comes of them, this thread sees without being interrupted
-        spoken = self._spoken
-        for event in events:
-            which = event.filter
-            if which in (spoken.read, spoken.write):
-                self._descriptor_event(event, readable=which == spoken.read)
-            elif which == spoken.process:
-                self._process_event(event)
+        happened = self._harvest_events(timeout)
         if self._fifos and time.monotonic() >= self._next_look:
             self._look_at_fifos()
+        return happened
+
+    def _harvest_events(self, timeout: float | None) -> bool:
+        if self.is_fast:
+            return self._harvest_fast(-1 if timeout is None else math.ceil(timeout * 1000))
+        events = self._kqueue.wait(timeout)
+        self._queue.sleeping = False  # what comes of them, this thread sees without being interrupted
+        for event in events:
+            self._event(event.ident, event.filter, event.flags, event.fflags, event.data, event.udata)
         return bool(events)
+
+    def _event(self, *fields: int) -> None:
+        """Act on what kqueue reports: the fields of a struct kevent, in its order."""
+        ident, which, flags, fflags, data, udata = fields
+        spoken = self._spoken
+        if which == spoken.process:
+            self._process_event(ident, udata, data)
+        elif which in (spoken.read, spoken.write):
+            failure = fflags if flags & EV_EOF else 0
+            self._descriptor_event(ident, udata, failure, readable=which == spoken.read)
 
     def _look_at_fifos(self) -> None:
         for handle in list(self._fifos):
@@ -175,13 +195,13 @@ class KqueuePort(EmulatedPort):
                 self._fifos.discard(handle)
         self._next_look = time.monotonic() + LOOK_SECONDS
 
-    def _descriptor_event(self, event: Kevent, *, readable: bool) -> None:
-        handle = self._table.get(event.ident)
-        if handle is not None and handle.serial == event.udata:
-            if event.flags & EV_EOF and event.fflags:
-                handle.failure = event.fflags
+    def _descriptor_event(self, number: int, serial: int, failure: int, *, readable: bool) -> None:
+        handle = self._table.get(number)
+        if handle is not None and handle.serial == serial:
+            if failure:
+                handle.failure = failure
             self._notice(handle, readable=readable, writable=not readable)
-        elif self._pipe is not None and self._pipe.reader == event.ident:
+        elif self._pipe is not None and self._pipe.reader == number:
             self._pipe.clear()
 
     def _watch_process(self, operation: ProcessExit) -> None:
@@ -217,13 +237,12 @@ class KqueuePort(EmulatedPort):
                 del self._watches[operation.pid]
                 self._kqueue.change(Change(operation.pid, self._spoken.process, EV_DELETE))
 
-    def _process_event(self, event: Kevent) -> None:
-        pid, told = event.ident, event.data
+    def _process_event(self, pid: int, serial: int, told: int) -> None:
         ask = partial(exit_status, os.P_PID, pid) if HAS_WAITID else partial(os.waitstatus_to_exitcode, told)
         if HAS_WAITID and not _can_be_asked(pid):
-            self._pool.put(partial(self._process_ended, pid, event.udata, ask))
+            self._pool.put(partial(self._process_ended, pid, serial, ask))
         else:
-            self._process_ended(pid, event.udata, ask)
+            self._process_ended(pid, serial, ask)
 
     def _process_ended(
         self, pid: int, serial: int, ask: Callable[[], int | None], refusal: OSError | None = None

@@ -25,7 +25,7 @@ else:
         core = importlib.import_module("unio._core")
     except ModuleNotFoundError:
         core = None
-        _absence = "it is compiled at installation, on Linux, where there is a compiler and Python's headers"
+        _absence = "it is compiled at installation, but for Windows, where there is a compiler and Python's headers"
     except ImportError as error:  # as a subinterpreter with a lock of its own refuses it
         core = None
         _absence = f"it can't be imported: {error}"

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from unio.arguments import seconds
 from unio.backends import joined
-from unio.backends.attempts import ATTEMPTS_MAX, SEND_CHUNK, Outcome, made_socket
+from unio.backends.attempts import ATTEMPTS_MAX, SEND_CHUNK, Outcome, unblocked_socket
 from unio.backends.calls import make_fit
 from unio.backends.lanes import EmulatedHandle, Lane, Life
 from unio.backends.locks import Lock, holds_lock, put_off, refuse_within_lock
@@ -115,6 +115,8 @@ class QueuedPort(Port, ABC):
         ) -> None: ...
         def _end_fast(self) -> None: ...
         def _harvest_fast(self, timeout_ms: int, /) -> bool: ...
+        def _use_epoll(self, number: int, stale: set[int], /) -> None: ...
+        def _use_kqueue(self, number: int, kevent: int, /) -> None: ...
 
     # What a subclass adds
 
@@ -794,7 +796,7 @@ class QueuedPort(Port, ABC):
 
 
 if has_fast_path:
-    core.learn(QueuedPort, EmulatedHandle, Kind.SOCKET, made_socket)
+    core.learn(QueuedPort, EmulatedHandle, Kind.SOCKET, unblocked_socket)
     core.adopt(
         takes_max=TAKES_MAX,
         ask_seconds=ASK_SECONDS,

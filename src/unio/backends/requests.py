@@ -32,10 +32,10 @@ from unio.backends.attempts import (
     failed,
     found_ready,
     is_connecting,
-    made_socket,
     not_accepted,
     remaining,
     sending_failed,
+    unblocked_socket,
 )
 from unio.backends.lanes import family_of
 from unio.backends.native import finds_numbers
@@ -154,8 +154,7 @@ def _start_accept(ring: Ring, owner: object, handle: EmulatedHandle, target: Tar
 
 def _finish_accept(handle: EmulatedHandle, operation: Operation, result: int, detail: Any) -> Outcome:
     operation = cast("Accept", operation)
-    # The flag says that it doesn't block, as it was accepted so.
-    operation.socket = made_socket(cast("socket.socket", handle.socket), result, socket.SOCK_NONBLOCK)
+    operation.socket = unblocked_socket(cast("socket.socket", handle.socket), result)
     operation.address = detail
     return Outcome.DONE
 

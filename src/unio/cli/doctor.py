@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import sys
 import textwrap
 from typing import Any
 
@@ -58,7 +59,8 @@ def c_part() -> str:
     from unio.backends import native  # noqa: PLC0415 - only this needs it
 
     if native.no_fast_path is None:
-        return "there"
+        lacks_ring = sys.platform == "linux" and not hasattr(native.core, "Ring")
+        return "there, without io_uring" if lacks_ring else "there"
     return f"{'absent' if native.core is None else 'there, without the fast path'}: {native.no_fast_path}"
 
 
