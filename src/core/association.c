@@ -33,8 +33,8 @@ static int tells_of_any(int number) {
 
 /* Whether an object is an open stream socket that is fit, and that no class has made something else of. */
 static int is_plain_socket(PyObject *object) {
-    if (Py_TYPE(object) != socket_type || *number_at(object) < 0 || int_in(object, at.type) != SOCK_STREAM ||
-        !tells_of_any(*number_at(object)))
+    if (Py_TYPE(object) != socket_type || number_in(object) < 0 || int_in(object, at.type) != SOCK_STREAM ||
+        !tells_of_any(number_in(object)))
         return 0;
     PyObject *timeout = PyObject_CallMethodNoArgs(object, name.gettimeout);
     int plain = timeout && PyFloat_CheckExact(timeout) && PyFloat_AS_DOUBLE(timeout) == 0;
@@ -127,7 +127,7 @@ static int is_idle(PyObject *lane) { return !has_first((struct lane *)lane) && !
 static int end_idle(struct port *self, PyObject *object, PyObject *socket) {
     struct handle *handle = handle_of(object);
     lock_acquire(handle->lock);
-    int idle = usable(self) && handle->life == LIFE_OPEN && (!handle->readiness || handle->readiness == Py_None) &&
+    int idle = usable(self) && PEEK(handle->life) == LIFE_OPEN && (!handle->readiness || handle->readiness == Py_None) &&
                is_idle(handle->incoming) && is_idle(handle->outgoing) && Py_TYPE(socket) == socket_type &&
                number_in(socket) == handle->number;
     if (idle)

@@ -9,7 +9,7 @@
 #include "address.h"
 
 int is_plain(PyObject *operation, enum kind kind) {
-    if (!OP(operation)->key) /* a subclass has not called its base's __init__ */
+    if (!PEEK(OP(operation)->key)) /* a subclass has not called its base's __init__ */
         return 0;
     if (kind == ACCEPT)
         return 1;
@@ -52,7 +52,7 @@ int prepare(struct port *self, struct attempt *attempt, PyObject *handle, struct
     if (kind == ACCEPT)
         made.peer->size = sizeof made.peer->address;
     if (!self->ring)
-        lane->ready = 0;
+        POKE(lane->ready, 0); /* without the lock: the owner alone does this, and its call to the kernel is behind it */
     made.handle = Py_NewRef(handle);
     made.lane = (struct lane *)Py_NewRef(lane);
     made.operation = Py_NewRef(operation);
@@ -162,7 +162,7 @@ static int is_done(const struct attempt *a) {
 /* Whether a receive has shown that the socket is empty: attempts.py says why one that came up short does. */
 static int has_drained(const struct attempt *a) {
     return a->kind == RECV && a->result > 0 && (size_t)a->result < a->size &&
-           handle_of(a->handle)->shows_drained && !handle_of(a->handle)->ended;
+           handle_of(a->handle)->shows_drained && !PEEK(handle_of(a->handle)->ended);
 }
 
 /* Notes what an operation that has succeeded has brought. */
@@ -184,7 +184,7 @@ static enum next settle_locked(struct port *self, struct attempt *a, int *failed
     if (is_done(a)) {
         note(a);
         if (!has_drained(a))
-            lane->ready = 1;
+            POKE(lane->ready, 1);
         lane_remove(lane, operation); /* first: once it is queued, another thread may submit it to another handle */
         if (a->skips) {
             set_status(operation, IDLE);
@@ -194,9 +194,9 @@ static enum next settle_locked(struct port *self, struct attempt *a, int *failed
             *failed = 1;
             return a->kind == ACCEPT ? RUN_ON : JUDGE;
         }
-        if (has_first(lane) && lane->ready && is_open(handle))
+        if (has_first(lane) && PEEK(lane->ready) && is_open(handle))
             return RUN_ON;
-    } else if (a->result != -EAGAIN || OP(operation)->verdict != Py_None || lane->ready) {
+    } else if (a->result != -EAGAIN || OP(operation)->verdict != Py_None || PEEK(lane->ready)) {
         return a->kind == ACCEPT ? RUN_ON : JUDGE; /* what accept4 says, it says again */
     }
     lane->active = 0;
@@ -296,12 +296,13 @@ static int request_locked(struct port *self, struct attempt *a) {
 }
 
 static void request_attempt(struct port *self, struct attempt *a, PyObject **kept) {
+    PyObject *lock = handle_of(a->handle)->lock; /* whoever acts on the result needs it before the handle can go */
     int requested = 0, fits = 1;
     while (fits && !requested) {
-        lock_acquire(handle_of(a->handle)->lock);
+        lock_acquire(lock);
         fits = request_locked(self, a);
         requested = a->lane->request != 0;
-        lock_release(handle_of(a->handle)->lock);
+        lock_release(lock);
         if (fits && !requested)
             ring_make_room(self->ring, 1); /* another thread has filled it */
     }
@@ -326,7 +327,7 @@ static unsigned take_gathered(struct gathering *gathering, struct gathered *lane
     mutex_lock(&gathering->mutex);
     unsigned count = gathering->count;
     memcpy(lanes, gathering->lanes, count * sizeof *lanes);
-    gathering->count = 0;
+    POKE(gathering->count, 0);
     mutex_unlock(&gathering->mutex);
     return count;
 }
@@ -358,23 +359,29 @@ static unsigned take_any_gathered(struct queue *queue, struct gathered *lanes) {
     return count;
 }
 
-/* Tries what one thread has gathered, or, without one, what each of them has; and what that has led to. */
-static int start(struct port *self, struct gathering *gathering) {
+/* The same of this thread alone. It may be another port's by now, as a finalizer that ran meanwhile has waited there: then
+ * its gathering is gone. */
+static unsigned take_own_gathered(const struct waiter *waiter, struct gathered *lanes) {
+    return waiter->gathering ? take_gathered(waiter->gathering, lanes) : 0;
+}
+
+/* Tries what this thread has gathered, or, without its waiter, what each of them has; and what that has led to. */
+static int start(struct port *self, const struct waiter *waiter) {
     PyObject *kept = NULL;
     struct room *room = take_room(self);
     unsigned count = room != NULL;
     if (!room)
         return -1;
     while (count) {
-        count = gathering ? take_gathered(gathering, room->gathered) : take_any_gathered(self->queue, room->gathered);
+        count = waiter ? take_own_gathered(waiter, room->gathered) : take_any_gathered(self->queue, room->gathered);
         try_gathered(self, room, count, &kept);
     }
     give_back_room(self, room);
     return raise_kept(kept);
 }
 
-int start_gathering(struct port *self, struct gathering *gathering) {
-    return PEEK(gathering->count) ? start(self, gathering) : 0;
+int start_own_gathered(struct port *self, const struct waiter *waiter) {
+    return PEEK(waiter->gathering->count) ? start(self, waiter) : 0;
 }
 
 static int has_gathered(struct queue *queue) {

@@ -141,10 +141,12 @@ int complete(PyObject *completion, PyObject *operation) {
     PyObject *transferred = PyLong_FromLongLong(transferred_of(operation));
     if (!transferred)
         return -1;
-    PyTuple_SET_ITEM(completion, 0, or_none(field_of(operation, &OP(operation)->key)));
+    PyObject *key = or_none(field_of(operation, &OP(operation)->key));
+    PyObject *error = or_none(field_of(operation, &OP(operation)->error));
+    PyTuple_SET_ITEM(completion, 0, key); /* from here on nothing waits: the collector never sees half of this */
     PyTuple_SET_ITEM(completion, 1, operation);
     PyTuple_SET_ITEM(completion, 2, transferred);
-    PyTuple_SET_ITEM(completion, 3, or_none(field_of(operation, &OP(operation)->error)));
+    PyTuple_SET_ITEM(completion, 3, error);
     set_status(operation, IDLE); /* last: from here on another thread may submit it again */
     return 0;
 }

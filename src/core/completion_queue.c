@@ -6,8 +6,8 @@
  */
 #include "completion_queue.h"
 #include "completion.h"
+#include "fields.h"
 
-#include <structmember.h> /* T_BOOL and its like, until Python 3.12 */
 #include <time.h>
 
 #define RING_MIN 64 /* packets; a power of two, like all sizes of the ring */
@@ -120,7 +120,7 @@ static PyObject *new_batch(Py_ssize_t count, Py_ssize_t empty) {
 
 static void note_taken(struct queue *self, Py_ssize_t taken) {
     if (!self->takes && taken)
-        self->first_take = monotonic();
+        POKE(self->first_take, monotonic());
     POKE(self->takes, self->takes + (unsigned)taken);
 }
 
@@ -174,7 +174,7 @@ int queue_give_back(struct queue *self, PyObject *batch) {
 
 int queue_should_ask(struct queue *self) {
     unsigned takes = PEEK(self->takes);
-    return takes && (takes >= constant.takes_max || monotonic() >= self->first_take + constant.ask_seconds);
+    return takes && (takes >= constant.takes_max || monotonic() >= PEEK(self->first_take) + constant.ask_seconds);
 }
 
 /* Threads that wait */
@@ -256,9 +256,9 @@ static PyObject *dismiss(struct queue *self, PyObject *object) {
 
 static int enter_locked(struct queue *self, struct waiter *waiter) {
     if (!waiter->slot && self->slots > 0) {
-        self->slots--;
+        POKE(self->slots, self->slots - 1);
         POKE(waiter->slot, 1);
-        waiter->beyond = 0;
+        POKE(waiter->beyond, 0);
     }
     return waiter->slot;
 }
@@ -273,10 +273,10 @@ int queue_enter(struct queue *self, struct waiter *waiter) {
 int queue_leave(struct queue *self, struct waiter *waiter) {
     mutex_lock(&self->mutex);
     int left = waiter->slot;
-    waiter->beyond = 0;
+    POKE(waiter->beyond, 0);
     if (left) {
         POKE(waiter->slot, 0);
-        self->slots++;
+        POKE(self->slots, self->slots + 1);
     }
     mutex_unlock(&self->mutex);
     return left;
@@ -321,9 +321,9 @@ static struct waiter *release_last_locked(struct queue *self) {
     if (!self->parked.count || self->slots <= 0)
         return NULL;
     struct waiter *waiter = take_out(&self->parked, self->parked.count - 1);
-    self->slots--;
+    POKE(self->slots, self->slots - 1);
     POKE(waiter->slot, 1);
-    waiter->woken = monotonic();
+    POKE(waiter->woken, monotonic());
     add_to(&self->coming, waiter);
     return waiter;
 }
@@ -568,19 +568,14 @@ static PyObject *get_has_slots(struct queue *self, void *Py_UNUSED(closure)) {
     return PyBool_FromLong(PEEK(self->slots) > 0);
 }
 
-/* sleeping and watching are the leader's to set. */
-static PyObject *get_flag(struct queue *self, void *offset) {
-    return PyBool_FromLong(PEEK(*((char *)self + (size_t)offset)));
-}
-
-static int set_flag(struct queue *self, PyObject *value, void *offset) {
-    int truth = value ? PyObject_IsTrue(value) : -1;
-    if (truth < 0)
-        return -1;
+/* The flags are set under the mutex as well: who looks at the queue next has it behind that. sleeping and watching are the
+ * leader's to set. */
+static int set_flag_locked(PyObject *object, PyObject *value, void *offset) {
+    struct queue *self = (struct queue *)object;
     mutex_lock(&self->mutex);
-    POKE(*((char *)self + (size_t)offset), (char)truth);
+    int result = set_flag(object, value, offset); /* a bool, as Python sets these */
     mutex_unlock(&self->mutex);
-    return 0;
+    return result;
 }
 
 /* QueueState(interrupt, concurrency) */
@@ -623,8 +618,9 @@ static void clear_row(struct row *row) {
         Py_DECREF(row->waiters[--row->count]);
 }
 
+/* Nobody else has the queue any more. In a forked child the mutex may be held for ever, by a thread of the parent's. */
 static int clear(struct queue *self) {
-    for (PyObject *packet; (packet = queue_pop_left(self));)
+    for (PyObject *packet; (packet = pop_locked(self));)
         Py_DECREF(packet);
     for (struct gathering *each = self->gatherings; each; each = each->next) {
         while (each->count) {
@@ -683,7 +679,7 @@ static PyMethodDef methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-#define FLAG(name) {#name, (getter)get_flag, (setter)set_flag, NULL, (void *)offsetof(struct queue, name)}
+#define FLAG(name) {#name, get_flag, set_flag_locked, NULL, (void *)offsetof(struct queue, name)}
 
 static PyGetSetDef attributes[] = {
     FLAG(closed),
@@ -725,17 +721,21 @@ static void waiter_dealloc(struct waiter *self) {
     Py_DECREF(type);
 }
 
-static PyMemberDef waiter_members[] = {
-    {"beyond", T_BOOL, offsetof(struct waiter, beyond), 0, NULL},
-    {"gate", T_OBJECT, offsetof(struct waiter, gate), 0, NULL},
-    {"slot", T_BOOL, offsetof(struct waiter, slot), READONLY, NULL},
-    {"woken", T_DOUBLE, offsetof(struct waiter, woken), READONLY, NULL},
-    {NULL, 0, 0, 0, NULL},
+static PyObject *get_woken(struct waiter *self, void *Py_UNUSED(closure)) {
+    return PyFloat_FromDouble(PEEK(self->woken));
+}
+
+static PyGetSetDef waiter_attributes[] = {
+    {"beyond", get_flag, set_flag, NULL, (void *)offsetof(struct waiter, beyond)},
+    {"gate", get_object, set_object, NULL, (void *)offsetof(struct waiter, gate)},
+    {"slot", get_flag, NULL, NULL, (void *)offsetof(struct waiter, slot)},
+    {"woken", (getter)get_woken, NULL, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
 };
 
 static PyType_Slot waiter_slots[] = {
     {Py_tp_new, PyType_GenericNew}, {Py_tp_dealloc, waiter_dealloc}, {Py_tp_traverse, waiter_traverse},
-    {Py_tp_clear, waiter_clear},    {Py_tp_members, waiter_members}, {0, NULL},
+    {Py_tp_clear, waiter_clear},    {Py_tp_getset, waiter_attributes}, {0, NULL},
 };
 
 PyType_Spec waiter_spec = {.name = "unio._core.WaiterState",

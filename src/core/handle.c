@@ -1,5 +1,6 @@
 /* unio._core.HandleState: what a handle keeps. Its methods are those of EmulatedHandle, in Python; but for close(), whose
  * short form is in association.c. */
+#include "fields.h"
 #include "handle.h"
 
 #include <structmember.h> /* T_OBJECT and its like, until Python 3.12 */
@@ -65,12 +66,23 @@ static void dealloc(PyObject *object) {
     Py_DECREF(type);
 }
 
-#define OBJECT(name) {#name, T_OBJECT, offsetof(struct handle, name), 0, NULL}
 #define FIXED(name) {#name, T_OBJECT, offsetof(struct handle, name), READONLY, NULL}
-#define NUMBER(name) {#name, T_INT, offsetof(struct handle, name), 0, NULL}
-#define FLAG(name) {#name, T_BOOL, offsetof(struct handle, name), 0, NULL}
 
 static PyMemberDef members[] = {
+    FIXED(lock),
+    FIXED(incoming),
+    FIXED(outgoing),
+    {"serial", T_PYSSIZET, offsetof(struct handle, serial), 0, NULL},
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(struct handle, weakrefs), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+#define AT(name) (void *)offsetof(struct handle, name)
+#define OBJECT(name) {#name, get_object, set_object, NULL, AT(name)}
+#define NUMBER(name) {#name, get_int, set_int, NULL, AT(name)}
+#define FLAG(name) {#name, get_flag, set_flag, NULL, AT(name)}
+
+static PyGetSetDef attributes[] = {
     OBJECT(key),
     OBJECT(kind),
     OBJECT(object),
@@ -78,17 +90,13 @@ static PyMemberDef members[] = {
     OBJECT(identity),
     OBJECT(port),
     OBJECT(queue),
-    FIXED(lock),
-    FIXED(incoming),
-    FIXED(outgoing),
     OBJECT(readiness),
     OBJECT(files),
     NUMBER(number),
     NUMBER(private),
     NUMBER(running),
     NUMBER(failure),
-    {"serial", T_PYSSIZET, offsetof(struct handle, serial), 0, NULL},
-    {"life", T_UBYTE, offsetof(struct handle, life), 0, NULL},
+    NUMBER(life),
     FLAG(closing),
     FLAG(ended),
     FLAG(shut_down),
@@ -96,8 +104,7 @@ static PyMemberDef members[] = {
     FLAG(shows_drained),
     FLAG(stream),
     FLAG(is_fast),
-    {"__weaklistoffset__", T_PYSSIZET, offsetof(struct handle, weakrefs), READONLY, NULL},
-    {NULL, 0, 0, 0, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
 };
 
 static PyMethodDef methods[] = {
@@ -106,9 +113,8 @@ static PyMethodDef methods[] = {
 };
 
 static PyType_Slot slots[] = {
-    {Py_tp_new, handle_new},  {Py_tp_dealloc, dealloc}, {Py_tp_traverse, traverse},
-    {Py_tp_clear, clear},     {Py_tp_members, members}, {Py_tp_methods, methods},
-    {0, NULL},
+    {Py_tp_new, handle_new},  {Py_tp_dealloc, dealloc},   {Py_tp_traverse, traverse}, {Py_tp_clear, clear},
+    {Py_tp_members, members}, {Py_tp_getset, attributes}, {Py_tp_methods, methods},   {0, NULL},
 };
 
 PyType_Spec handle_spec = {.name = "unio._core.HandleState",

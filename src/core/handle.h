@@ -4,7 +4,8 @@
 
 #include "completion_queue.h"
 
-/* The operations of one direction of a handle: a list, guarded by the handle's lock. */
+/* The operations of one direction of a handle: a list, guarded by the handle's lock. Any thread may ask for the first, so
+ * that field has the lane's section besides. The flags are looked at without the lock, too. */
 struct lane {
     PyObject_HEAD
     PyObject *first, *last;     /* NULL if it has none */
@@ -25,8 +26,7 @@ struct handle {
     PyObject *incoming, *outgoing;    /* lanes */
     PyObject *readiness, *files;      /* lanes, or NULL */
     Py_ssize_t serial;
-    int number, private, running, failure;
-    unsigned char life;
+    int number, private, running, failure, life;
     char closing, ended, shut_down, skip_on_success, shows_drained, stream, is_fast;
 };
 

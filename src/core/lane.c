@@ -1,5 +1,6 @@
 /* unio._core.Lane: the operations of one direction of a handle, oldest first. lanes.py has its twin in Python,
  * which says what each part is. */
+#include "fields.h"
 #include "port.h"
 
 #include <structmember.h> /* T_OBJECT and its like, until Python 3.12 */
@@ -8,6 +9,11 @@
 
 static PyObject *or_null(PyObject *link) { return link && link != Py_None ? link : NULL; }
 
+/* The former one lives on: its caller has it, or the list. */
+static void set_first(struct lane *self, PyObject *operation) {
+    set_field((PyObject *)self, &self->first, Py_XNewRef(operation));
+}
+
 void lane_append(struct lane *self, PyObject *operation) {
     PyObject *last = self->last;
     put_ref(&OP(operation)->previous, last ? last : Py_None);
@@ -15,11 +21,9 @@ void lane_append(struct lane *self, PyObject *operation) {
     if (last)
         put_ref(&OP(last)->next, operation);
     else
-        put_ref(&self->first, operation);
+        set_first(self, operation);
     put_ref(&self->last, operation);
 }
-
-static void put_or_null(PyObject **slot, PyObject *value) { put(slot, Py_XNewRef(value)); }
 
 void lane_remove(struct lane *self, PyObject *operation) {
     PyObject *previous = Py_XNewRef(or_null(OP(operation)->previous));
@@ -28,11 +32,11 @@ void lane_remove(struct lane *self, PyObject *operation) {
     if (previous)
         put_ref(&OP(previous)->next, following ? following : Py_None);
     else
-        put_or_null(&self->first, following);
+        set_first(self, following);
     if (following)
         put_ref(&OP(following)->previous, previous ? previous : Py_None);
     else
-        put_or_null(&self->last, previous);
+        put(&self->last, Py_XNewRef(previous));
     put_ref(&OP(operation)->previous, Py_None);
     put_ref(&OP(operation)->next, Py_None);
     Py_XDECREF(previous);
@@ -48,7 +52,10 @@ void lane_restore(struct lane *self, PyObject *operation) {
     }
     put_ref(&OP(operation)->previous, previous ? previous : Py_None);
     put_ref(&OP(operation)->next, following ? following : Py_None);
-    put_ref(previous ? &OP(previous)->next : &self->first, operation);
+    if (previous)
+        put_ref(&OP(previous)->next, operation);
+    else
+        set_first(self, operation);
     put_ref(following ? &OP(following)->previous : &self->last, operation);
 }
 
@@ -107,13 +114,19 @@ static PyObject *lane_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObjec
 }
 
 static PyMemberDef members[] = {
-    {"first", T_OBJECT, offsetof(struct lane, first), READONLY, NULL},
     {"request", T_ULONGLONG, offsetof(struct lane, request), 0, NULL},
-    {"ready", T_BOOL, offsetof(struct lane, ready), 0, NULL},
-    {"active", T_BOOL, offsetof(struct lane, active), 0, NULL},
-    {"resting", T_BOOL, offsetof(struct lane, resting), 0, NULL},
-    {"drained", T_BOOL, offsetof(struct lane, drained), 0, NULL},
     {NULL, 0, 0, 0, NULL},
+};
+
+#define FLAG(name) {#name, get_flag, set_flag, NULL, (void *)offsetof(struct lane, name)}
+
+static PyGetSetDef attributes[] = {
+    {"first", get_object, NULL, NULL, (void *)offsetof(struct lane, first)},
+    FLAG(ready),
+    FLAG(active),
+    FLAG(resting),
+    FLAG(drained),
+    {NULL, NULL, NULL, NULL, NULL},
 };
 
 static PyMethodDef methods[] = {
@@ -125,9 +138,8 @@ static PyMethodDef methods[] = {
 };
 
 static PyType_Slot slots[] = {
-    {Py_tp_new, lane_new}, {Py_tp_dealloc, dealloc}, {Py_tp_traverse, traverse},
-    {Py_tp_clear, clear},  {Py_tp_members, members}, {Py_tp_methods, methods},
-    {0, NULL},
+    {Py_tp_new, lane_new},    {Py_tp_dealloc, dealloc},   {Py_tp_traverse, traverse}, {Py_tp_clear, clear},
+    {Py_tp_members, members}, {Py_tp_getset, attributes}, {Py_tp_methods, methods},   {0, NULL},
 };
 
 PyType_Spec lane_spec = {.name = "unio._core.Lane",

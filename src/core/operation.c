@@ -206,11 +206,10 @@ static PyObject *prepare(PyObject *self, PyObject *const *args, Py_ssize_t count
 /* _begin(). What it makes comes first: that may run a finalizer, which may submit the operation. */
 static PyObject *begin(PyObject *self, PyObject *ignored) {
     (void)ignored;
-    unsigned char idle = IDLE;
     PyObject *left = PyTuple_New(2);
     if (!left)
         return NULL;
-    if (!__atomic_compare_exchange_n(&OP(self)->status, &idle, PENDING, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
+    if (!begin_flight(self)) {
         Py_DECREF(left);
         return PyObject_CallMethod(self, "_refuse_submission", NULL);
     }

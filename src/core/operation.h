@@ -8,7 +8,7 @@
 #ifndef UNIO_OPERATION_H
 #define UNIO_OPERATION_H
 
-#include "core.h"
+#include "fields.h"
 
 /* Where an operation is in its cycle; operation_state.py says what each means. */
 enum status { IDLE, PENDING, QUEUED };
@@ -59,6 +59,12 @@ static inline void set_status(PyObject *operation, enum status status) {
     __atomic_store_n(&OP(operation)->status, (unsigned char)status, __ATOMIC_RELEASE);
 }
 
+/* Begins a flight, unless the operation is on one: of two threads that try, one succeeds. */
+static inline int begin_flight(PyObject *operation) {
+    unsigned char idle = IDLE;
+    return __atomic_compare_exchange_n(&OP(operation)->status, &idle, PENDING, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+}
+
 /* How many bytes an operation has transferred. */
 static inline long long transferred_of(PyObject *operation) {
 #ifdef Py_GIL_DISABLED
@@ -74,31 +80,6 @@ static inline void set_transferred(PyObject *operation, long long count) {
 #else
     OP(operation)->transferred = count;
 #endif
-}
-
-/* A new reference to what is in a field of an operation; NULL without an exception where that is nothing. */
-static inline PyObject *field_of(PyObject *operation, PyObject **field) {
-    PyObject *value;
-    BEGIN_SECTION(operation);
-    value = Py_XNewRef(*field);
-    END_SECTION();
-    return value;
-}
-
-/* Puts a value into a field, takes over the reference to it, and returns that to the former one. The store is atomic as
- * the readers of Python's members look at the field first without the section. */
-static inline PyObject *exchange_field(PyObject *operation, PyObject **field, PyObject *value) {
-    PyObject *former;
-    BEGIN_SECTION(operation);
-    former = *field;
-    __atomic_store_n(field, value, __ATOMIC_RELEASE);
-    END_SECTION();
-    return former;
-}
-
-/* The same where the former one may be dropped at once: no lock is held. */
-static inline void set_field(PyObject *operation, PyObject **field, PyObject *value) {
-    Py_XDECREF(exchange_field(operation, field, value));
 }
 
 /* What every class of states has (operation.c); the others add their own fields. */

@@ -108,8 +108,8 @@ static PyObject *port_associate(PyObject *port, PyObject *const *args, Py_ssize_
 /* Submitting */
 
 /* Links an operation into its lane, if nothing stands before it; where that is not for this file, refuses. Says OWNED
- * where this thread has become the lane's owner. */
-enum linked { REFUSED, LINKED, OWNED };
+ * where this thread has become the lane's owner, and FULL where it has gathered that, and there is room for no more. */
+enum linked { REFUSED, LINKED, OWNED, FULL };
 
 /* What the last flight has left. It goes when the lock is given back: an error leads to what is the program's. */
 struct left {
@@ -117,29 +117,43 @@ struct left {
 };
 
 static enum linked link_locked(PyObject *operation, PyObject *handle, struct lane *lane, struct left *left) {
-    if (status_of(operation) != IDLE || !is_open(handle) || has_first(lane) || lane->active || lane->resting)
+    if (!is_open(handle) || has_first(lane) || lane->active || lane->resting || !begin_flight(operation))
         return REFUSED;
-    set_status(operation, PENDING);
     left->verdict = exchange_field(operation, &OP(operation)->verdict, Py_NewRef(Py_None));
     left->error = exchange_field(operation, &OP(operation)->error, Py_NewRef(Py_None));
     set_transferred(operation, 0);
     OP(operation)->sequence = next_sequence();
     lane_append(lane, operation);
-    if (!lane->ready)
+    if (!PEEK(lane->ready))
         return LINKED;
     lane->active = 1;
     return OWNED;
 }
 
-/* Notes a lane that this thread owns, to be tried at its next wait. Returns whether there is room for no more. */
-static int gather(struct gathering *gathering, PyObject *handle, struct lane *lane) {
+/* Only the thread itself adds to its gathering. */
+static int is_full(const struct waiter *waiter) { return PEEK(waiter->gathering->count) == GATHERED_MAX; }
+
+/* Notes a lane that this thread owns, to be tried at its next wait. With the handle's lock held: who ends the operation
+ * from then on finds it here, and starts it. */
+static void gather_locked(struct gathering *gathering, PyObject *handle, struct lane *lane) {
     mutex_lock(&gathering->mutex);
-    struct gathered *place = &gathering->lanes[gathering->count++];
+    struct gathered *place = &gathering->lanes[gathering->count];
     place->handle = Py_NewRef(handle);
     place->lane = (struct lane *)Py_NewRef(lane);
-    int full = gathering->count == GATHERED_MAX;
+    POKE(gathering->count, gathering->count + 1);
     mutex_unlock(&gathering->mutex);
-    return full;
+}
+
+/* Links an operation, and gathers it unless it is to be tried at once. */
+static enum linked link_and_gather(struct waiter *waiter, PyObject *operation, PyObject *handle, struct lane *lane,
+                                   struct left *left) {
+    lock_acquire(handle_of(handle)->lock);
+    enum linked done = link_locked(operation, handle, lane, left);
+    int gathers = done == OWNED && !PEEK(handle_of(handle)->skip_on_success);
+    if (gathers)
+        gather_locked(waiter->gathering, handle, lane);
+    lock_release(handle_of(handle)->lock);
+    return !gathers ? done : is_full(waiter) ? FULL : LINKED;
 }
 
 /* Whether a handle is one of this port's that C may act for. */
@@ -160,19 +174,18 @@ static int submit_fast(struct port *self, PyObject *operation, int *skipped) {
     if (kind == NEITHER)
         return 0;
     PyObject *handle = field_of(operation, &OP(operation)->handle);
-    if (!handle || !is_fast_here(self, handle) || !is_plain(operation, kind) || is_to_grow(operation, kind)) {
+    if (!handle || !is_fast_here(self, handle) || !is_plain(operation, kind) || is_to_grow(operation, kind) ||
+        is_full(waiter)) { /* where what is gathered is being started, and a finalizer comes in the middle */
         Py_XDECREF(handle);
         return 0;
     }
     struct lane *lane = lane_of(kind == SEND ? handle_of(handle)->outgoing : handle_of(handle)->incoming);
     struct left left = {NULL, NULL};
-    lock_acquire(handle_of(handle)->lock);
-    int done = link_locked(operation, handle, lane, &left);
-    lock_release(handle_of(handle)->lock);
-    if (done == OWNED && handle_of(handle)->skip_on_success) {
+    int done = link_and_gather(waiter, operation, handle, lane, &left);
+    if (done == OWNED) {
         *skipped = try_at_once(self, handle, lane);
         done = *skipped < 0 ? -1 : 1;
-    } else if (done == OWNED && gather(waiter->gathering, handle, lane) && start_for_others(self) < 0) {
+    } else if (done == FULL && start_for_others(self) < 0) {
         done = -1;
     }
     Py_DECREF(handle);
@@ -422,7 +435,7 @@ static int ask(struct port *self, struct waiter *waiter, const struct timing *wa
  * there. */
 static PyObject *wait_fast(struct port *self, struct waiter *waiter, const struct timing *wait) {
     for (;;) {
-        if (start_gathering(self, waiter->gathering) < 0 || ask(self, waiter, wait) < 0)
+        if (start_own_gathered(self, waiter) < 0 || ask(self, waiter, wait) < 0)
             return give_up(self, waiter, NULL);
         if (self->ring)
             ring_submit_gathered(self->ring);
@@ -484,7 +497,7 @@ static int pass_event(struct port *self, const union events *events, int index) 
 
 /* Makes this thread the owner of a lane that an event was for, as EmulatedHandle.own does; with the handle's lock. */
 static int own_locked(PyObject *handle, struct lane *lane) {
-    lane->ready = 1;
+    POKE(lane->ready, 1);
     if (!has_first(lane) || lane->active || lane->resting || !is_open(handle))
         return 0;
     lane->active = 1;
@@ -505,9 +518,9 @@ static int notice(struct port *self, const union events *events, int index, stru
     int owned[2];
     lock_acquire(handle_of(handle)->lock);
     if (told.ended)
-        handle_of(handle)->ended = 1;
+        POKE(handle_of(handle)->ended, 1);
     if (told.failure)
-        handle_of(handle)->failure = told.failure;
+        POKE(handle_of(handle)->failure, told.failure);
     owned[0] = told.incoming && own_locked(handle, lanes[0]);
     owned[1] = told.outgoing && own_locked(handle, lanes[1]);
     PyObject *readiness = handle_of(handle)->readiness;

@@ -100,8 +100,8 @@ void settle_all(struct port *self, struct attempt *attempts, int count, PyObject
 /* Tries an operation that was just linked, and nothing else. Returns whether it has succeeded and queues nothing. */
 int try_at_once(struct port *self, PyObject *handle, struct lane *lane);
 
-/* Starts what one thread has gathered, or all. Any thread may do it. */
-int start_gathering(struct port *self, struct gathering *gathering);
+/* Starts what this thread has gathered, or what all have; that, any thread may do. */
+int start_own_gathered(struct port *self, const struct waiter *waiter);
 int start_gathered(struct port *self);
 
 /* The same by a thread that does not go on to take what comes of it (port.c). */

@@ -219,6 +219,7 @@ static unsigned take(Ring *self, uint64_t until)
     return all;
 }
 
+/* What else there is to a result, whose request is this thread's: it has ended, or its result is a number alone. */
 static PyObject *detail(const struct request *request, int32_t result, uint32_t flags)
 {
     if (request->is_attempt) {
@@ -256,47 +257,75 @@ static void give_back(Ring *self, struct request *request)
     self->of_files -= request->is_of_file;
 }
 
-/* The next result: the owner, what the request is cancelled by, the number, and the detail. */
-static PyObject *ring_next_result(Ring *self)
+/* A result that was taken out. Where its request goes on, that may get another result as soon as the lock is free, and
+ * another thread may take that one and be done with the request: so all that is needed of it is here. */
+struct result {
+    struct request *request;
+    PyObject *owner; /* a reference */
+    uint64_t name;
+    int32_t number;
+    uint32_t flags;
+    bool ended;
+};
+
+/* Takes out the oldest result. Returns whether there was one. */
+static bool take_oldest(Ring *self, struct result *result)
 {
     pthread_mutex_lock(&self->ring.lock);
     struct request *request = self->noted;
-    if (request && !(self->noted = request->next))
-        self->noted_end = &self->noted;
-    bool ended = false;
-    int32_t number = 0;
-    uint32_t flags = 0;
-    if (request) { /* one that goes on may get another result as soon as the lock is free */
+    if (request) {
+        if (!(self->noted = request->next))
+            self->noted_end = &self->noted;
         request->is_noted = false;
         request->number_at = NULL; /* the kernel has it */
-        ended = !request->in_kernel;
-        number = request->result;
-        flags = request->flags;
+        PyObject *owner = request->is_attempt || !request->owner ? Py_None : request->owner;
+        *result = (struct result){request,         Py_NewRef(owner), name_of(request),
+                                  request->result, request->flags,   !request->in_kernel};
     }
     pthread_mutex_unlock(&self->ring.lock);
-    if (!request)
-        return NULL;
-    PyObject *more = detail(request, number, flags), *result = NULL;
-    PyObject *owner = request->is_attempt || !request->owner ? Py_None : request->owner;
-    if (more)
-        result = Py_BuildValue("(OKiN)", owner, (unsigned long long)name_of(request), number, more);
-    if (!result) { /* for want of memory: it is not lost, and comes first the next time, unless another one has come since */
-        pthread_mutex_lock(&self->ring.lock);
-        if (!request->is_noted) {
-            request->is_noted = true;
-            request->next = self->noted;
-            self->noted = request;
-            if (!request->next)
-                self->noted_end = &request->next;
-        }
-        pthread_mutex_unlock(&self->ring.lock);
-    } else if (ended) {
-        release(request);
-        pthread_mutex_lock(&self->ring.lock);
-        give_back(self, request);
-        pthread_mutex_unlock(&self->ring.lock);
+    return request;
+}
+
+/* Puts a result back for want of memory: it comes first the next time, unless another one of its request has come since. */
+static void put_back(Ring *self, const struct result *result)
+{
+    struct request *request = result->request;
+    pthread_mutex_lock(&self->ring.lock);
+    bool goes_on = request->in_kernel && name_of(request) == result->name;
+    if (!request->is_noted && (result->ended || goes_on)) {
+        request->is_noted = true;
+        request->next = self->noted;
+        self->noted = request;
+        if (!request->next)
+            self->noted_end = &request->next;
     }
-    return result;
+    pthread_mutex_unlock(&self->ring.lock);
+}
+
+static void end_request(Ring *self, struct request *request)
+{
+    release(request);
+    pthread_mutex_lock(&self->ring.lock);
+    give_back(self, request);
+    pthread_mutex_unlock(&self->ring.lock);
+}
+
+/* The next result: the owner, what the request is cancelled by, the number, and the detail. */
+static PyObject *ring_next_result(Ring *self)
+{
+    struct result result;
+    if (!take_oldest(self, &result))
+        return NULL;
+    PyObject *more = result.ended ? detail(result.request, result.number, result.flags)
+                                  : PyBool_FromLong(result.flags & IORING_CQE_F_MORE); /* of a poll that goes on */
+    PyObject *told = more ? Py_BuildValue("(OKiN)", result.owner, (unsigned long long)result.name, result.number, more)
+                          : NULL;
+    Py_DECREF(result.owner);
+    if (!told)
+        put_back(self, &result);
+    else if (result.ended)
+        end_request(self, result.request);
+    return told;
 }
 
 static PyObject *ring_self(PyObject *self) { return Py_NewRef(self); }

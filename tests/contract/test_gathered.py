@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import socket
 import threading
 from collections.abc import Callable
@@ -19,7 +20,9 @@ from support import (
     batch,
     completion,
     completions,
+    connect,
     inside_wait,
+    listener,
     recv_exactly,
 )
 
@@ -235,3 +238,136 @@ def test_what_is_behind_a_receive_that_has_ended_ends_where_the_socket_was_close
     found = completions(port, 2)
     assert [each.operation for each in found] == receives
     assert found[1].error is not None
+
+
+# Threads and finalizers that come in the middle
+
+
+class Meeting:
+    """A thread that submits what it is given and then does not come back to its port, until it is given more."""
+
+    def __init__(self, port: unio.Port) -> None:
+        self.port = port
+        self.given: queue.SimpleQueue[unio.Operation | None] = queue.SimpleQueue()
+        self.begun = threading.Event()
+        self.thread = Background(self._submit)
+
+    def _submit(self) -> None:
+        this_thread_waits(self.port)
+        while (operation := self.given.get()) is not None:
+            self.begun.set()
+            with contextlib.suppress(unio.NotAssociated):  # the close was quicker
+                self.port.submit(operation)
+
+    def submits(self, operation: unio.Operation) -> None:
+        """Have it submit an operation; returns when it is about to."""
+        self.begun.clear()
+        self.given.put(operation)
+        assert self.begun.wait(PATIENCE)
+
+    def end(self) -> None:
+        self.given.put(None)
+        self.thread.result()
+
+
+@pytest.mark.clause("S9", "X1")
+def test_a_cancel_that_meets_a_submit_ends_the_operation_though_its_thread_does_not_wait(
+    port: unio.Port, make_pair: Any
+) -> None:
+    meeting = Meeting(port)
+    this_thread_waits(port)
+    for _ in range(200):
+        recv = unio.Recv(port.associate(make_pair()[0]))
+        meeting.submits(recv)
+        while not port.cancel(recv):  # until it is in flight, and not a moment later
+            pass
+        assert_cancelled(completion(port))
+        recv.handle.close()
+    meeting.end()
+
+
+@pytest.mark.clause("S9", "X3")
+def test_a_close_that_meets_a_submit_ends_the_operation_though_its_thread_does_not_wait(
+    port: unio.Port, make_pair: Any
+) -> None:
+    meeting = Meeting(port)
+    this_thread_waits(port)
+    for _ in range(200):
+        handle = port.associate(make_pair()[0])
+        recv, send = unio.Recv(handle), unio.Send(handle, b"data")
+        port.submit(recv)
+        meeting.submits(send)
+        handle.close()
+        meeting.submits(unio.Recv(handle))  # in vain; so the submit of the send is over
+        found = completions(port, 1 + send.in_flight)
+        assert {each.operation for each in found} <= {recv, send}
+        assert not recv.in_flight
+        assert not send.in_flight
+    meeting.end()
+
+
+class Dropped(socket.socket):
+    """A socket that calls a function when it is dropped."""
+
+    when_dropped: Callable[[], object]
+
+    def __del__(self) -> None:
+        self.when_dropped()
+        self.close()
+
+
+def accept_that_drops(handle: unio.Handle, when_dropped: Callable[[], object]) -> unio.Accept:
+    """An accept that drops a socket when it has another one, which is there already."""
+    accept = unio.Accept(handle)
+    accept.socket = Dropped()
+    accept.socket.when_dropped = when_dropped
+    return accept
+
+
+@pytest.mark.clause("S9", "P5")
+def test_a_finalizer_may_go_to_another_port_while_what_was_gathered_is_started(
+    port: unio.Port, make_port: Callable[[], unio.Port]
+) -> None:
+    other = make_port()
+    seen: list[list[unio.Completion]] = []
+    with listener() as listening, connect(listening):
+        handle = port.associate(listening)
+        this_thread_waits(port)
+        port.submit(accept_that_drops(handle, lambda: seen.append(other.wait(0))))
+        found = completion(port)
+        assert found.error is None
+        found.operation.socket.close()
+    assert seen == [[]]
+    assert_idle(port)
+
+
+@pytest.mark.clause("S9")
+def test_a_finalizer_may_submit_while_more_than_can_be_gathered_is_started(port: unio.Port, make_pair: Any) -> None:
+    handles = [port.associate(make_pair()[0]) for _ in range(300)]
+    with listener() as listening, connect(listening):
+        handle = port.associate(listening)
+        this_thread_waits(port)
+        recvs = [unio.Recv(each) for each in handles]
+        accept = accept_that_drops(handle, lambda: [port.submit(each) for each in recvs[256:]])
+        gathered, go_on = threading.Event(), threading.Event()
+
+        def gather() -> None:
+            this_thread_waits(port)
+            port.submit(accept)
+            gathered.set()
+            assert go_on.wait(PATIENCE)
+
+        another = Background(gather)
+        assert gathered.wait(PATIENCE)
+        for each in recvs[:256]:  # with the last of them all is started, the accept of the other thread first
+            port.submit(each)
+        found = completion(port)
+        assert found.error is None
+        found.operation.socket.close()
+        assert all(each.in_flight for each in recvs)
+        for each in recvs:
+            port.cancel(each)
+        for each in completions(port, len(recvs)):
+            assert_cancelled(each)
+        go_on.set()
+        another.result()

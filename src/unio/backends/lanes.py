@@ -301,6 +301,7 @@ class EmulatedHandle(HandleState, Handle):
         port = self.port()
         try:
             try:
+                self.queue.start_gathered()  # what was submitted just before the life ended: its thread need not wait again
                 if port is not None:
                     port._abandon(self, at_once=closer)
             finally:
