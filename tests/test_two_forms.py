@@ -9,6 +9,7 @@ import itertools
 import pickle
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -28,6 +29,10 @@ def public(class_: type) -> set[str]:
     return {name for name in vars(class_) if not name.startswith("_")}
 
 
+def shape_of(class_: type) -> list[tuple[str, object, object]]:
+    return [(each.name, each.kind, each.default) for each in inspect.signature(class_).parameters.values()]
+
+
 @needs_c
 @pytest.mark.parametrize("name", STATES)
 def test_both_forms_of_what_an_operation_keeps_have_the_same_attributes_and_words(name: str) -> None:
@@ -36,6 +41,8 @@ def test_both_forms_of_what_an_operation_keeps_have_the_same_attributes_and_word
     private = {name for name in vars(in_python) if name.startswith("_") and not name.startswith("__")}
     assert private <= set(vars(in_c))
     assert inspect.getdoc(in_c) == inspect.getdoc(in_python)
+    if "__init__" in vars(in_python):
+        assert shape_of(in_c) == shape_of(in_python)
     for attribute in public(in_c):
         property_ = inspect.getattr_static(in_python, attribute)
         if isinstance(property_, property):
@@ -245,6 +252,78 @@ def test_an_operation_may_have_a_property_in_the_place_of_one_of_unios(port: uni
     assert operation.key == "its own"
     operation.key = 4
     assert Hooked.keys.pop() == 4
+
+
+class Watched(unio.Send):
+    """One that sees each buffer that it is given."""
+
+    seen: ClassVar[list[object]] = []
+
+    @property
+    def buffer(self) -> Any:
+        return super().buffer
+
+    @buffer.setter
+    def buffer(self, buffer: Any) -> None:
+        self.seen.append(buffer)
+        unio.Send.buffer.__set__(self, buffer)  # type: ignore[attr-defined]
+
+
+@pytest.mark.clause("S7")
+def test_an_operation_with_a_buffer_of_its_programs_making_has_it_set_from_the_first_on(
+    port: unio.Port, make_pair: Any
+) -> None:
+    near, far = make_pair()
+    send = Watched(port.associate(near), b"first")
+    assert Watched.seen == [b"first"]
+    Watched.seen.clear()
+    succeed = support.succeed(port, send)
+    assert (succeed.transferred, support.recv_exactly(far, 5)) == (5, b"first")
+
+
+@pytest.mark.clause("S3", "S7")
+def test_receives_and_sends_are_made_of_their_arguments_in_order_or_by_name(
+    port: unio.Port, make_pair: Any, tmp_path: Path
+) -> None:
+    near, _far = make_pair()
+    handle, buffer, state = port.associate(near, "key"), bytearray(8), object()
+    file = unio.open(tmp_path / "file", "w+b")
+    of_file = port.associate(file)
+    recv: Any = unio.Recv
+    send: Any = unio.Send
+    for class_ in (recv, send):
+        assert list(inspect.signature(class_).parameters) == ["handle", "buffer", "state"]
+        for made in (
+            class_(handle, buffer, state=state),
+            class_(handle, buffer=buffer, state=state),
+            class_(buffer=buffer, handle=handle, state=state),
+        ):
+            assert (made.handle, made.key, made.state) == (handle, "key", state)
+            assert made.buffer is buffer
+            assert (made.transferred, made.error, made.in_flight) == (0, None, False)
+        assert class_(handle, buffer).state is None
+        for arguments, keywords in (
+            ((), {}),
+            ((handle, buffer, state), {}),
+            ((handle, buffer), {"other": 1}),
+            ((handle, buffer), {"buffer": buffer}),
+            ((near, buffer), {}),
+            ((None, buffer), {"state": state}),
+            ((of_file, buffer), {}),
+            ((handle, "text"), {}),
+        ):
+            with pytest.raises(TypeError):
+                class_(*arguments, **keywords)
+    with pytest.raises(TypeError):
+        send(handle)
+    with pytest.raises(TypeError):
+        send(handle, state=state)
+    with pytest.raises(TypeError):
+        send(handle, None)
+    for made in (recv(handle), recv(handle, None), recv(handle, state=state), recv(handle, buffer=None)):
+        assert (made.buffer, made.data) == (bytes(4096), b"")
+    assert send(handle, b"").buffer == b""
+    of_file.close()
 
 
 @pytest.mark.clause("S3")

@@ -21,7 +21,7 @@ def first_receive(port: unio.Port, sock: socket.socket) -> unio.Recv:
 
 
 def serve(port: unio.Port, listening: socket.socket) -> None:
-    wait, submit, recv_type = port.wait, port.submit, unio.Recv
+    wait, submit, recv_type, accept_type = port.wait, port.submit, unio.Recv, unio.Accept
     submit(unio.Accept(port.associate(listening)))
     while True:
         for _, operation, transferred, error in wait(None, LIMIT):
@@ -37,7 +37,7 @@ def serve(port: unio.Port, listening: socket.socket) -> None:
                     submit(send)
                 else:
                     submit(operation.state)
-            elif isinstance(operation, unio.Accept):
+            elif isinstance(operation, accept_type):
                 if error is None:
                     submit(first_receive(port, operation.socket))
                 submit(operation)

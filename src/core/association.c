@@ -22,8 +22,6 @@ static PyObject *share_book(PyObject *module, PyObject *args) {
     Py_RETURN_NONE;
 }
 
-static int int_in(PyObject *socket, Py_ssize_t offset) { return *(const int *)((char *)socket + offset); }
-
 /* Whether a socket tells of a single byte, as it does unless the program has set that otherwise; calls.py says more. */
 static int tells_of_any(int number) {
     int least;
@@ -39,7 +37,8 @@ static int is_plain_socket(PyObject *object) {
     PyObject *timeout = PyObject_CallMethodNoArgs(object, name.gettimeout);
     int plain = timeout && PyFloat_CheckExact(timeout) && PyFloat_AS_DOUBLE(timeout) == 0;
     Py_XDECREF(timeout);
-    PyErr_Clear();
+    if (!timeout)
+        PyErr_Clear();
     return plain;
 }
 
@@ -101,7 +100,8 @@ static void strike(struct port *self, PyObject *handle, PyObject *number) {
         PyDict_DelItem(self->table, number);
     }
     lock_release(book_lock);
-    PyErr_Clear();
+    if (PyErr_Occurred())
+        PyErr_Clear();
 }
 
 PyObject *associate(struct port *self, PyObject *socket, PyObject *key) {
@@ -117,7 +117,8 @@ PyObject *associate(struct port *self, PyObject *socket, PyObject *key) {
         Py_CLEAR(made);
     }
     Py_XDECREF(number);
-    PyErr_Clear();
+    if (!made)
+        PyErr_Clear();
     return made;
 }
 
@@ -146,10 +147,10 @@ static int leave(struct port *self, PyObject *handle, PyObject *socket) {
     if (number)
         strike(self, handle, number);
     Py_XDECREF(number);
-    int failed = call(socket, name.close) < 0;
+    int failed = socket_close(socket) < 0;
     if (failed && PyErr_ExceptionMatches(PyExc_MemoryError)) { /* there may be some by now */
         PyErr_Clear();
-        failed = call(socket, name.close) < 0;
+        failed = socket_close(socket) < 0;
     }
     if (!failed)
         return 0;

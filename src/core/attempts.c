@@ -41,7 +41,7 @@ int prepare(struct port *self, struct attempt *attempt, PyObject *handle, struct
     PyObject *operation = lane->first;
     if (!is_open(handle) || !has_first(lane))
         return 0;
-    enum kind kind = kind_of(operation);
+    enum kind kind = kind_in(operation);
     if (kind == NEITHER || !is_plain(operation, kind))
         return 0;
     struct attempt made = {.number = number_at(handle_of(handle)->socket), .kind = (char)kind};
@@ -113,18 +113,24 @@ static void perform(struct attempt *attempts, int count) {
     }
 }
 
-/* Makes the socket of an accepted connection; if that raises, the connection is closed. */
+/* Makes the socket object of an accepted connection. If that raises, the connection is closed. */
+static PyObject *socket_of(PyObject *listener, int number) {
+    PyObject *made = socket_accepted(listener, number);
+    if (!made && PyErr_Occurred())
+        close(number);
+    else if (!made) /* it closes the number by itself where it raises */
+        made = PyObject_CallFunction(accepted_socket, "Oi", listener, number);
+    return made;
+}
+
 static int adopt(struct attempt *a) {
-    PyObject *number = PyLong_FromSsize_t(a->result);
     PyObject *address = address_to(&a->peer->address, a->peer->size);
-    if (number && address) {
-        a->accepted = PyObject_CallFunctionObjArgs(accepted_socket, handle_of(a->handle)->socket, number, NULL);
-        if (a->accepted)
-            set_field(a->operation, &ACCEPTING(a->operation)->address, Py_NewRef(address));
-    } else {
+    if (address)
+        a->accepted = socket_of(handle_of(a->handle)->socket, (int)a->result);
+    else
         close((int)a->result);
-    }
-    Py_XDECREF(number);
+    if (a->accepted)
+        set_field(a->operation, &ACCEPTING(a->operation)->address, Py_NewRef(address));
     Py_XDECREF(address);
     return a->accepted ? 0 : -1;
 }
@@ -279,6 +285,8 @@ void settle_all(struct port *self, struct attempt *attempts, int count, PyObject
 }
 
 void make_attempts(struct port *self, struct attempt *attempts, int count, PyObject **kept) {
+    if (!count) /* giving Python's lock up costs as much as some of the calls */
+        return;
     Py_BEGIN_ALLOW_THREADS
     perform(attempts, count);
     Py_END_ALLOW_THREADS

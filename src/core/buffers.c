@@ -10,7 +10,7 @@
  * documented to give "the memoryview's private copy of the exporter's buffer"; its shape and its strides are arrays of
  * the view's own as well, for each of one dimension. So what is written there changes that view and nothing else.
  */
-#include "operation.h"
+#include "port.h"
 
 #include <string.h>
 #include <structmember.h> /* T_OBJECT_EX and its like, until Python 3.12 */
@@ -143,6 +143,91 @@ static int set_buffer(PyObject *self, PyObject *buffer, void *ignored) {
     if (is_known && buffer && operation_is_idle(self) && OP(self)->native == Py_None && take_plain(self, buffer))
         return 0;
     return set_in_python(self, "_set_buffer", buffer, "buffer");
+}
+
+/* Making one */
+
+/* What a program gives to make a receive or a send of. */
+struct given {
+    PyObject *handle, *buffer, *state;
+};
+
+/* Takes arguments as they usually are, which is much shorter. */
+static int read_usual(struct given *given, PyObject *args, PyObject *keywords) {
+    Py_ssize_t count = PyTuple_GET_SIZE(args);
+    if (count < 1 || count > 2 || (keywords && (PyDict_GET_SIZE(keywords) != 1 || !name.state)))
+        return 0;
+    given->handle = PyTuple_GET_ITEM(args, 0);
+    given->buffer = count == 2 ? PyTuple_GET_ITEM(args, 1) : NULL;
+    if (keywords) {
+        given->state = dict_get(keywords, name.state);
+        Py_XDECREF(given->state); /* the caller has it */
+    }
+    return given->state != NULL;
+}
+
+/* Whether an operation of these is a few fields to fill; what is not, or is wrong, is for its class in operations.py. */
+static int is_usual(const struct given *given, enum kind kind) {
+    if (!handle_type || Py_TYPE(given->handle) != handle_type || handle_of(given->handle)->kind != socket_kind)
+        return 0;
+    if (given->buffer == Py_None)
+        return kind == RECV && handle_of(given->handle)->stream;
+    return !(PyBytes_CheckExact(given->buffer) && !PyBytes_GET_SIZE(given->buffer));
+}
+
+/* Gives a receive a buffer of its own. */
+static int take_own(PyObject *self) {
+    PyObject *own = PyByteArray_FromStringAndSize(NULL, constant.buffer_min);
+    if (!own)
+        return -1;
+    memset(PyByteArray_AS_STRING(own), 0, (size_t)constant.buffer_min); /* a program may look beyond what has come */
+    take_views(self, own, Py_NewRef(Py_None), constant.buffer_min);
+    BUFFERED(self)->grows = 1;
+    Py_DECREF(own);
+    return 0;
+}
+
+static int make_usual(PyObject *self, const struct given *given) {
+    PyObject *key = field_of(given->handle, &handle_of(given->handle)->key);
+    int done = state_prepare(self, given->handle, key ? key : Py_None, given->state);
+    Py_XDECREF(key);
+    if (done < 0)
+        return -1;
+    return given->buffer == Py_None ? take_own(self) : PyObject_SetAttr(self, name.buffer, given->buffer);
+}
+
+static int make(PyObject *self, const struct given *given, enum kind kind) {
+    if (is_usual(given, kind))
+        return make_usual(self, given);
+    PyObject *made = PyObject_CallMethod(self, "_make", "OOO", given->handle, given->buffer, given->state);
+    Py_XDECREF(made);
+    return made ? 0 : -1;
+}
+
+static char *given_names[] = {"handle", "buffer", "state", NULL};
+
+static int recv_init(PyObject *self, PyObject *args, PyObject *keywords) {
+    struct given given = {NULL, NULL, Py_None};
+    if (!read_usual(&given, args, keywords)) {
+        given = (struct given){NULL, NULL, Py_None};
+        if (PyErr_Occurred() || !PyArg_ParseTupleAndKeywords(args, keywords, "O|O$O:Recv", given_names, &given.handle,
+                                                             &given.buffer, &given.state))
+            return -1;
+    }
+    if (!given.buffer)
+        given.buffer = Py_None;
+    return make(self, &given, RECV);
+}
+
+static int send_init(PyObject *self, PyObject *args, PyObject *keywords) {
+    struct given given = {NULL, NULL, Py_None};
+    if (!read_usual(&given, args, keywords) || !given.buffer) {
+        given = (struct given){NULL, NULL, Py_None};
+        if (PyErr_Occurred() || !PyArg_ParseTupleAndKeywords(args, keywords, "OO|$O:Send", given_names, &given.handle,
+                                                             &given.buffer, &given.state))
+            return -1;
+    }
+    return make(self, &given, SEND);
 }
 
 /* Showing it */
@@ -294,8 +379,9 @@ static PyMemberDef recv_members[] = {
 };
 
 static PyType_Slot recv_slots[] = {
-    {Py_tp_doc, "What a receive keeps besides."},
+    {Py_tp_doc, "RecvState(handle, buffer=None, *, state=None)\n--\n\nWhat a receive keeps besides."},
     {Py_tp_new, recv_new},
+    {Py_tp_init, recv_init},
     {Py_tp_dealloc, buffered_dealloc},
     {Py_tp_traverse, buffered_traverse},
     {Py_tp_clear, buffered_clear},
@@ -305,8 +391,10 @@ static PyType_Slot recv_slots[] = {
 };
 
 static PyType_Slot send_slots[] = {
-    {Py_tp_doc, "What a send keeps besides: nothing. By its class, C knows that the operation is one."},
+    {Py_tp_doc, "SendState(handle, buffer, *, state=None)\n--\n\n"
+                "What a send keeps besides: nothing. By its class, C knows that the operation is one."},
     {Py_tp_new, send_new},
+    {Py_tp_init, send_init},
     {Py_tp_dealloc, buffered_dealloc},
     {Py_tp_traverse, buffered_traverse},
     {Py_tp_clear, buffered_clear},

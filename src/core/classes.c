@@ -38,7 +38,7 @@ int call(PyObject *object, PyObject *method) {
 
 /* Learning */
 
-static int find(PyObject *class, const char *name, Py_ssize_t *offset) {
+int offset_of(PyObject *class, const char *name, Py_ssize_t *offset) {
     PyObject *found = PyObject_GetAttrString(class, name);
     if (!found)
         return -1;
@@ -53,8 +53,8 @@ static int find(PyObject *class, const char *name, Py_ssize_t *offset) {
 
 static int find_offsets(void) {
     PyObject *socket_base = (PyObject *)socket_type->tp_base; /* the class itself has properties */
-    return find(socket_base, "family", &at.family) < 0 || find(socket_base, "type", &at.type) < 0 ||
-                   find(socket_base, "proto", &at.protocol) < 0
+    return offset_of(socket_base, "family", &at.family) < 0 || offset_of(socket_base, "type", &at.type) < 0 ||
+                   offset_of(socket_base, "proto", &at.protocol) < 0
                ? -1
                : 0;
 }
@@ -65,6 +65,7 @@ static int intern_names(void) {
         const char *spelled;
     } wanted[] = {
         {&name.act_on_results, "_act_on_results"},
+        {&name.buffer, "buffer"},
         {&name.close, "close"},
         {&name.close_kernel_once, "_close_kernel_once"},
         {&name.discard, "discard"},
@@ -72,6 +73,7 @@ static int intern_names(void) {
         {&name.event, "_event"},
         {&name.gettimeout, "gettimeout"},
         {&name.heap, "_heap"},
+        {&name.init, "__init__"},
         {&name.key, "key"},
         {&name.lead, "_lead"},
         {&name.leave, "leave"},
@@ -83,6 +85,8 @@ static int intern_names(void) {
         {&name.run, "_run"},
         {&name.run_on, "_run_on"},
         {&name.slow_close, "_close"},
+        {&name.socket, "socket"},
+        {&name.state, "state"},
         {&name.timeout, "timeout"},
     };
     for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++) {
@@ -123,11 +127,12 @@ static PyObject *learn(PyObject *Py_UNUSED(module), PyObject *args) {
 /* adopt(takes_max=, ask_seconds=, ...): the numbers of the rest. */
 static PyObject *adopt(PyObject *Py_UNUSED(module), PyObject *args, PyObject *keywords) {
     static char *names[] = {"takes_max",    "ask_seconds", "sweep_seconds", "lock_seconds_max",
-                            "attempts_max", "limit",       "send_max",      NULL};
+                            "attempts_max", "limit",       "send_max",      "buffer_min",
+                            "sweep_freely", NULL};
     struct constants *to = &constant;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "$Idddinn", names, &to->takes_max, &to->ask_seconds,
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "$Idddinnnn", names, &to->takes_max, &to->ask_seconds,
                                      &to->sweep_seconds, &to->lock_seconds_max, &to->attempts_max, &to->limit,
-                                     &to->send_max))
+                                     &to->send_max, &to->buffer_min, &to->sweep_freely))
         return NULL;
     Py_RETURN_NONE;
 }

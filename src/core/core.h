@@ -128,13 +128,16 @@ extern struct constants {
     double lock_seconds_max; /* the longest wait for a lock */
     int attempts_max;        /* how often what has ended in a ring is looked for in one go */
     Py_ssize_t limit;        /* of the completions of one wait, unless told */
+    Py_ssize_t sweep_freely; /* handles up to which they are looked at whenever a wait ends with nothing */
     Py_ssize_t send_max;     /* bytes; what is larger goes in parts */
+    Py_ssize_t buffer_min;   /* bytes that a receive's own buffer has at first */
 } constant;
 
 /* The names of what is called, made once: a string that is made for each call costs more than some of the calls. */
 extern struct names {
     PyObject *run, *run_on, *resume, *event, *lead, *close_kernel_once, *release, *discard, *empty, *leave, *look_again,
-        *act_on_results, *timeout, *limit, *key, *gettimeout, *close, *slow_close, *heap, *next_time;
+        *act_on_results, *timeout, *limit, *key, *gettimeout, *close, *slow_close, *heap, *next_time, *state, *buffer,
+        *init, *socket;
 } name;
 
 /* Sockets (sockets.c) */

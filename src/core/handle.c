@@ -66,12 +66,17 @@ static void dealloc(PyObject *object) {
     Py_DECREF(type);
 }
 
-#define FIXED(name) {#name, T_OBJECT, offsetof(struct handle, name), READONLY, NULL}
+/* What is always there, the interpreter reads at once; of the others, nothing is None. */
+#define FIXED(name) {#name, T_OBJECT_EX, offsetof(struct handle, name), READONLY, NULL}
+#define KEPT(name) {#name, T_OBJECT_EX, offsetof(struct handle, name), 0, NULL}
 
 static PyMemberDef members[] = {
     FIXED(lock),
     FIXED(incoming),
     FIXED(outgoing),
+    KEPT(kind),
+    KEPT(port),
+    KEPT(queue),
     {"serial", T_PYSSIZET, offsetof(struct handle, serial), 0, NULL},
     {"__weaklistoffset__", T_PYSSIZET, offsetof(struct handle, weakrefs), READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
@@ -84,12 +89,9 @@ static PyMemberDef members[] = {
 
 static PyGetSetDef attributes[] = {
     OBJECT(key),
-    OBJECT(kind),
     OBJECT(object),
     OBJECT(socket),
     OBJECT(identity),
-    OBJECT(port),
-    OBJECT(queue),
     OBJECT(readiness),
     OBJECT(files),
     NUMBER(number),

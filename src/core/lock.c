@@ -10,9 +10,9 @@
  */
 #include "core.h"
 
-static _Thread_local int held_here;          /* how many of these locks the thread holds */
-static _Thread_local PyObject *put_off_here; /* a list of what it is to do when it holds none any more, or NULL */
-static _Thread_local int doing_here;         /* whether it is at that: what comes meanwhile is done behind the rest */
+static _Thread_local int held_here INITIAL_EXEC; /* how many of these locks the thread holds */
+static _Thread_local PyObject *put_off_here;     /* a list of what it is to do when it holds none any more, or NULL */
+static _Thread_local int doing_here;             /* whether it is at that: what comes meanwhile is done behind the rest */
 
 int holds_lock(void) { return held_here > 0; }
 

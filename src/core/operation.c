@@ -184,22 +184,28 @@ static int put_transferred(PyObject *self, PyObject *value, void *ignored) {
     return 0;
 }
 
-/* _prepare(handle, key, state) */
-static PyObject *prepare(PyObject *self, PyObject *const *args, Py_ssize_t count) {
+int state_prepare(PyObject *self, PyObject *handle, PyObject *key, PyObject *state) {
     struct operation *operation = OP(self);
-    if (count != 3)
-        return PyErr_Format(PyExc_TypeError, "_prepare takes a handle, a key and a state");
     if (must_be_idle(self) < 0)
-        return NULL;
-    set_field(self, &operation->handle, Py_NewRef(args[0]));
-    set_field(self, &operation->key, Py_NewRef(args[1]));
-    set_field(self, &operation->state, Py_NewRef(args[2]));
+        return -1;
+    set_field(self, &operation->handle, Py_NewRef(handle));
+    set_field(self, &operation->key, Py_NewRef(key));
+    set_field(self, &operation->state, Py_NewRef(state));
     PyObject **const none[] = {&operation->error,  &operation->verdict, &operation->expiry,
                                &operation->native, &operation->next,    &operation->previous};
     for (size_t i = 0; i < sizeof none / sizeof *none; i++)
         set_field(self, none[i], Py_NewRef(Py_None));
     set_transferred(self, 0);
     operation->sequence = 0;
+    return 0;
+}
+
+/* _prepare(handle, key, state) */
+static PyObject *prepare(PyObject *self, PyObject *const *args, Py_ssize_t count) {
+    if (count != 3)
+        return PyErr_Format(PyExc_TypeError, "_prepare takes a handle, a key and a state");
+    if (state_prepare(self, args[0], args[1], args[2]) < 0)
+        return NULL;
     Py_RETURN_NONE;
 }
 

@@ -45,9 +45,12 @@ static inline struct accept *ACCEPTING(PyObject *operation) { return (struct acc
 
 extern PyTypeObject *operation_type; /* OperationState, of the copy of the package that C serves; see claim */
 
-/* What an object is to C: RECV and SEND have a struct buffered, and ACCEPT has a struct accept. */
+/* What an operation is to C: RECV and SEND have a struct buffered, and ACCEPT has a struct accept. */
+static inline enum kind kind_in(PyObject *operation) { return (enum kind)OP(operation)->kind; }
+
+/* The same of any object of the program's. */
 static inline enum kind kind_of(PyObject *object) {
-    return operation_type && PyObject_TypeCheck(object, operation_type) ? (enum kind)OP(object)->kind : NEITHER;
+    return operation_type && PyObject_TypeCheck(object, operation_type) ? kind_in(object) : NEITHER;
 }
 
 static inline enum status status_of(PyObject *operation) {
@@ -87,6 +90,9 @@ PyObject *state_new(PyTypeObject *type, enum kind kind);
 int state_traverse(PyObject *operation, visitproc visit, void *arg);
 int state_clear(PyObject *operation);
 void state_dealloc(PyObject *operation, inquiry clear);
+
+/* Begins the life of an operation, or begins it anew. */
+int state_prepare(PyObject *operation, PyObject *handle, PyObject *key, PyObject *state);
 
 static inline int operation_is_idle(PyObject *operation) { return status_of(operation) == IDLE; }
 

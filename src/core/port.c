@@ -237,6 +237,7 @@ struct timing {
     double timeout; /* seconds; negative for ever */
     double until;   /* when that is over, on the monotonic clock */
     Py_ssize_t limit;
+    int over; /* it has come to its end with nothing */
 };
 
 /* The seconds that are left of a wait; negative for ever. */
@@ -365,7 +366,8 @@ static int read_arguments(struct timing *wait, PyObject *const *args, Py_ssize_t
         else
             plain = (!called || called == name.limit) && read_limit(wait, args[i]);
     }
-    PyErr_Clear(); /* a number that is too large is for Python to refuse */
+    if (!plain)
+        PyErr_Clear(); /* a number that is too large is for Python to refuse */
     return plain;
 }
 
@@ -430,10 +432,46 @@ static int ask(struct port *self, struct waiter *waiter, const struct timing *wa
     return led ? led : follow(self, waiter, wait);
 }
 
-/* Waits until there is something to return. An empty list where Python is to find out what is the matter: the time is
- * over, or the port closed, or the thread another port's by now, as a finalizer that ran in the middle of this has waited
- * there. */
-static PyObject *wait_fast(struct port *self, struct waiter *waiter, const struct timing *wait) {
+/* Whether a handle in the table has a socket that is open still, as far as one sees without calling anything. */
+static int stands(PyObject *object) {
+    struct handle *handle = handle_of(object);
+    return Py_TYPE(object) == handle_type && handle->object && Py_TYPE(handle->object) == socket_type &&
+           number_in(handle->object) == handle->number;
+}
+
+/* Whether no socket was closed behind the port's back, as QueuedPort._sweep finds out. Where there are many, Python looks
+ * every now and then, when it leads. */
+static int all_stand(struct port *self) {
+    Py_ssize_t place = 0;
+    PyObject *number, *handle;
+    int stand = 1;
+    if (PyDict_GET_SIZE(self->table) > constant.sweep_freely)
+        return 1;
+    BEGIN_SECTION(self->table);
+    while (stand && PyDict_Next(self->table, &place, &number, &handle))
+        stand = stands(handle);
+    END_SECTION();
+    return stand;
+}
+
+/* Whether the time of a wait is over, and there is nothing to see to before it ends. */
+static int is_over(struct port *self, const struct timing *wait) {
+    return left_of(wait) == 0 && !queue_count(self->queue) && quiet_until(self) && all_stand(self);
+}
+
+/* Ends a wait that has nothing to return; an empty batch is. */
+static PyObject *end_empty(struct port *self, struct waiter *waiter, PyObject *batch) {
+    struct queue *queue = self->queue;
+    queue_arrive(queue, waiter);
+    if (queue_leave(queue, waiter) && queue_count(queue) > 0 && queue_wake(queue) < 0)
+        return give_up(self, waiter, batch);
+    return queue_pass_on(queue) < 0 ? give_up(self, waiter, batch) : batch;
+}
+
+/* Waits until there is something to return, or the time is over. An empty list that is not the last word (wait->over) where
+ * Python is to find out what is the matter: the time is over and there are deadlines or closed sockets, or the port is
+ * closed, or the thread another port's by now, as a finalizer that ran in the middle of this has waited there. */
+static PyObject *wait_fast(struct port *self, struct waiter *waiter, struct timing *wait) {
     for (;;) {
         if (start_own_gathered(self, waiter) < 0 || ask(self, waiter, wait) < 0)
             return give_up(self, waiter, NULL);
@@ -446,7 +484,13 @@ static PyObject *wait_fast(struct port *self, struct waiter *waiter, const struc
         int is_here = here == waiter && waiter->belongs == self->queue->serial;
         if (!is_here && call((PyObject *)waiter, name.leave) < 0)
             return give_up(self, waiter, batch);
-        if (!batch || PyList_GET_SIZE(batch) || !is_here || !usable(self) || left_of(wait) == 0)
+        if (!batch || PyList_GET_SIZE(batch) || !is_here || !usable(self))
+            return batch;
+        if (is_over(self, wait)) {
+            wait->over = 1;
+            return end_empty(self, waiter, batch);
+        }
+        if (left_of(wait) == 0)
             return batch;
         Py_DECREF(batch);
     }
@@ -454,7 +498,7 @@ static PyObject *wait_fast(struct port *self, struct waiter *waiter, const struc
 
 static PyObject *port_wait(PyObject *port, PyObject *const *args, Py_ssize_t count, PyObject *names) {
     struct port *self = usable_port(port);
-    struct timing wait = {-1, 0, constant.limit};
+    struct timing wait = {-1, 0, constant.limit, 0};
     struct waiter *waiter = self ? waiter_here(self) : NULL;
     if (!waiter || !read_arguments(&wait, args, count, names))
         return call_slow(port, slow.wait, args, count, names);
@@ -463,7 +507,7 @@ static PyObject *port_wait(PyObject *port, PyObject *const *args, Py_ssize_t cou
     Py_INCREF(waiter);
     PyObject *batch = wait_fast(self, waiter, &wait);
     Py_DECREF(waiter);
-    if (!batch || PyList_GET_SIZE(batch))
+    if (!batch || wait.over || PyList_GET_SIZE(batch))
         return batch;
     Py_DECREF(batch);
     return wait_slowly(port, self, &wait);

@@ -45,6 +45,11 @@ extern struct offsets {
     Py_ssize_t family, type, protocol; /* ints, of a socket */
 } at;
 
+static inline int int_in(PyObject *socket, Py_ssize_t offset) { return *(const int *)((char *)socket + offset); }
+
+/* Where the instances of a class have a slot; -1 with an exception where it is none. */
+int offset_of(PyObject *class, const char *name, Py_ssize_t *offset);
+
 /* After a fork the child may use nothing of this: each port remembers in which process it was made. */
 extern unsigned generation;
 
@@ -82,6 +87,15 @@ void lane_remove(struct lane *lane, PyObject *operation);
 
 /* Puts an operation back where it was, in the order of submission. */
 void lane_restore(struct lane *lane, PyObject *operation);
+
+/* Sockets (sockets.c) */
+
+/* The socket object of a connection that a listener has accepted, as made_socket makes it; NULL where it does not, without
+ * an exception where Python is to do it. The number stays the caller's until it has. */
+PyObject *socket_accepted(PyObject *listener, int number);
+
+/* Closes a socket object as its method does. Returns -1 with what that raises. */
+int socket_close(PyObject *socket);
 
 /* Attempts (attempts.c) */
 

@@ -1,9 +1,101 @@
-/* Socket objects, in which C finds the descriptor, and that there is none any more. */
-#include "completion.h"
-#include "handle.h"
-#include "operation.h"
+/* Socket objects: C finds the descriptor in them, and that there is none any more; and makes and closes those of accepted
+ * connections.
+ *
+ * socket.socket is a class of Python's over one of C. Its __init__ calls that of C and sets two slots, and its close sets
+ * one of them and calls that of C; but the ways there and back take ten times what C takes. So this does the same, where
+ * native.py has seen that those methods are the ones it knows, and for as long as nobody has put others in their place. */
+#include "port.h"
 
 PyTypeObject *socket_type;
+
+static struct {
+    PyObject *init, *close;     /* methods of socket.socket; NULL where they are not known */
+    PyObject *close_in_c;       /* what the latter comes to */
+    PyObject *no_refs;          /* zero, of which there is one */
+    PyObject *module;           /* the dict in which programs find the class */
+    Py_ssize_t io_refs, closed; /* where its objects have these */
+} known;
+
+/* know_sockets(the dict of the module socket): its class has the methods that are known here. */
+static PyObject *know_sockets(PyObject *Py_UNUSED(module), PyObject *dict) {
+    PyObject *class = (PyObject *)socket_type, *base = (PyObject *)socket_type->tp_base;
+    if (offset_of(class, "_io_refs", &known.io_refs) < 0 || offset_of(class, "_closed", &known.closed) < 0 ||
+        !(known.close = PyObject_GetAttr(class, name.close)) ||
+        !(known.close_in_c = PyObject_GetAttr(base, name.close)) || !(known.init = PyObject_GetAttr(class, name.init)))
+        return NULL;
+    if (!(known.no_refs = PyLong_FromLong(0)))
+        return NULL;
+    known.module = Py_NewRef(dict);
+    Py_RETURN_NONE;
+}
+
+static int is_still(PyObject *method, PyObject *what) {
+    PyObject *now = what ? PyObject_GetAttr((PyObject *)socket_type, method) : NULL;
+    Py_XDECREF(now);
+    if (what && !now)
+        PyErr_Clear();
+    return now && now == what;
+}
+
+/* Whether sockets are made as they were when this was made. */
+static int makes_sockets(void) {
+    if (!is_still(name.init, known.init))
+        return 0;
+    PyObject *class = dict_get(known.module, name.socket);
+    Py_XDECREF(class);
+    if (!class)
+        PyErr_Clear();
+    return class == (PyObject *)socket_type;
+}
+
+static PyObject *four_numbers(const int *numbers) {
+    PyObject *tuple = PyTuple_New(4);
+    for (int i = 0; tuple && i < 4; i++) {
+        PyObject *number = PyLong_FromLong(numbers[i]);
+        if (number)
+            PyTuple_SET_ITEM(tuple, i, number);
+        else
+            Py_CLEAR(tuple);
+    }
+    return tuple;
+}
+
+static PyObject *int_slot(PyObject *socket, Py_ssize_t offset) {
+    return field_of(socket, (PyObject **)((char *)socket + offset));
+}
+
+static void put_slot(PyObject *socket, Py_ssize_t offset, PyObject *value) {
+    set_field(socket, (PyObject **)((char *)socket + offset), value);
+}
+
+PyObject *socket_accepted(PyObject *listener, int number) {
+    if (!makes_sockets())
+        return NULL;
+    const int numbers[] = {int_in(listener, at.family), int_in(listener, at.type) | SOCK_NONBLOCK,
+                           int_in(listener, at.protocol), number};
+    PyObject *args = four_numbers(numbers), *made = args ? socket_type->tp_new(socket_type, args, NULL) : NULL;
+    if (made && socket_type->tp_base->tp_init(made, args, NULL) < 0)
+        Py_CLEAR(made);
+    Py_XDECREF(args);
+    if (made) {
+        put_slot(made, known.io_refs, Py_NewRef(known.no_refs));
+        put_slot(made, known.closed, Py_NewRef(Py_False));
+    }
+    return made;
+}
+
+int socket_close(PyObject *socket) {
+    int is_plain = Py_TYPE(socket) == socket_type && is_still(name.close, known.close);
+    PyObject *refs = is_plain ? int_slot(socket, known.io_refs) : NULL;
+    int is_last = refs && refs == known.no_refs;
+    Py_XDECREF(refs);
+    if (!is_last) /* a file of makefile's has it as well, or it is not for this */
+        return call(socket, name.close);
+    put_slot(socket, known.closed, Py_NewRef(Py_True));
+    PyObject *result = PyObject_Vectorcall(known.close_in_c, &socket, 1, NULL);
+    Py_XDECREF(result);
+    return result ? 0 : -1;
+}
 
 /* keeps_number(socket, number): whether the descriptor of a socket object is where number_at looks for it. */
 static PyObject *keeps_number(PyObject *module, PyObject *args) {
@@ -34,5 +126,6 @@ static PyObject *claim(PyObject *module, PyObject *class) {
 PyMethodDef socket_functions[] = {
     {"claim", claim, METH_O, NULL},
     {"keeps_number", keeps_number, METH_VARARGS, NULL},
+    {"know_sockets", know_sockets, METH_O, NULL},
     {NULL, NULL, 0, NULL},
 };

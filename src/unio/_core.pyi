@@ -3,7 +3,7 @@
 
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeAlias
 
@@ -48,10 +48,8 @@ class HandleState:
 class WaiterState:
     beyond: bool
     gate: Any
-    @property
-    def slot(self) -> bool: ...
-    @property
-    def woken(self) -> float: ...
+    slot: Any
+    woken: float
 
 # The twin in queue.py says what each promises.
 class QueueState:
@@ -107,9 +105,12 @@ def adopt(
     attempts_max: int,
     limit: int,
     send_max: int,
+    buffer_min: int,
+    sweep_freely: int,
 ) -> None: ...
 def claim(class_: type[socket.socket], /) -> bool: ...
 def learn(*classes: Any) -> None: ...
+def know_sockets(module: Mapping[str, Any], /) -> None: ...
 def next_sequence() -> int: ...
 def share_book(book: dict[int, Any], lock: Any, /) -> None: ...
 def keeps_number(sock: socket.socket, number: int, /) -> bool: ...

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from unio.arguments import Address
     from unio.handle import Handle
+    from unio.operations import Buffers
 
 # Where an operation is in its cycle. Only a backend changes it. (C has its own copy; a test compares them.)
 IDLE: Final = 0
@@ -196,6 +197,13 @@ class RecvState(BufferedState):
     _grows: bool
     """Whether the buffer is its own, and a larger one is to follow once it was filled."""
 
+    if TYPE_CHECKING:
+
+        def _make(self, handle: Handle, buffer: Buffers | None, state: Any) -> None: ...
+
+    def __init__(self, handle: Handle, buffer: Buffers | None = None, *, state: Any = None) -> None:
+        self._make(handle, buffer, state)
+
     @property
     def data(self) -> memoryview:
         """What the last completion delivered: a view of the buffer, so that nothing is copied.
@@ -212,6 +220,13 @@ class SendState(BufferedState):
     """What a send keeps besides: nothing. By its class, C knows that the operation is one."""
 
     __slots__ = ()
+
+    if TYPE_CHECKING:
+
+        def _make(self, handle: Handle, buffer: Buffers, state: Any) -> None: ...
+
+    def __init__(self, handle: Handle, buffer: Buffers, *, state: Any = None) -> None:
+        self._make(handle, buffer, state)
 
 
 class AcceptState(OperationState):

@@ -215,10 +215,10 @@ class Recv(RecvState, _Buffered):
     _hint = "; use Read"
     _fills = True
 
-    def __init__(self, handle: Handle, buffer: Buffers | None = None, *, state: Any = None) -> None:
+    def _make(self, handle: Handle, buffer: Buffers | None, state: Any) -> None:
         self._check_handle(handle)
         if buffer is not None:
-            super().__init__(handle, buffer, state)
+            _Buffered.__init__(self, handle, buffer, state)
         else:
             Operation.__init__(self, handle, handle.key, state)
             self._take_buffer(BUFFER_MIN if handle.stream else DATAGRAM_MAX)
@@ -258,9 +258,9 @@ class Send(SendState, _Buffered):
     _hint = "; use Write"
     _fills = False
 
-    def __init__(self, handle: Handle, buffer: Buffers, *, state: Any = None) -> None:
+    def _make(self, handle: Handle, buffer: Buffers, state: Any) -> None:
         self._check_handle(handle)
-        super().__init__(handle, buffer, state)
+        _Buffered.__init__(self, handle, buffer, state)
 
 
 class RecvFrom(_Buffered):

@@ -134,7 +134,7 @@ def test_a_registration_that_fails_is_an_error_of_associate_and_leaves_nothing(
 
 
 def fit_pair(port: unio.Port, resources: contextlib.ExitStack) -> tuple[socket.socket, socket.socket]:
-    """Two ends; the first is fit to join as it is, and no port remembers who had its number before: so C has it join."""
+    """Two ends; the first is fit to join, and no port remembers who had its number before: so C has it join."""
     near, far = support.local_pair()
     port.associate(near).close()
     near, other = map(resources.enter_context, socket.socketpair())

@@ -301,7 +301,8 @@ class EmulatedHandle(HandleState, Handle):
         port = self.port()
         try:
             try:
-                self.queue.start_gathered()  # what was submitted just before the life ended: its thread need not wait again
+                # What was submitted just before the life ended: its thread need not wait again.
+                self.queue.start_gathered()
                 if port is not None:
                     port._abandon(self, at_once=closer)
             finally:

@@ -61,6 +61,26 @@ no_fast_path = _no_numbers
 """Why C does nothing, or less than it could; None where it does all."""
 
 
+SOCKET_METHODS = {
+    "__init__": ("AF_INET", "SOCK_STREAM", "_socket", "socket", "__init__", "_io_refs", "_closed"),
+    "close": ("_closed", "_io_refs", "_real_close"),
+    "_real_close": ("close",),
+}
+"""The methods of :class:`socket.socket` that C has short forms of, and all names that their code looks up."""
+
+
+def know_sockets() -> None:
+    """Let the C part make and close sockets by itself, if this Python's do no more than what it knows.
+
+    Its forms of these methods are those of CPython 3.11 to 3.15. With others, as a later one's or those of a library
+    that has changed the class, Python makes and closes each socket as before.
+    """
+    found = {name: getattr(vars(socket.socket).get(name), "__code__", None) for name in SOCKET_METHODS}
+    names = {name: code and code.co_names for name, code in found.items()}
+    if names == SOCKET_METHODS and "__new__" not in vars(socket.socket):
+        core.know_sockets(vars(socket))
+
+
 if TYPE_CHECKING or core is None:
     from unio.completion import Completion as Completion  # noqa: PLC0414
     from unio.completion import made_completion as made_completion  # noqa: PLC0414

@@ -31,7 +31,7 @@ from unio.backends.attempts import ATTEMPTS_MAX, SEND_CHUNK, Outcome, unblocked_
 from unio.backends.calls import make_fit
 from unio.backends.lanes import EmulatedHandle, Lane, Life
 from unio.backends.locks import Lock, holds_lock, put_off, refuse_within_lock
-from unio.backends.native import core, has_fast_path, next_sequence
+from unio.backends.native import core, has_fast_path, know_sockets, next_sequence
 from unio.backends.objects import number_of, told_status
 from unio.backends.places import WATCH_SECONDS, Blocking, Waiter, here, join
 from unio.backends.queue import ASK_SECONDS, TAKES_MAX, CompletionQueue, nothing_gathered
@@ -39,7 +39,7 @@ from unio.backends.timers import NOT_LINKED, is_on
 from unio.errors import NotAssociated, as_oserror, cancelled, timed_out
 from unio.handle import HasFileno, Kind
 from unio.operation_state import IDLE, PENDING
-from unio.operations import Operation, ProcessExit, Timer
+from unio.operations import BUFFER_MIN, Operation, ProcessExit, Timer
 from unio.port import LIMIT_DEFAULT, Completion, Port, check_limit, port_closed
 
 if TYPE_CHECKING:
@@ -326,7 +326,7 @@ class QueuedPort(Port, ABC):
         """The handle of an operation that was given to a method; None for one that has none."""
         if not isinstance(operation, Operation):
             raise TypeError(f"an operation is needed here, not {type(operation).__name__}")
-        handle = operation.handle
+        handle = operation._handle  # what the property gives, at a fifth of the price
         if handle is None or (isinstance(handle, EmulatedHandle) and handle.port() is self):
             return handle
         raise NotAssociated(f"{handle!r} belongs to another port")
@@ -517,7 +517,7 @@ class QueuedPort(Port, ABC):
 
         With *flight*, only the one that this number, or this deadline, belongs to: by now it may be on another.
         """
-        handle = operation.handle
+        handle = operation._handle  # what the property gives, at a fifth of the price
         if handle is None:
             return self._detached_ended(operation, verdict, flight)
         assert isinstance(handle, EmulatedHandle)
@@ -797,6 +797,7 @@ class QueuedPort(Port, ABC):
 
 if has_fast_path:
     core.learn(QueuedPort, EmulatedHandle, Kind.SOCKET, unblocked_socket)
+    know_sockets()
     core.adopt(
         takes_max=TAKES_MAX,
         ask_seconds=ASK_SECONDS,
@@ -805,4 +806,6 @@ if has_fast_path:
         attempts_max=ATTEMPTS_MAX,
         limit=LIMIT_DEFAULT,
         send_max=SEND_CHUNK,
+        buffer_min=BUFFER_MIN,
+        sweep_freely=SWEEP_FREELY,
     )
