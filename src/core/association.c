@@ -122,7 +122,7 @@ PyObject *associate(struct port *self, PyObject *socket, PyObject *key) {
     return made;
 }
 
-static int is_idle(PyObject *lane) { return !has_first((struct lane *)lane) && !((struct lane *)lane)->active; }
+static int is_idle(PyObject *lane) { return !has_first(lane_of(lane)) && !PEEK(lane_of(lane)->active); }
 
 /* Ends the life of a handle that nothing is in flight on. Returns whether it is one, with a plain socket that is open. */
 static int end_idle(struct port *self, PyObject *object, PyObject *socket) {

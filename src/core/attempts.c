@@ -185,7 +185,7 @@ static enum next settle_locked(struct port *self, struct attempt *a, int *failed
     struct lane *lane = a->lane;
     if (self->ring) {
         lane->request = 0;
-        lane->drained = !a->more && a->result != 0;
+        POKE(lane->drained, !a->more && a->result != 0);
     }
     if (is_done(a)) {
         note(a);
@@ -205,7 +205,7 @@ static enum next settle_locked(struct port *self, struct attempt *a, int *failed
     } else if (a->result != -EAGAIN || OP(operation)->verdict != Py_None || PEEK(lane->ready)) {
         return a->kind == ACCEPT ? RUN_ON : JUDGE; /* what accept4 says, it says again */
     }
-    lane->active = 0;
+    POKE(lane->active, 0);
     return OVER;
 }
 
@@ -299,7 +299,7 @@ void make_attempts(struct port *self, struct attempt *attempts, int count, PyObj
 static int request_locked(struct port *self, struct attempt *a) {
     if (OP(a->operation)->verdict != Py_None || !is_open(a->handle))
         return 0;
-    a->lane->request = ring_attempt(self->ring, a, a->lane->drained);
+    a->lane->request = ring_attempt(self->ring, a, PEEK(a->lane->drained));
     return a->lane->request || !PyErr_Occurred();
 }
 

@@ -119,9 +119,9 @@ static PyObject *new_batch(Py_ssize_t count, Py_ssize_t empty) {
 }
 
 static void note_taken(struct queue *self, Py_ssize_t taken) {
-    if (!self->takes && taken)
+    if (!PEEK(self->takes) && taken)
         POKE(self->first_take, monotonic());
-    POKE(self->takes, self->takes + (unsigned)taken);
+    POKE(self->takes, PEEK(self->takes) + (unsigned)taken);
 }
 
 /* Takes the first packet into a place of a batch. Where it is an operation, the completion that is at *empty* becomes its.

@@ -36,6 +36,9 @@ static inline struct lane *lane_of(PyObject *object) { return (struct lane *)obj
 static inline int is_open(PyObject *handle) { return PEEK(handle_of(handle)->life) == LIFE_OPEN; }
 static inline int has_first(const struct lane *lane) { return lane->first != NULL; }
 
+/* Whether nobody is at a lane, so that it can be owned; the caller holds the handle's lock. */
+static inline int is_free(struct lane *lane) { return !PEEK(lane->active) && !PEEK(lane->resting); }
+
 /* Makes a handle of a class, with a lock and two lanes of its own. */
 PyObject *handle_new(PyTypeObject *type, PyObject *args, PyObject *keywords);
 

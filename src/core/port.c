@@ -117,7 +117,7 @@ struct left {
 };
 
 static enum linked link_locked(PyObject *operation, PyObject *handle, struct lane *lane, struct left *left) {
-    if (!is_open(handle) || has_first(lane) || lane->active || lane->resting || !begin_flight(operation))
+    if (!is_open(handle) || has_first(lane) || !is_free(lane) || !begin_flight(operation))
         return REFUSED;
     left->verdict = exchange_field(operation, &OP(operation)->verdict, Py_NewRef(Py_None));
     left->error = exchange_field(operation, &OP(operation)->error, Py_NewRef(Py_None));
@@ -126,7 +126,7 @@ static enum linked link_locked(PyObject *operation, PyObject *handle, struct lan
     lane_append(lane, operation);
     if (!PEEK(lane->ready))
         return LINKED;
-    lane->active = 1;
+    POKE(lane->active, 1);
     return OWNED;
 }
 
@@ -542,9 +542,9 @@ static int pass_event(struct port *self, const union events *events, int index) 
 /* Makes this thread the owner of a lane that an event was for, as EmulatedHandle.own does; with the handle's lock. */
 static int own_locked(PyObject *handle, struct lane *lane) {
     POKE(lane->ready, 1);
-    if (!has_first(lane) || lane->active || lane->resting || !is_open(handle))
+    if (!has_first(lane) || !is_free(lane) || !is_open(handle))
         return 0;
-    lane->active = 1;
+    POKE(lane->active, 1);
     return 1;
 }
 

@@ -261,13 +261,15 @@ class IoUringPort(FastPort, QueuedPort):
             if became is None and self._unsettled:
                 unsettled = became = self._unsettled.pop(lane, None)
             while owned:
-                found = self._find_target(handle)
+                # Nobody asks the object of a handle whose life has ended: that may be the program's code.
+                found = self._find_target(handle) if self._takes_on(handle) else None
                 with handle.lock:
                     operation = lane.first
                     if became is not None:
                         skipped = self._settle_first(handle, lane, became, skipping) or skipped
                     unsettled = None
-                    if lane.first is None or lane.resting or not self._takes_on(handle) or tries == ATTEMPTS_MAX:
+                    enough = tries == ATTEMPTS_MAX or not self._takes_on(handle)
+                    if lane.first is None or lane.resting or enough or found is None:
                         handle.disown(lane)
                         break
                     blocked = became is not None and became[0] is Outcome.BLOCKED and lane.first is operation
