@@ -24,11 +24,18 @@ BACKENDS = {"linux": ["epoll", "io_uring"], "win32": []}.get(sys.platform, ["kqu
 # Modules that are checked as the other system's own, where they are imported and nowhere else.
 WINDOWS_ONLY = [
     f"src/unio/backends/{name}.py"
-    for name in ("flights", "iocp", "iocp_handle", "iocp_processes", "iocp_queue", "win32")
+    for name in (
+        "windows/overlapped",
+        "iocp",
+        "windows/handle",
+        "windows/processes",
+        "windows/kernel_queue",
+        "kernel/win32",
+    )
 ]
 
 # Modules that no other system than Linux imports.
-LINUX_ONLY = [f"src/unio/backends/{name}.py" for name in ("epoll", "io_uring", "requests")]
+LINUX_ONLY = [f"src/unio/backends/{name}.py" for name in ("epoll", "io_uring", "engine/ring_requests")]
 
 # Prints why a backend can't run here, if it can't.
 PROBLEM = """

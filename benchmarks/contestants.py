@@ -16,7 +16,7 @@ BUFFER = 64 * KIB
 
 IDLE = 5000
 IDLE_BUFFER = 4 * KIB
-"""The same where most connections are idle."""
+"""What a connection has for its receives where most are idle."""
 
 
 @dataclass(frozen=True)

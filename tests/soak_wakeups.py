@@ -4,7 +4,7 @@
 
 Half of the threads post, each a packet at a time, and go on when it was taken; the other half take. So those that take
 have to be woken again and again, and a wake-up that is lost leaves both sides asleep, which ends the program with an
-error. It is done with as many places as there are threads, with the usual number, and with one.
+error. It is done with as many run slots as there are threads, with the usual number, and with one.
 """
 
 from __future__ import annotations

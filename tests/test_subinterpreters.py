@@ -13,7 +13,7 @@ import pytest
 from patience import PROGRAM
 
 import unio
-from unio.backends import native
+from unio.backends.common import accelerator
 
 HAS_THEM = any(importlib.util.find_spec(name) for name in ("_interpreters", "_xxsubinterpreters"))
 
@@ -122,7 +122,7 @@ def test_doctor_says_what_is_lacking_in_a_subinterpreter(kind: str) -> None:
     found = json.loads(run(RUN, kind, "from unio.cli import main\nmain(['doctor', '--json'])", times=1))
     assert found["backend"] == "epoll"
     lacking = {each["name"]: each["reason"] for each in found["candidates"] if not each["available"]}
-    if native.core is None:
+    if accelerator.core is None:
         assert found["c_part"].startswith("absent: it is compiled at installation")
     elif kind != "legacy" and sys.version_info >= (3, 12):
         assert "unio._core does not support loading in subinterpreters" in found["c_part"]
@@ -221,11 +221,11 @@ import sys
 exec({RUN.partition("if __name__")[0]!r})
 SERVES = {SERVES!r}
 run("legacy", SERVES)
-from unio.backends import native
+from unio.backends.common import accelerator
 exec(SERVES)
 run("legacy", SERVES)
 exec(SERVES)
-assert native.has_fast_path, native.no_fast_path
+assert accelerator.has_fast_path, accelerator.no_fast_path
 """
     assert run(program, "legacy").split() == ["served"] * 4
 

@@ -17,9 +17,9 @@ import support
 
 import unio
 from unio import completion, operation_state
-from unio.backends import native
+from unio.backends.common import accelerator
 
-core: Any = native.core
+core: Any = accelerator.core
 needs_c = pytest.mark.skipif(core is None, reason="unio._core was not compiled, so that there is but one form")
 
 STATES = ["OperationState", "BufferedState", "RecvState", "SendState", "AcceptState"]

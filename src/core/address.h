@@ -9,7 +9,7 @@
 /* Fill in an address of AF_INET, AF_INET6 or AF_UNIX; returns its size, or -1 and an exception. */
 int address_from(int family, PyObject *given, struct sockaddr_storage *address);
 
-/* The same back, as the socket module has it; None for no address and for other families. */
+/* An address of the kernel's, as the socket module has it; None for no address and for other families. */
 PyObject *address_to(const struct sockaddr_storage *address, socklen_t size);
 
 #endif

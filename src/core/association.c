@@ -1,6 +1,6 @@
 /* Joining a port and leaving it, for what is plain there: a stream socket that is fit already, as an accept makes it, and
- * a handle that nothing is in flight on. Everything else is left to Python: QueuedPort.associate and
- * EmulatedHandle.close, of which these are a short form.
+ * a handle that nothing is in flight on. Everything else is left to Python: EnginePort.associate and
+ * EngineHandle.close, of which these are a short form.
  */
 #include "port.h"
 
@@ -9,20 +9,21 @@
 #include <netinet/in.h>
 #include <sys/socket.h>
 
-static PyObject *book, *book_lock; /* of the handles that have joined a port: see joined.py */
+static PyObject *registry, *registry_lock; /* of the handles that have joined a port: see engine/registry.py */
 
-/* share_book(book, lock) */
-static PyObject *share_book(PyObject *module, PyObject *args) {
+/* share_registry(registry, lock) */
+static PyObject *share_registry(PyObject *module, PyObject *args) {
     (void)module;
     PyObject *shared, *lock;
     if (!PyArg_ParseTuple(args, "O!O", &PyDict_Type, &shared, &lock))
         return NULL;
-    Py_XSETREF(book, Py_NewRef(shared));
-    Py_XSETREF(book_lock, Py_NewRef(lock));
+    Py_XSETREF(registry, Py_NewRef(shared));
+    Py_XSETREF(registry_lock, Py_NewRef(lock));
     Py_RETURN_NONE;
 }
 
-/* Whether a socket tells of a single byte, as it does unless the program has set that otherwise; calls.py says more. */
+/* Whether a socket tells of a single byte, as it does unless the program has set that otherwise; engine/syscalls.py
+ * says more. */
 static int tells_of_any(int number) {
     int least;
     socklen_t size = sizeof least;
@@ -42,14 +43,14 @@ static int is_plain_socket(PyObject *object) {
     return plain;
 }
 
-/* Whether a receive that comes up short has emptied the socket: of TCP's alone, as lanes.py says. */
+/* Whether a receive that comes up short has emptied the socket: of TCP's alone, as engine/handle.py says. */
 static int shows_drained(struct port *self, PyObject *socket) {
     int family = int_in(socket, at.family), protocol = int_in(socket, at.protocol);
     return self->kernel.calls && self->kernel.calls->tells_urgent && (family == AF_INET || family == AF_INET6) && (protocol == 0 || protocol == IPPROTO_TCP);
 }
 
 /* Has the kernel know of a handle; a ring takes any descriptor as it is. And a write there raises no signal: see make_fit in
- * calls.py. Returns -1, perhaps with an exception, where that isn't to be. */
+ * engine/syscalls.py. Returns -1, perhaps with an exception, where that isn't to be. */
 static int join(struct port *self, struct handle *handle) {
     if (!self->ring && kernel_add(&self->kernel, handle->number, handle->serial) < 0)
         return -1;
@@ -60,7 +61,7 @@ static int join(struct port *self, struct handle *handle) {
 #endif
 }
 
-/* As EmulatedHandle makes itself of such a socket. */
+/* As EngineHandle makes itself of such a socket. */
 static PyObject *make_handle(struct port *self, PyObject *socket, int number, PyObject *key) {
     PyObject *made = handle_new(handle_type, NULL, NULL);
     struct handle *handle = handle_of(made);
@@ -79,27 +80,28 @@ static PyObject *make_handle(struct port *self, PyObject *socket, int number, Py
     return made;
 }
 
-/* Enters a handle into the port's table and into the book, if no other is known by its number. Returns whether it has. */
+/* Enters a handle into the port's table and into the registry, if no other is known by its number. Returns whether it
+ * has. */
 static int enter(struct port *self, PyObject *handle, PyObject *number) {
-    lock_acquire(book_lock);
+    lock_acquire(registry_lock);
     int is_free = usable(self) && number_in(handle_of(handle)->socket) == handle_of(handle)->number &&
-                  !PyDict_GetItemWithError(book, number) && !PyErr_Occurred();
-    int entered = is_free && PyDict_SetItem(book, number, self->table_reference) == 0;
+                  !PyDict_GetItemWithError(registry, number) && !PyErr_Occurred();
+    int entered = is_free && PyDict_SetItem(registry, number, self->table_reference) == 0;
     if (entered && PyDict_SetItem(self->table, number, handle) < 0)
         entered = 0;
-    lock_release(book_lock);
+    lock_release(registry_lock);
     return entered;
 }
 
-/* Takes a handle out of both, as joined.strike does. */
-static void strike(struct port *self, PyObject *handle, PyObject *number) {
-    lock_acquire(book_lock);
+/* Takes a handle out of both, as registry.remove does. */
+static void registry_remove(struct port *self, PyObject *handle, PyObject *number) {
+    lock_acquire(registry_lock);
     if (PyDict_GetItemWithError(self->table, number) == handle) {
-        if (PyDict_GetItemWithError(book, number) == self->table_reference)
-            PyDict_DelItem(book, number);
+        if (PyDict_GetItemWithError(registry, number) == self->table_reference)
+            PyDict_DelItem(registry, number);
         PyDict_DelItem(self->table, number);
     }
-    lock_release(book_lock);
+    lock_release(registry_lock);
     if (PyErr_Occurred())
         PyErr_Clear();
 }
@@ -113,7 +115,7 @@ PyObject *associate(struct port *self, PyObject *socket, PyObject *key) {
     if (made && !enter(self, made, number)) {
         Py_CLEAR(made);
     } else if (made && join(self, handle_of(made)) < 0) {
-        strike(self, made, number);
+        registry_remove(self, made, number);
         Py_CLEAR(made);
     }
     Py_XDECREF(number);
@@ -122,17 +124,17 @@ PyObject *associate(struct port *self, PyObject *socket, PyObject *key) {
     return made;
 }
 
-static int is_idle(PyObject *lane) { return !has_first(lane_of(lane)) && !PEEK(lane_of(lane)->active); }
+static int is_idle(PyObject *direction) { return !has_first(direction_of(direction)) && !PEEK(direction_of(direction)->active); }
 
 /* Ends the life of a handle that nothing is in flight on. Returns whether it is one, with a plain socket that is open. */
 static int end_idle(struct port *self, PyObject *object, PyObject *socket) {
     struct handle *handle = handle_of(object);
     lock_acquire(handle->lock);
-    int idle = usable(self) && PEEK(handle->life) == LIFE_OPEN && (!handle->readiness || handle->readiness == Py_None) &&
+    int idle = usable(self) && PEEK(handle->lifecycle) == LIFECYCLE_OPEN && (!handle->readiness || handle->readiness == Py_None) &&
                is_idle(handle->incoming) && is_idle(handle->outgoing) && Py_TYPE(socket) == socket_type &&
                number_in(socket) == handle->number;
     if (idle)
-        POKE(handle->life, LIFE_CLOSED);
+        POKE(handle->lifecycle, LIFECYCLE_CLOSED);
     lock_release(handle->lock);
     return idle;
 }
@@ -145,7 +147,7 @@ static int leave(struct port *self, PyObject *handle, PyObject *socket) {
         kernel_remove(&self->kernel, handle_of(handle)->number);
     Py_XDECREF(known);
     if (number)
-        strike(self, handle, number);
+        registry_remove(self, handle, number);
     Py_XDECREF(number);
     int failed = socket_close(socket) < 0;
     if (failed && PyErr_ExceptionMatches(PyExc_MemoryError)) { /* there may be some by now */
@@ -169,7 +171,7 @@ static struct port *port_of(struct handle *handle) {
     return NULL;
 }
 
-/* EmulatedHandle.close, where nothing is in flight; the rest is its method _close's. */
+/* EngineHandle.close, where nothing is in flight; the rest is its method _close's. */
 PyObject *handle_close(PyObject *handle, PyObject *Py_UNUSED(ignored)) {
     struct port *self = holds_lock() ? NULL : port_of(handle_of(handle));
     if (!self)
@@ -187,6 +189,6 @@ PyObject *handle_close(PyObject *handle, PyObject *Py_UNUSED(ignored)) {
 }
 
 PyMethodDef association_functions[] = {
-    {"share_book", share_book, METH_VARARGS, NULL},
+    {"share_registry", share_registry, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
 };

@@ -37,9 +37,9 @@ static int prepare_buffer(struct attempt *attempt, PyObject *operation) {
     return 1;
 }
 
-int prepare(struct port *self, struct attempt *attempt, PyObject *handle, struct lane *lane) {
-    PyObject *operation = lane->first;
-    if (!is_open(handle) || !has_first(lane))
+int prepare(struct port *self, struct attempt *attempt, PyObject *handle, struct direction *direction) {
+    PyObject *operation = direction->first;
+    if (!is_open(handle) || !has_first(direction))
         return 0;
     enum kind kind = kind_in(operation);
     if (kind == NEITHER || !is_plain(operation, kind))
@@ -52,9 +52,9 @@ int prepare(struct port *self, struct attempt *attempt, PyObject *handle, struct
     if (kind == ACCEPT)
         made.peer->size = sizeof made.peer->address;
     if (!self->ring)
-        POKE(lane->ready, 0); /* without the lock: the owner alone does this, and its call to the kernel is behind it */
+        POKE(direction->ready, 0); /* without the lock: the owner alone does this, and its call to the kernel is behind it */
     made.handle = Py_NewRef(handle);
-    made.lane = (struct lane *)Py_NewRef(lane);
+    made.direction = (struct direction *)Py_NewRef(direction);
     made.operation = Py_NewRef(operation);
     *attempt = made;
     return 1;
@@ -65,12 +65,13 @@ int prepare(struct port *self, struct attempt *attempt, PyObject *handle, struct
 #endif
 
 #if defined(__APPLE__) || defined(__NetBSD__)
-#define SENDS_WAIT 1 /* a send that is asked not to wait does so where the socket is full: see calls.py */
+#define SENDS_WAIT 1 /* a send that is asked not to wait does so where the socket is full: see engine/syscalls.py */
 #else
 #define SENDS_WAIT 0
 #endif
 
-/* What shares the socket may have had it block again, and no flag keeps an accept from waiting: see calls.py. */
+/* What shares the socket may have had it block again, and no flag keeps an accept from waiting: see
+ * engine/syscalls.py. */
 static void unblock(int number) {
     int flags = fcntl(number, F_GETFL);
     if (flags >= 0 && !(flags & O_NONBLOCK))
@@ -91,7 +92,7 @@ static int accept_for_here(int number, struct peer *peer) {
 #endif
 }
 
-static ssize_t try_once(struct attempt *a) {
+static ssize_t attempt_once(struct attempt *a) {
     int number = __atomic_load_n(a->number, __ATOMIC_RELAXED); /* right before the call, as Python's own sockets do */
     if (a->kind == ACCEPT || (SENDS_WAIT && a->kind == SEND))
         unblock(number);
@@ -106,7 +107,7 @@ static ssize_t try_once(struct attempt *a) {
 static void perform(struct attempt *attempts, int count) {
     for (struct attempt *a = attempts; a < attempts + count; a++) {
         do
-            a->result = try_once(a);
+            a->result = attempt_once(a);
         while (a->result < 0 && errno == EINTR);
         if (a->result < 0)
             a->result = -errno;
@@ -135,7 +136,8 @@ static int adopt(struct attempt *a) {
     return a->accepted ? 0 : -1;
 }
 
-/* Takes back the deadline of an operation that has succeeded. Its lane is this thread's, so nobody else ends it. */
+/* Takes back the deadline of an operation that has succeeded. Its direction is this thread's, so nobody else ends
+ * it. */
 static int discard_expiry(struct port *self, PyObject *operation) {
     if (OP(operation)->expiry == Py_None)
         return 0;
@@ -165,7 +167,7 @@ static int is_done(const struct attempt *a) {
     return a->result >= 0 && (a->kind == RECV || (size_t)a->result == a->size);
 }
 
-/* Whether a receive has shown that the socket is empty: attempts.py says why one that came up short does. */
+/* Whether a receive has shown that the socket is empty: engine/attempts.py says why one that came up short does. */
 static int has_drained(const struct attempt *a) {
     return a->kind == RECV && a->result > 0 && (size_t)a->result < a->size &&
            handle_of(a->handle)->shows_drained && !PEEK(handle_of(a->handle)->ended);
@@ -182,36 +184,36 @@ static void note(struct attempt *a) {
 /* Acts on the result of an attempt, under the handle's lock. Says what is left to do without it. */
 static enum next settle_locked(struct port *self, struct attempt *a, int *failed) {
     PyObject *operation = a->operation, *handle = a->handle;
-    struct lane *lane = a->lane;
+    struct direction *direction = a->direction;
     if (self->ring) {
-        lane->request = 0;
-        POKE(lane->drained, !a->more && a->result != 0);
+        direction->request = 0;
+        POKE(direction->drained, !a->more && a->result != 0);
     }
     if (is_done(a)) {
         note(a);
         if (!has_drained(a))
-            POKE(lane->ready, 1);
-        lane_remove(lane, operation); /* first: once it is queued, another thread may submit it to another handle */
+            POKE(direction->ready, 1);
+        direction_remove(direction, operation); /* first: once it is queued, another thread may submit it to another handle */
         if (a->skips) {
             set_status(operation, IDLE);
             a->skipped = 1;
         } else if (succeed(self, operation) < 0) {
-            lane_restore(lane, operation);
+            direction_restore(direction, operation);
             *failed = 1;
             return a->kind == ACCEPT ? RUN_ON : JUDGE;
         }
-        if (has_first(lane) && PEEK(lane->ready) && is_open(handle))
+        if (has_first(direction) && PEEK(direction->ready) && is_open(handle))
             return RUN_ON;
-    } else if (a->result != -EAGAIN || OP(operation)->verdict != Py_None || PEEK(lane->ready)) {
+    } else if (a->result != -EAGAIN || OP(operation)->verdict != Py_None || PEEK(direction->ready)) {
         return a->kind == ACCEPT ? RUN_ON : JUDGE; /* what accept4 says, it says again */
     }
-    POKE(lane->active, 0);
+    POKE(direction->active, 0);
     return OVER;
 }
 
 static void drop(struct attempt *a) {
     Py_DECREF(a->handle);
-    Py_DECREF(a->lane);
+    Py_DECREF(a->direction);
     Py_DECREF(a->operation);
     Py_XDECREF(a->memory);
     Py_XDECREF(a->accepted);
@@ -235,12 +237,12 @@ static int settle(struct port *self, struct attempt *a) {
     if (PEEK(self->closed) && call((PyObject *)self->queue, name.empty) < 0) /* with what has ended too late to be emptied by who closed it */
         keep_first(&kept);
     if (next == RUN_ON) {
-        failed |= call_port(self, name.run, a->handle, (PyObject *)a->lane, NULL) < 0;
+        failed |= call_port(self, name.run, a->handle, (PyObject *)a->direction, NULL) < 0;
     } else if (next == JUDGE) {
         PyObject *result = PyLong_FromSsize_t(a->result);
         if (!result && (PyErr_Clear(), 1))
             result = PyLong_FromSsize_t(a->result); /* what it says would be lost, and there may be some memory by now */
-        failed |= !result || call_port(self, name.run_on, a->handle, (PyObject *)a->lane, result) < 0;
+        failed |= !result || call_port(self, name.run_on, a->handle, (PyObject *)a->direction, result) < 0;
         Py_XDECREF(result);
     } else if (!is_open(a->handle)) {
         failed |= call(a->handle, name.release) < 0;
@@ -299,8 +301,8 @@ void make_attempts(struct port *self, struct attempt *attempts, int count, PyObj
 static int request_locked(struct port *self, struct attempt *a) {
     if (OP(a->operation)->verdict != Py_None || !is_open(a->handle))
         return 0;
-    a->lane->request = ring_attempt(self->ring, a, PEEK(a->lane->drained));
-    return a->lane->request || !PyErr_Occurred();
+    a->direction->request = ring_attempt(self->ring, a, PEEK(a->direction->drained));
+    return a->direction->request || !PyErr_Occurred();
 }
 
 static void request_attempt(struct port *self, struct attempt *a, PyObject **kept) {
@@ -309,7 +311,7 @@ static void request_attempt(struct port *self, struct attempt *a, PyObject **kep
     while (fits && !requested) {
         lock_acquire(lock);
         fits = request_locked(self, a);
-        requested = a->lane->request != 0;
+        requested = a->direction->request != 0;
         lock_release(lock);
         if (fits && !requested)
             ring_make_room(self->ring, 1); /* another thread has filled it */
@@ -318,7 +320,7 @@ static void request_attempt(struct port *self, struct attempt *a, PyObject **kep
         return;
     if (PyErr_Occurred())
         keep_first(kept);
-    if (call_port(self, name.run, a->handle, (PyObject *)a->lane, NULL) < 0)
+    if (call_port(self, name.run, a->handle, (PyObject *)a->direction, NULL) < 0)
         keep_first(kept);
     drop(a);
 }
@@ -331,25 +333,25 @@ static void request_attempts(struct port *self, struct attempt *attempts, int co
 }
 
 /* Takes out what is gathered, which makes place for more. Returns how many there are. */
-static unsigned take_gathered(struct gathering *gathering, struct gathered *lanes) {
+static unsigned take_gathered(struct gathering *gathering, struct gathered *directions) {
     mutex_lock(&gathering->mutex);
     unsigned count = gathering->count;
-    memcpy(lanes, gathering->lanes, count * sizeof *lanes);
+    memcpy(directions, gathering->directions, count * sizeof *directions);
     POKE(gathering->count, 0);
     mutex_unlock(&gathering->mutex);
     return count;
 }
 
-/* Tries so many lanes that were gathered. */
-static void try_gathered(struct port *self, struct room *room, unsigned count, PyObject **kept) {
+/* Tries so many directions that were gathered. */
+static void attempt_gathered(struct port *self, struct room *room, unsigned count, PyObject **kept) {
     int prepared = 0;
     for (struct gathered *each = room->gathered; each < room->gathered + count; each++) {
-        if (prepare(self, &room->attempts[prepared], each->handle, each->lane))
+        if (prepare(self, &room->attempts[prepared], each->handle, each->direction))
             prepared++;
-        else if (call_port(self, name.run, each->handle, (PyObject *)each->lane, NULL) < 0)
+        else if (call_port(self, name.run, each->handle, (PyObject *)each->direction, NULL) < 0)
             keep_first(kept);
         Py_DECREF(each->handle);
-        Py_DECREF(each->lane);
+        Py_DECREF(each->direction);
     }
     if (!self->ring)
         make_attempts(self, room->attempts, prepared, kept);
@@ -358,22 +360,22 @@ static void try_gathered(struct port *self, struct room *room, unsigned count, P
 }
 
 /* Takes out what one of the threads has gathered. A gathering goes with its thread, under the queue's mutex. */
-static unsigned take_any_gathered(struct queue *queue, struct gathered *lanes) {
+static unsigned take_any_gathered(struct queue *queue, struct gathered *directions) {
     unsigned count = 0;
     mutex_lock(&queue->mutex);
     for (struct gathering *each = queue->gatherings; each && !count; each = each->next)
-        count = PEEK(each->count) ? take_gathered(each, lanes) : 0;
+        count = PEEK(each->count) ? take_gathered(each, directions) : 0;
     mutex_unlock(&queue->mutex);
     return count;
 }
 
 /* The same of this thread alone. It may be another port's by now, as a finalizer that ran meanwhile has waited there: then
  * its gathering is gone. */
-static unsigned take_own_gathered(const struct waiter *waiter, struct gathered *lanes) {
-    return waiter->gathering ? take_gathered(waiter->gathering, lanes) : 0;
+static unsigned take_own_gathered(const struct waiter *waiter, struct gathered *directions) {
+    return waiter->gathering ? take_gathered(waiter->gathering, directions) : 0;
 }
 
-/* Tries what this thread has gathered, or, without its waiter, what each of them has; and what that has led to. */
+/* Attempts what this thread has gathered, or, without its waiter, what each of them has; and what that has led to. */
 static int start(struct port *self, const struct waiter *waiter) {
     PyObject *kept = NULL;
     struct room *room = take_room(self);
@@ -382,7 +384,7 @@ static int start(struct port *self, const struct waiter *waiter) {
         return -1;
     while (count) {
         count = waiter ? take_own_gathered(waiter, room->gathered) : take_any_gathered(self->queue, room->gathered);
-        try_gathered(self, room, count, &kept);
+        attempt_gathered(self, room, count, &kept);
     }
     give_back_room(self, room);
     return raise_kept(kept);
@@ -403,10 +405,10 @@ static int has_gathered(struct queue *queue) {
 
 int start_gathered(struct port *self) { return has_gathered(self->queue) ? start(self, NULL) : 0; }
 
-int try_at_once(struct port *self, PyObject *handle, struct lane *lane) {
+int attempt_at_once(struct port *self, PyObject *handle, struct direction *direction) {
     struct attempt attempt;
-    if (!prepare(self, &attempt, handle, lane)) /* the handle was closed in the meantime */
-        return call_port(self, name.run, handle, (PyObject *)lane, NULL);
+    if (!prepare(self, &attempt, handle, direction)) /* the handle was closed in the meantime */
+        return call_port(self, name.run, handle, (PyObject *)direction, NULL);
     attempt.skips = 1;
     Py_BEGIN_ALLOW_THREADS
     perform(&attempt, 1);

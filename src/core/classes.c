@@ -14,7 +14,7 @@ unsigned generation;
 
 static void forked(void) {
     generation++;
-    here = NULL;
+    current = NULL;
     lock_forked();
 }
 
@@ -109,8 +109,8 @@ static int find_slow_forms(PyObject *port_class) {
     return 0;
 }
 
-/* learn(QueuedPort, EmulatedHandle, Kind.SOCKET, unblocked_socket): the classes of the rest, and what makes the socket of an
- * accepted connection that doesn't block. */
+/* learn(EnginePort, EngineHandle, Kind.SOCKET, unblocked_socket): the classes of the rest, and what makes the socket of
+ * an accepted connection that doesn't block. */
 static PyObject *learn(PyObject *Py_UNUSED(module), PyObject *args) {
     PyObject *port_class, *handle_class;
     if (!PyArg_ParseTuple(args, "OOOO", &port_class, &handle_class, &socket_kind, &accepted_socket))
@@ -139,7 +139,7 @@ static PyObject *adopt(PyObject *Py_UNUSED(module), PyObject *args, PyObject *ke
 
 /* thread_waits(waiter): notes the calling thread's waiter, which its caller keeps alive until it notes another. */
 static PyObject *thread_waits(PyObject *Py_UNUSED(module), PyObject *waiter) {
-    here = waiter == Py_None ? NULL : (struct waiter *)waiter;
+    current = waiter == Py_None ? NULL : (struct waiter *)waiter;
     Py_RETURN_NONE;
 }
 

@@ -1,4 +1,4 @@
-/* unio._core.QueueState: see completion_queue.h, and queue.py, whose twin in Python says what each method promises.
+/* unio._core.QueueState: see completion_queue.h, and engine/completion_queue.py, whose twin in Python says what each method promises.
  *
  * All of it is guarded by the queue's own mutex, the last in the order of locks: nothing is called with it held but what
  * counts a reference. So who shows itself and looks does that in one step, and no wake-up can be lost. A signal handler of
@@ -14,7 +14,7 @@
 #define ROW_MIN 4   /* waiters */
 #define HAND_OVER_SECONDS 1.0 /* how long a thread whose time is over waits for the one that is just waking it */
 
-_Thread_local struct waiter *here INITIAL_EXEC;
+_Thread_local struct waiter *current INITIAL_EXEC;
 
 double monotonic(void) {
     struct timespec now;
@@ -605,8 +605,8 @@ static int traverse(struct queue *self, visitproc visit, void *arg) {
         Py_VISIT(self->ring[(self->head + i) & self->mask]);
     for (const struct gathering *each = self->gatherings; each; each = each->next) {
         for (unsigned i = 0; i < each->count; i++) {
-            Py_VISIT(each->lanes[i].handle);
-            Py_VISIT(each->lanes[i].lane);
+            Py_VISIT(each->directions[i].handle);
+            Py_VISIT(each->directions[i].direction);
         }
     }
     int result = visit_row(&self->parked, visit, arg);
@@ -624,9 +624,9 @@ static int clear(struct queue *self) {
         Py_DECREF(packet);
     for (struct gathering *each = self->gatherings; each; each = each->next) {
         while (each->count) {
-            struct gathered last = each->lanes[--each->count];
+            struct gathered last = each->directions[--each->count];
             Py_DECREF(last.handle);
-            Py_DECREF(last.lane);
+            Py_DECREF(last.direction);
         }
     }
     clear_row(&self->parked);

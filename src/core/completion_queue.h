@@ -1,4 +1,5 @@
-/* unio._core.QueueState: the packets of a port, and the threads that wait for them; queue.py says what each part is. */
+/* unio._core.QueueState: the packets of a port, and the threads that wait for them; engine/completion_queue.py says
+ * what each part is. */
 #ifndef UNIO_COMPLETION_QUEUE_H
 #define UNIO_COMPLETION_QUEUE_H
 
@@ -8,16 +9,16 @@
 
 struct gathered {
     PyObject *handle; /* strong references, both */
-    struct lane *lane;
+    struct direction *direction;
 };
 
-/* What one thread has submitted and is to be tried at its next wait. The queue owns it, and not the thread, which may keep
- * nothing of the program's alive. The thread adds to it, and any thread may take everything out. */
+/* What one thread has submitted and is to be attempted at its next wait. The queue owns it, and not the thread, which
+ * may keep nothing of the program's alive. The thread adds to it, and any thread may take everything out. */
 struct gathering {
     struct gathering *next;
     mutex mutex;
     unsigned count;
-    struct gathered lanes[GATHERED_MAX];
+    struct gathered directions[GATHERED_MAX];
 };
 
 /* A thread that waits on a port, or did so last. */
@@ -89,7 +90,8 @@ int queue_give_back(struct queue *self, PyObject *batch);
 
 double monotonic(void);
 
-/* The thread that runs, as one that has waited on a port; its module (places.py) owns it, and tells of each change. */
-extern _Thread_local struct waiter *here INITIAL_EXEC;
+/* The thread that runs, as one that has waited on a port; its module (engine/run_slots.py) owns it, and tells of each
+ * change. */
+extern _Thread_local struct waiter *current INITIAL_EXEC;
 
 #endif

@@ -94,7 +94,7 @@ static inline PyObject *reference_get(PyObject *reference) {
 #endif
 }
 
-struct lane;
+struct direction;
 
 /* Who an accepted connection is with. */
 struct peer {
@@ -104,10 +104,10 @@ struct peer {
 
 enum kind { NEITHER = -1, RECV, SEND, ACCEPT };
 
-/* A try of the first operation of a lane. */
+/* An attempt of the first operation of a direction. */
 struct attempt {
     PyObject *handle, *operation, *memory; /* what holds the memory that the kernel may read or write */
-    struct lane *lane;
+    struct direction *direction;
     const int *number; /* where the socket object keeps its descriptor: -1 once it is closed */
     char *data;
     size_t size, done;
@@ -115,7 +115,7 @@ struct attempt {
     struct peer *peer;  /* of an accept: who it is */
     PyObject *accepted; /* its socket */
     char kind;
-    char skips; /* it is tried within submit, and queues nothing if it succeeds there */
+    char skips; /* it is attempted within submit, and queues nothing if it succeeds there */
     char skipped;
     char more; /* to receive: as far as a ring tells */
 };
@@ -165,7 +165,7 @@ int ring_take_attempts(PyObject *ring, struct attempt *attempts, int most);
 int ring_has_results(PyObject *ring);
 unsigned ring_take_some(PyObject *ring);
 
-extern PyType_Spec lock_spec, queue_spec, waiter_spec, lane_spec, handle_spec, port_spec, ring_spec;
+extern PyType_Spec lock_spec, queue_spec, waiter_spec, direction_spec, handle_spec, port_spec, ring_spec;
 extern PyType_Spec operation_spec, buffered_spec, recv_spec, send_spec, accept_spec, completion_spec;
 extern PyMethodDef lock_functions[], socket_functions[], class_functions[], association_functions[];
 

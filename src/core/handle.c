@@ -1,4 +1,4 @@
-/* unio._core.HandleState: what a handle keeps. Its methods are those of EmulatedHandle, in Python; but for close(), whose
+/* unio._core.HandleState: what a handle keeps. Its methods are those of EngineHandle, in Python; but for close(), whose
  * short form is in association.c. */
 #include "fields.h"
 #include "handle.h"
@@ -13,13 +13,13 @@ PyObject *handle_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py
     self->private = -1;
     self->stream = 1;
     self->lock = lock_type->tp_alloc(lock_type, 0);
-    self->incoming = lane_type->tp_alloc(lane_type, 0);
-    self->outgoing = lane_type->tp_alloc(lane_type, 0);
+    self->incoming = direction_type->tp_alloc(direction_type, 0);
+    self->outgoing = direction_type->tp_alloc(direction_type, 0);
     if (!self->lock || !self->incoming || !self->outgoing) {
         Py_DECREF(made);
         return NULL;
     }
-    lane_of(self->incoming)->ready = lane_of(self->outgoing)->ready = 1;
+    direction_of(self->incoming)->ready = direction_of(self->outgoing)->ready = 1;
     return made;
 }
 
@@ -37,7 +37,7 @@ static int traverse(PyObject *object, visitproc visit, void *arg) {
     return 0;
 }
 
-/* The lock and the lanes stay, as a finalizer may still look at them. */
+/* The lock and the directions stay, as a finalizer may still look at them. */
 static int clear(PyObject *object) {
     struct handle *self = handle_of(object);
     Py_CLEAR(self->key);
@@ -98,7 +98,7 @@ static PyGetSetDef attributes[] = {
     NUMBER(private),
     NUMBER(running),
     NUMBER(failure),
-    NUMBER(life),
+    NUMBER(lifecycle),
     FLAG(closing),
     FLAG(ended),
     FLAG(shut_down),

@@ -45,7 +45,7 @@ PyObject *kernel_arguments(const struct kernel *self, const union events *events
 
 /* Who closes the port closes the number, which is then another's. So who is to use it shows itself first and then looks
  * whether it may, and who closes says so first and then waits for those inside: they are in a call that doesn't wait, and
- * where Python has a lock, they hold it. visits.py has the same for Python. */
+ * where Python has a lock, they hold it. common/descriptor_guard.py has the same for Python. */
 
 static int go_in(struct kernel *self) {
     __atomic_add_fetch(&self->inside, 1, __ATOMIC_SEQ_CST);

@@ -8,7 +8,7 @@
 #ifdef __linux__
 #include <sys/epoll.h>
 
-/* As kqueue_cdef.h has it for the libraries that bring kqueue to Linux. */
+/* As kernel/kqueue_cdef.h has it for the libraries that bring kqueue to Linux. */
 struct kevent {
     uintptr_t ident;
     short filter;
@@ -48,7 +48,7 @@ struct kernel_calls {
     PyObject *(*arguments)(const union events *events, int index);
     int (*add)(struct kernel *self, int number, Py_ssize_t serial);
     void (*remove)(struct kernel *self, int number);
-    char tells_urgent; /* see QueuedPort.tells_urgent */
+    char tells_urgent; /* see EnginePort.tells_urgent */
 };
 
 struct kernel {

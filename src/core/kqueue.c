@@ -3,7 +3,7 @@
 
 #include <errno.h>
 
-#ifdef __linux__ /* the numbers of the libraries that bring it there, as kevent.py has them */
+#ifdef __linux__ /* the numbers of the libraries that bring it there, as kernel/kevent.py has them */
 #define EVFILT_READ (-1)
 #define EVFILT_WRITE (-2)
 #define EV_ADD 0x1

@@ -4,9 +4,9 @@
  * this one is taken or given back, a few fields are enough; only who finds it taken has to sleep, which it does without
  * Python's lock. That is so rare that all locks share what it takes to wake somebody.
  *
- * locks.py says what the program's own code may do while its thread holds one of these, and why the thread may take it
- * again. No C does anything under a lock that runs such code; only Python does, so only Python's way of giving a lock
- * back does what was put off.
+ * common/locks.py says what the program's own code may do while its thread holds one of these, and why the thread may
+ * take it again. No C does anything under a lock that runs such code; only Python does, so only Python's way of giving
+ * a lock back does what was put off.
  */
 #include "core.h"
 
@@ -94,7 +94,8 @@ static PyObject *lock_enter(PyObject *self, PyObject *ignored) {
     Py_RETURN_TRUE;
 }
 
-/* Does what was put off, each of it whatever becomes of the others; see locks.py for what becomes of exceptions. */
+/* Does what was put off, each of it whatever becomes of the others; see common/locks.py for what becomes of
+ * exceptions. */
 static PyObject *do_put_off(void) {
     PyObject *type = NULL, *value = NULL, *traceback = NULL, *works;
     doing_here = 1;

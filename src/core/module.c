@@ -3,7 +3,7 @@
 #include "handle.h"
 #include "operation.h"
 
-PyTypeObject *lane_type, *lock_type;
+PyTypeObject *direction_type, *lock_type;
 
 /* Adds a type, whose reference it takes over; NULL, with an exception, fails. */
 static int add(PyObject *module, const char *name, PyObject *type) {
@@ -24,7 +24,7 @@ static int add_types(PyObject *module) {
         {"BufferedState", &buffered_spec, "OperationState"},
         {"RecvState", &recv_spec, "BufferedState"},
         {"SendState", &send_spec, "BufferedState"},
-        {"Lane", &lane_spec, NULL},
+        {"Direction", &direction_spec, NULL},
         {"HandleState", &handle_spec, NULL},
         {"QueueState", &queue_spec, NULL},
         {"WaiterState", &waiter_spec, NULL},

@@ -1,14 +1,14 @@
 /* unio._core.FastPort: the fast path of submit, wait, post and associate, for ports with a queue of their own.
  *
  * What is plain goes through here: an accept, or a receive or a send with one buffer, on a stream socket, that nothing
- * stands before.
- * Everything else is left to the Python that it is a short form of (queued_port.py, emulation.py, attempts.py), also in
- * the middle: each function here does what its namesake there would do, or hands over to it. So there is one emulation.
- * The rules are those of lanes.py: who changes a lane holds the lock of its handle, and who tries its first operation
- * owns it.
+ * stands before. Everything else is left to the Python that it is a short form of (engine/port.py, engine/readiness.py,
+ * engine/attempts.py), also in the middle: each function here does what its namesake there would do, or hands over to
+ * it. So there is one emulation. The rules are those of engine/handle.py: who changes a direction holds the lock of its
+ * handle, and who attempts its first operation owns it.
  *
- * What it gains besides: the sends and receives that a thread submits between two waits are gathered, and tried in one
- * go at the next, and those that the kernel has told of are tried in one go as well, all of them without Python's lock.
+ * What it gains besides: the sends and receives that a thread submits between two waits are gathered, and attempted in
+ * one go at the next, and those that the kernel has told of are attempted in one go as well, all of them without
+ * Python's lock.
  *
  * Without Python's lock all of this holds as well. A port's fields that change are the queue's, which has a mutex, or are
  * looked at as a hint; the table and the backlog are Python's own, each of whose steps is one; what is gathered is each
@@ -47,7 +47,7 @@ static void settle_results(struct port *self, PyObject **kept) {
         give_back_room(self, room);
 }
 
-/* Acts on all results that were, and has the ring start what has become the first of its lane. */
+/* Acts on all results that were, and has the ring start what has become the first of its direction. */
 static void act_on_results(struct port *self, PyObject **kept) {
     settle_results(self, kept);
     if (ring_has_results(self->ring) && call_port(self, name.act_on_results, NULL, NULL, NULL) < 0)
@@ -81,7 +81,7 @@ static struct port *usable_port(PyObject *object) {
 
 /* The thread as one that waits on this port, if it does and may do all that its port does. */
 static struct waiter *waiter_here(struct port *self) {
-    return here && here->belongs == self->queue->serial && !holds_lock() ? here : NULL;
+    return current && current->belongs == self->queue->serial && !holds_lock() ? current : NULL;
 }
 
 /* Calls the Python form of a method, with the arguments of this one. */
@@ -107,8 +107,9 @@ static PyObject *port_associate(PyObject *port, PyObject *const *args, Py_ssize_
 
 /* Submitting */
 
-/* Links an operation into its lane, if nothing stands before it; where that is not for this file, refuses. Says OWNED
- * where this thread has become the lane's owner, and FULL where it has gathered that, and there is room for no more. */
+/* Links an operation into its direction, if nothing stands before it; where that is not for this file, refuses. Says
+ * OWNED where this thread has become the direction's owner, and FULL where it has gathered that, and there is room for
+ * no more. */
 enum linked { REFUSED, LINKED, OWNED, FULL };
 
 /* What the last flight has left. It goes when the lock is given back: an error leads to what is the program's. */
@@ -116,42 +117,42 @@ struct left {
     PyObject *error, *verdict;
 };
 
-static enum linked link_locked(PyObject *operation, PyObject *handle, struct lane *lane, struct left *left) {
-    if (!is_open(handle) || has_first(lane) || !is_free(lane) || !begin_flight(operation))
+static enum linked link_locked(PyObject *operation, PyObject *handle, struct direction *direction, struct left *left) {
+    if (!is_open(handle) || has_first(direction) || !is_free(direction) || !begin_flight(operation))
         return REFUSED;
     left->verdict = exchange_field(operation, &OP(operation)->verdict, Py_NewRef(Py_None));
     left->error = exchange_field(operation, &OP(operation)->error, Py_NewRef(Py_None));
     set_transferred(operation, 0);
     OP(operation)->sequence = next_sequence();
-    lane_append(lane, operation);
-    if (!PEEK(lane->ready))
+    direction_append(direction, operation);
+    if (!PEEK(direction->ready))
         return LINKED;
-    POKE(lane->active, 1);
+    POKE(direction->active, 1);
     return OWNED;
 }
 
 /* Only the thread itself adds to its gathering. */
 static int is_full(const struct waiter *waiter) { return PEEK(waiter->gathering->count) == GATHERED_MAX; }
 
-/* Notes a lane that this thread owns, to be tried at its next wait. With the handle's lock held: who ends the operation
- * from then on finds it here, and starts it. */
-static void gather_locked(struct gathering *gathering, PyObject *handle, struct lane *lane) {
+/* Notes a direction that this thread owns, to be attempted at its next wait. With the handle's lock held: who ends the
+ * operation from then on finds it here, and starts it. */
+static void gather_locked(struct gathering *gathering, PyObject *handle, struct direction *direction) {
     mutex_lock(&gathering->mutex);
-    struct gathered *place = &gathering->lanes[gathering->count];
+    struct gathered *place = &gathering->directions[gathering->count];
     place->handle = Py_NewRef(handle);
-    place->lane = (struct lane *)Py_NewRef(lane);
+    place->direction = (struct direction *)Py_NewRef(direction);
     POKE(gathering->count, gathering->count + 1);
     mutex_unlock(&gathering->mutex);
 }
 
-/* Links an operation, and gathers it unless it is to be tried at once. */
-static enum linked link_and_gather(struct waiter *waiter, PyObject *operation, PyObject *handle, struct lane *lane,
+/* Links an operation, and gathers it unless it is to be attempted at once. */
+static enum linked link_and_gather(struct waiter *waiter, PyObject *operation, PyObject *handle, struct direction *direction,
                                    struct left *left) {
     lock_acquire(handle_of(handle)->lock);
-    enum linked done = link_locked(operation, handle, lane, left);
+    enum linked done = link_locked(operation, handle, direction, left);
     int gathers = done == OWNED && !PEEK(handle_of(handle)->skip_on_success);
     if (gathers)
-        gather_locked(waiter->gathering, handle, lane);
+        gather_locked(waiter->gathering, handle, direction);
     lock_release(handle_of(handle)->lock);
     return !gathers ? done : is_full(waiter) ? FULL : LINKED;
 }
@@ -179,11 +180,11 @@ static int submit_fast(struct port *self, PyObject *operation, int *skipped) {
         Py_XDECREF(handle);
         return 0;
     }
-    struct lane *lane = lane_of(kind == SEND ? handle_of(handle)->outgoing : handle_of(handle)->incoming);
+    struct direction *direction = direction_of(kind == SEND ? handle_of(handle)->outgoing : handle_of(handle)->incoming);
     struct left left = {NULL, NULL};
-    int done = link_and_gather(waiter, operation, handle, lane, &left);
+    int done = link_and_gather(waiter, operation, handle, direction, &left);
     if (done == OWNED) {
-        *skipped = try_at_once(self, handle, lane);
+        *skipped = attempt_at_once(self, handle, direction);
         done = *skipped < 0 ? -1 : 1;
     } else if (done == FULL && start_for_others(self) < 0) {
         done = -1;
@@ -208,8 +209,8 @@ static PyObject *port_submit(PyObject *port, PyObject *const *args, Py_ssize_t c
 
 /* Posting */
 
-/* Post, as QueuedPort.post does. Like everything that it does until it wakes somebody, it is one step of Python's, so that
- * it may be called from a signal handler. */
+/* Post, as EnginePort.post does. Like everything that it does until it wakes somebody, it is one step of Python's, so
+ * that it may be called from a signal handler. */
 static PyObject *port_post(PyObject *port, PyObject *const *args, Py_ssize_t count, PyObject *names) {
     struct port *self = usable_port(port);
     if (!self || names || count < 1 || count > 3)
@@ -297,7 +298,7 @@ static int milliseconds_to(double time) {
     return left <= 0 ? 0 : (int)left;
 }
 
-/* One turn of the leader, as QueuedPort._turn_once makes it where there are no deadlines and no leftovers. It keeps its
+/* One turn of the leader, as EnginePort._turn_once makes it where there are no deadlines and no leftovers. It keeps its
  * slot if there are packets, and only asks the kernel for more. */
 static int turn(struct port *self, struct waiter *waiter, double until) {
     struct queue *queue = self->queue;
@@ -396,7 +397,7 @@ static PyObject *give_up(struct port *self, struct waiter *waiter, PyObject *bat
     return NULL;
 }
 
-/* Takes what there is for this thread to take, as QueuedPort._wait does; an empty list where that is nothing. */
+/* Takes what there is for this thread to take, as EnginePort._wait does; an empty list where that is nothing. */
 static PyObject *take_fast(struct port *self, struct waiter *waiter, Py_ssize_t limit) {
     struct queue *queue = self->queue;
     if (!queue_count(queue) || queue_should_ask(queue) || !usable(self) || !queue_enter(queue, waiter))
@@ -439,8 +440,8 @@ static int stands(PyObject *object) {
            number_in(handle->object) == handle->number;
 }
 
-/* Whether no socket was closed behind the port's back, as QueuedPort._sweep finds out. Where there are many, Python looks
- * every now and then, when it leads. */
+/* Whether no socket was closed behind the port's back, as EnginePort._sweep finds out. Where there are many, Python
+ * looks every now and then, when it leads. */
 static int all_stand(struct port *self) {
     Py_ssize_t place = 0;
     PyObject *number, *handle;
@@ -481,7 +482,7 @@ static PyObject *wait_fast(struct port *self, struct waiter *waiter, struct timi
         if (PyErr_CheckSignals() < 0)
             return give_up(self, waiter, NULL);
         PyObject *batch = take_fast(self, waiter, wait->limit);
-        int is_here = here == waiter && waiter->belongs == self->queue->serial;
+        int is_here = current == waiter && waiter->belongs == self->queue->serial;
         if (!is_here && call((PyObject *)waiter, name.leave) < 0)
             return give_up(self, waiter, batch);
         if (!batch || PyList_GET_SIZE(batch) || !is_here || !usable(self))
@@ -539,16 +540,17 @@ static int pass_event(struct port *self, const union events *events, int index) 
     return result ? 0 : -1;
 }
 
-/* Makes this thread the owner of a lane that an event was for, as EmulatedHandle.own does; with the handle's lock. */
-static int own_locked(PyObject *handle, struct lane *lane) {
-    POKE(lane->ready, 1);
-    if (!has_first(lane) || !is_free(lane) || !is_open(handle))
+/* Makes this thread the owner of a direction that an event was for, as EngineHandle.own does; with the handle's
+ * lock. */
+static int own_locked(PyObject *handle, struct direction *direction) {
+    POKE(direction->ready, 1);
+    if (!has_first(direction) || !is_free(direction) || !is_open(handle))
         return 0;
-    POKE(lane->active, 1);
+    POKE(direction->active, 1);
     return 1;
 }
 
-/* Notes which lanes an event makes worth trying; those that this file can try are prepared. */
+/* Notes which directions an event makes worth an attempt; those that this file can attempt are prepared. */
 static int notice(struct port *self, const union events *events, int index, struct attempt *attempts, PyObject **kept) {
     struct readiness told = kernel_readiness(&self->kernel, events, index);
     PyObject *handle = find_fast(self, &told);
@@ -558,23 +560,23 @@ static int notice(struct port *self, const union events *events, int index, stru
             keep_first(kept);
         return 0;
     }
-    struct lane *lanes[2] = {lane_of(handle_of(handle)->incoming), lane_of(handle_of(handle)->outgoing)};
+    struct direction *directions[2] = {direction_of(handle_of(handle)->incoming), direction_of(handle_of(handle)->outgoing)};
     int owned[2];
     lock_acquire(handle_of(handle)->lock);
     if (told.ended)
         POKE(handle_of(handle)->ended, 1);
     if (told.failure)
         POKE(handle_of(handle)->failure, told.failure);
-    owned[0] = told.incoming && own_locked(handle, lanes[0]);
-    owned[1] = told.outgoing && own_locked(handle, lanes[1]);
+    owned[0] = told.incoming && own_locked(handle, directions[0]);
+    owned[1] = told.outgoing && own_locked(handle, directions[1]);
     PyObject *readiness = handle_of(handle)->readiness;
     lock_release(handle_of(handle)->lock);
     for (int i = 0; i < 2; i++) {
         if (!owned[i])
             continue;
-        if (prepare(self, &attempts[prepared], handle, lanes[i]))
+        if (prepare(self, &attempts[prepared], handle, directions[i]))
             prepared++;
-        else if (call_port(self, name.run, handle, (PyObject *)lanes[i], NULL) < 0)
+        else if (call_port(self, name.run, handle, (PyObject *)directions[i], NULL) < 0)
             keep_first(kept);
     }
     if (readiness && readiness != Py_None && call_port(self, name.resume, handle, readiness, NULL) < 0)

@@ -80,13 +80,13 @@ int call(PyObject *object, PyObject *method);
 struct room *take_room(struct port *self);
 void give_back_room(struct port *self, struct room *room);
 
-/* Directions (lane.c); the caller holds the handle's lock. */
+/* Directions (direction.c); the caller holds the handle's lock. */
 
-void lane_append(struct lane *lane, PyObject *operation);
-void lane_remove(struct lane *lane, PyObject *operation);
+void direction_append(struct direction *direction, PyObject *operation);
+void direction_remove(struct direction *direction, PyObject *operation);
 
 /* Puts an operation back where it was, in the order of submission. */
-void lane_restore(struct lane *lane, PyObject *operation);
+void direction_restore(struct direction *direction, PyObject *operation);
 
 /* Sockets (sockets.c) */
 
@@ -102,8 +102,8 @@ int socket_close(PyObject *socket);
 /* Whether an operation is plain: it accepts; or it receives, or sends, with one buffer that is neither empty nor too large. */
 int is_plain(PyObject *operation, enum kind kind);
 
-/* Makes an attempt of the first operation of a lane that this thread owns. Returns 0 where that is not for C. */
-int prepare(struct port *self, struct attempt *attempt, PyObject *handle, struct lane *lane);
+/* Makes an attempt of the first operation of a direction that this thread owns. Returns 0 where that is not for C. */
+int prepare(struct port *self, struct attempt *attempt, PyObject *handle, struct direction *direction);
 
 /* Makes the attempts, or requests of them, and acts on what comes of them. */
 void make_attempts(struct port *self, struct attempt *attempts, int count, PyObject **kept);
@@ -111,14 +111,14 @@ void make_attempts(struct port *self, struct attempt *attempts, int count, PyObj
 /* Acts on the results of attempts; then lets parked threads have what came of it, as far as they may run. */
 void settle_all(struct port *self, struct attempt *attempts, int count, PyObject **kept);
 
-/* Tries an operation that was just linked, and nothing else. Returns whether it has succeeded and queues nothing. */
-int try_at_once(struct port *self, PyObject *handle, struct lane *lane);
+/* Attempts an operation that was just linked, and nothing else. Returns whether it has succeeded and queues nothing. */
+int attempt_at_once(struct port *self, PyObject *handle, struct direction *direction);
 
 /* Starts what this thread has gathered, or what all have; that, any thread may do. */
 int start_own_gathered(struct port *self, const struct waiter *waiter);
 int start_gathered(struct port *self);
 
-/* The same by a thread that does not go on to take what comes of it (port.c). */
+/* Starts what one thread has gathered, or all, by a thread that does not go on to take what comes of it (port.c). */
 int start_for_others(struct port *self);
 
 /* Joining and leaving a port (association.c) */

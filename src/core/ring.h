@@ -48,7 +48,8 @@ unsigned ring_gathered(const struct ring *ring);
  * NULL. Returns 0 or a negative errno, of which none needs more than a later call. */
 int ring_enter(struct ring *ring, int64_t nanoseconds, struct spin *spin);
 
-/* The same without a wait and without looking for results. After 0 the kernel has all that was prepared before. */
+/* Hand over the entries that are prepared, without a wait and without looking for results. After 0 the kernel has all
+ * that was prepared before. */
 int ring_submit(struct ring *ring);
 
 /* Take out up to *most* results, those before the first with this user_data; the caller holds the lock. */

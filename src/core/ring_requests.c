@@ -215,7 +215,7 @@ PyObject *ring_send(Ring *self, PyObject *arguments)
     Py_ssize_t done, most;
     if (!PyArg_ParseTuple(arguments, "OO&Onn", &owner, target_from, &target, &views, &done, &most))
         return NULL;
-    /* The kernel's own wait for room is none once the peer has ended its side; see requests.py. */
+    /* The kernel's own wait for room is none once the peer has ended its side; see engine/ring_requests.py. */
     return transfer(self, owner, &target, views, done, most, IORING_OP_SEND, IORING_OP_SENDMSG, 0,
                     MSG_NOSIGNAL | MSG_DONTWAIT, 0);
 }
@@ -271,7 +271,8 @@ static PyObject *exchange(Ring *self, int opcode, PyObject *owner, const struct 
     }
     entry->addr = (uint64_t)(uintptr_t)&message->header;
     entry->len = 1;
-    /* Where a datagram has no room, the kernel would try it again with what the first try has left of it: nothing. */
+    /* Where a datagram has no room, the kernel would try it again with what the first attempt has left of it:
+     * nothing. */
     entry->msg_flags = opcode == IORING_OP_SENDMSG ? MSG_NOSIGNAL | MSG_DONTWAIT : 0;
     return ring_commit(self, request, owner, target, views, message, entry->user_data);
 }

@@ -24,7 +24,7 @@
 #define WAKES 2                     /* of one that fetches a thread out of the kernel */
 #define CANCELS 1                   /* a bit in that of one that cancels a request, beside the request's own */
 #define NEVER UINT64_MAX
-#define PAUSE_NANOSECONDS 1000000   /* before another try where the kernel lacks memory, or room for results */
+#define PAUSE_NANOSECONDS 1000000   /* before another attempt where the kernel lacks memory, or room for results */
 #define ADDRESS_MASK ((UINT64_C(1) << GENERATION_SHIFT) - 1)
 
 PyObject *ring_error(int number, const char *what)
@@ -89,7 +89,7 @@ static void release(struct request *request)
     Py_CLEAR(request->memory);
     if (request->is_attempt) {
         Py_CLEAR(request->handle);
-        Py_CLEAR(request->lane);
+        Py_CLEAR(request->direction);
         Py_CLEAR(request->operation);
         if (request->opcode == IORING_OP_ACCEPT)
             PyMem_Free(request->peer);
@@ -117,7 +117,7 @@ static bool add_locked(Ring *self, int opcode, uint64_t address, uint32_t flags,
     return true;
 }
 
-/* The same without the lock; nothing on a closed ring. */
+/* Add an entry that is no request, by a thread without the ring's lock; nothing on a closed ring. */
 static void add_plain(Ring *self, int opcode, uint64_t address, uint32_t flags, uint64_t user_data)
 {
     for (;;) {
@@ -225,7 +225,7 @@ static PyObject *detail(const struct request *request, int32_t result, uint32_t 
     if (request->is_attempt) {
         bool accepted = request->opcode == IORING_OP_ACCEPT && result >= 0;
         PyObject *more = accepted ? address_to(&request->peer->address, request->peer->size) : Py_NewRef(Py_None);
-        return more ? Py_BuildValue("(OON)", request->handle, request->lane, more) : NULL;
+        return more ? Py_BuildValue("(OON)", request->handle, request->direction, more) : NULL;
     }
     struct message *message = request->message;
     if (result < 0)
@@ -414,7 +414,7 @@ unsigned long long ring_attempt(PyObject *object, const struct attempt *attempt,
     request->is_attempt = true;
     request->handle = attempt->handle;
     request->operation = attempt->operation;
-    request->lane = attempt->lane;
+    request->direction = attempt->direction;
     request->memory = attempt->memory;
     if (attempt->kind == ACCEPT) {
         request->peer = attempt->peer;
@@ -433,7 +433,7 @@ static struct attempt attempt_of(struct request *request)
     struct attempt attempt = {
         .handle = request->handle,
         .operation = request->operation,
-        .lane = request->lane,
+        .direction = request->direction,
         .memory = request->memory,
         .kind = request->opcode == IORING_OP_SEND ? SEND : request->opcode == IORING_OP_RECV ? RECV : ACCEPT,
         .result = request->result,
@@ -547,7 +547,7 @@ static int ring_traverse(Ring *self, visitproc visit, void *arg)
             if (request->is_attempt) {
                 Py_VISIT(request->handle);
                 Py_VISIT(request->operation);
-                Py_VISIT(request->lane);
+                Py_VISIT(request->direction);
             } else {
                 Py_VISIT(request->owner);
                 Py_VISIT(request->socket);

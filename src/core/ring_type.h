@@ -40,7 +40,7 @@ struct request {
         };
         struct { /* of an attempt of the fast path */
             PyObject *handle, *operation;
-            struct lane *lane;
+            struct direction *direction;
         };
     };
     PyObject *memory;
@@ -91,7 +91,7 @@ bool ring_cross(Ring *ring, bool for_results, int64_t nanoseconds, struct spin *
 /* A request and a free entry for it, with the lock held; NULL without the lock, with an exception but where no entry is free. */
 struct request *ring_try_begin(Ring *ring, int opcode, const struct target *target, struct io_uring_sqe **entry);
 
-/* The same, which enters the kernel for as long as there is no free entry. */
+/* A request and a free entry for it, for which this enters the kernel as long as there is none. */
 struct request *ring_begin(Ring *ring, int opcode, const struct target *target, struct io_uring_sqe **entry);
 
 /* The entry is prepared; let the lock go. Returns what the request is cancelled by. */

@@ -1,9 +1,10 @@
 /* Socket objects: C finds the descriptor in them, and that there is none any more; and makes and closes those of accepted
  * connections.
  *
- * socket.socket is a class of Python's over one of C. Its __init__ calls that of C and sets two slots, and its close sets
- * one of them and calls that of C; but the ways there and back take ten times what C takes. So this does the same, where
- * native.py has seen that those methods are the ones it knows, and for as long as nobody has put others in their place. */
+ * socket.socket is a class of Python's over one of C. Its __init__ calls that of C and sets two slots, and its close
+ * sets one of them and calls that of C; but the ways there and back take ten times what C takes. So this does the same,
+ * where common/accelerator.py has seen that those methods are the ones it knows, and for as long as nobody has put
+ * others in their place. */
 #include "port.h"
 
 PyTypeObject *socket_type;
@@ -115,9 +116,9 @@ static PyObject *claim(PyObject *module, PyObject *class) {
         Py_RETURN_FALSE;
     operation_type = (PyTypeObject *)PyObject_GetAttrString(module, "OperationState");
     completion_type = (PyTypeObject *)PyObject_GetAttrString(module, "Completion");
-    lane_type = (PyTypeObject *)PyObject_GetAttrString(module, "Lane");
+    direction_type = (PyTypeObject *)PyObject_GetAttrString(module, "Direction");
     lock_type = (PyTypeObject *)PyObject_GetAttrString(module, "Lock");
-    if (!operation_type || !completion_type || !lane_type || !lock_type)
+    if (!operation_type || !completion_type || !direction_type || !lock_type)
         return NULL;
     socket_type = (PyTypeObject *)Py_NewRef(class);
     Py_RETURN_TRUE;

@@ -1,7 +1,7 @@
 """What a wait returns: the form in Python.
 
 Where there is ``unio._core``, its class of the same name stands in the place of this one
-(:mod:`unio.backends.native` chooses); ``src/core/completion.c`` says what it gains.
+(:mod:`unio.backends.common.accelerator` chooses); ``src/core/completion.c`` says what it gains.
 """
 
 from __future__ import annotations

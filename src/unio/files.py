@@ -21,7 +21,7 @@ def open(path: str | bytes | os.PathLike[str] | os.PathLike[bytes], mode: str = 
     if mode.replace("+", "", 1) not in MODES:
         raise ValueError(f"mode {mode!r} is none of {', '.join(MODES)}, each with or without a '+'")
     if sys.platform == "win32":
-        from unio.backends import win32  # noqa: PLC0415 - Windows only
+        from unio.backends.kernel import win32  # noqa: PLC0415 - Windows only
 
         return win32.open_file(os.fsdecode(path), mode)
     return io.FileIO(path, mode.replace("b", ""))
@@ -36,7 +36,7 @@ def pipe() -> tuple[io.FileIO, io.FileIO]:
     Raises :class:`OSError`.
     """
     if sys.platform == "win32":
-        from unio.backends import win32  # noqa: PLC0415 - Windows only
+        from unio.backends.kernel import win32  # noqa: PLC0415 - Windows only
 
         return win32.make_pipe()
     reader, writer = os.pipe()

@@ -59,7 +59,7 @@ class Handle:
     """Whether what it carries has no boundaries: all but a datagram socket."""
 
     number: int  # the operating system's, at the time that it joined
-    life: enum.IntEnum  # what has become of it; 0 for as long as it is in its port
+    lifecycle: enum.IntEnum  # what has become of it; 0 for as long as it is in its port
 
     # What a backend adds. It is no abstract base class: to ask of something whether it is a handle would take ten times
     # as long.
@@ -106,6 +106,6 @@ class Handle:
 
     def __repr__(self) -> str:
         # No code of the program's runs here, such as its object's fileno(): see shown.
-        left = self.life or (self.socket is not None and _fileno(self.socket) < 0)
+        left = self.lifecycle or (self.socket is not None and _fileno(self.socket) < 0)
         where = "closed" if left else f"number={self.number}"
         return f"<unio.Handle {self.kind.value} {where} key={shown(self.key)}>"

@@ -1,8 +1,9 @@
 """What every operation keeps, and how a program sees it: the form in Python.
 
-Where there is ``unio._core``, its classes of the same names stand in the place of these (:mod:`unio.backends.native`
-chooses); ``src/core/operation.c`` and ``buffers.c`` say what each does there. Nothing else of an operation is in two
-forms: :mod:`unio.operations` builds on either, and what is not plain is left to it by both.
+Where there is ``unio._core``, its classes of the same names stand in the place of these
+(:mod:`unio.backends.common.accelerator` chooses); ``src/core/operation.c`` and ``buffers.c`` say what each does there.
+Nothing else of an operation is in two forms: :mod:`unio.operations` builds on either, and what is not plain is left to
+it by both.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class OperationState:
     _transferred: int
     _error: OSError | None
     _status: int
-    _next: Any  # the operation behind it in its lane
+    _next: Any  # the operation behind it in its direction
     _previous: Any
     _sequence: int
     _expiry: Any

@@ -15,7 +15,7 @@ import enum
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol
 
 from unio.arguments import Address, checked_address, checked_file, require, seconds, view, whole_number
-from unio.backends.native import AcceptState, BufferedState, OperationState, RecvState, SendState
+from unio.backends.common.accelerator import AcceptState, BufferedState, OperationState, RecvState, SendState
 from unio.errors import InFlight, shown
 from unio.handle import Handle, HasFileno, Kind
 from unio.operation_state import IDLE

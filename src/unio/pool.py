@@ -15,9 +15,9 @@ from concurrent.futures import Executor, Future
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from unio.arguments import seconds, whole_number
-from unio.backends.locks import Lock
-from unio.backends.pool import in_main_interpreter
-from unio.backends.processors import usable_processors
+from unio.backends.common.file_threads import in_main_interpreter
+from unio.backends.common.locks import Lock
+from unio.backends.common.processors import usable_processors
 from unio.errors import PortClosed, shown
 from unio.operations import Operation
 from unio.port import CONCURRENCY_MAX, Port
@@ -80,7 +80,7 @@ class Pool(Executor):
         if port._unusable is not None:  # its threads would end at once, and nobody would hear of it
             raise port._unusable()
         # It can be taken again by the thread that has it: a signal handler or a finalizer may shut the pool down in the
-        # middle of a submit. What else the program asks for there is put off, as locks.py says.
+        # middle of a submit. What else the program asks for there is put off, as common/locks.py says.
         self._lock = Lock()  # guards what follows
         self._jobs: set[_Job] = set()  # submitted, and not begun yet
         self._stopping = False

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from unio import backends
 from unio.arguments import whole_number
-from unio.backends.locks import holds_lock, put_off
-from unio.backends.native import Completion as Completion  # noqa: PLC0414, TC001 - it is this module's to give
-from unio.backends.processors import usable_processors
+from unio.backends.common.accelerator import Completion as Completion  # noqa: PLC0414, TC001 - it is this module's to give
+from unio.backends.common.locks import holds_lock, put_off
+from unio.backends.common.processors import usable_processors
 from unio.errors import PortClosed
 from unio.finalizers import is_ending
 

@@ -12,8 +12,8 @@ from typing import Any, TypeAlias
 import pytest
 
 from unio import backends
-from unio.backends import kevent
-from unio.backends.kqueue_api import ffi
+from unio.backends.kernel import kevent
+from unio.backends.kernel.kqueue_api import ffi
 
 EV_ERROR = 0x4000
 

@@ -15,7 +15,7 @@ import support
 import unio
 
 fcntl = pytest.importorskip("fcntl", reason="it is for POSIX")
-calls = pytest.importorskip("unio.backends.calls", reason="it is for POSIX")
+calls = pytest.importorskip("unio.backends.engine.syscalls", reason="it is for POSIX")
 
 EMULATED = [each.name for each in unio.backends.candidates() if each.available and each.name in ("epoll", "kqueue")]
 

@@ -475,7 +475,7 @@ def keeping_an_error(resources: contextlib.ExitStack) -> socket.socket:
 
 
 @pytest.mark.parametrize("what", ["data", "cancel", "close"])
-def test_nothing_is_lost_that_comes_amid_a_try_beside_a_poll_that_goes_on(
+def test_nothing_is_lost_that_comes_amid_an_attempt_beside_a_poll_that_goes_on(
     port: unio.Port, resources: contextlib.ExitStack, what: str
 ) -> None:
     """A thread that tries what waits is stopped before each of its lines, and something else happens then."""

@@ -17,8 +17,10 @@ from support import arrived, completion, completions, connect, open_handles, pen
 import unio
 
 if sys.platform == "win32":
-    from unio.backends import flights, iocp, win32
-    from unio.backends.win32_api import ffi
+    from unio.backends import iocp
+    from unio.backends.kernel import win32
+    from unio.backends.kernel.win32_api import ffi
+    from unio.backends.windows import overlapped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,8 +52,8 @@ class Listening:
 
 @pytest.fixture
 def listening(monkeypatch: pytest.MonkeyPatch) -> Listening:
-    made = Listening(flights.ws2_32)
-    monkeypatch.setattr(flights, "ws2_32", made)
+    made = Listening(overlapped.ws2_32)
+    monkeypatch.setattr(overlapped, "ws2_32", made)
     return made
 
 
@@ -82,7 +84,7 @@ def test_an_accept_that_windows_refuses_is_told_that_its_socket_does_not_listen(
     port: unio.Port, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Wine lets it pend.
-    monkeypatch.setitem(flights.STARTS, "accept", lambda *_: 10022)
+    monkeypatch.setitem(overlapped.STARTS, "accept", lambda *_: 10022)
     with socket.socket() as sock:
         error = run(port, unio.Accept(port.associate(sock))).error
     assert error is not None
@@ -96,7 +98,7 @@ def test_what_ends_short_goes_on_where_it_stopped(
     # No Windows ends a send short that was not cancelled. Wine may, as the peer ends.
     near, far = make_pair()
     send = unio.Send(port.associate(near), b"0123456789")
-    finish = flights.FINISHES["send"]
+    finish = overlapped.FINISHES["send"]
     counts = iter((4, 6))
 
     def start(handle: Any, operation: Any) -> int:
@@ -108,10 +110,10 @@ def test_what_ends_short_goes_on_where_it_stopped(
         finally:
             operation._made_views = views
 
-    start_send = flights.STARTS["send"]
-    monkeypatch.setitem(flights.STARTS, "send", start)
+    start_send = overlapped.STARTS["send"]
+    monkeypatch.setitem(overlapped.STARTS, "send", start)
     monkeypatch.setitem(
-        flights.FINISHES, "send", lambda handle, operation, code, _: finish(handle, operation, code, next(counts))
+        overlapped.FINISHES, "send", lambda handle, operation, code, _: finish(handle, operation, code, next(counts))
     )
     assert run(port, send) == (None, send, 10, None)
     near.close()
@@ -256,7 +258,7 @@ def test_what_windows_does_not_let_go_of_is_not_used_again(
     near, far = map(resources.enter_context, socket.socketpair())
     receive = unio.Recv(port.associate(near), bytearray(8))
     port.submit(receive)
-    kept = receive._native.overlapped
+    kept = receive._native.pointer
     with monkeypatch.context() as patch:
         patch.setattr(iocp, "kernel32", Deaf(iocp.kernel32))
         port.close()
@@ -267,7 +269,7 @@ def test_what_windows_does_not_let_go_of_is_not_used_again(
     other.submit(receive)
     far.send(b"late")
     until(lambda: kept.Internal != STATUS_PENDING)
-    assert receive._native.overlapped.Internal == STATUS_PENDING
+    assert receive._native.pointer.Internal == STATUS_PENDING
     assert receive.in_flight
     assert other.cancel(receive)
     completion(other)
@@ -314,7 +316,7 @@ def test_what_memory_is_lacking_for_says_so_and_can_be_submitted_again(
         return code
 
     with monkeypatch.context() as lack:
-        lack.setitem(flights.STARTS, name, lacking)
+        lack.setitem(overlapped.STARTS, name, lacking)
         error = run(port, operation).error
     assert error is not None
     assert (error.errno, error.winerror) == (errno.ENOBUFS, code)

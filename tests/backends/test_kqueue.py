@@ -18,8 +18,8 @@ from played import Fetch, play
 
 import unio
 from unio import backends
-from unio.backends import kevent
-from unio.backends.kqueue_api import ffi
+from unio.backends.kernel import kevent
+from unio.backends.kernel.kqueue_api import ffi
 
 kqueue = pytest.importorskip("unio.backends.kqueue", reason="it is for POSIX", exc_type=ImportError)
 
@@ -78,7 +78,12 @@ def test_on_linux_it_takes_a_library(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 @pytest.mark.skipif(os.name != "posix", reason="another kind of system is told that kqueue is for others")
 def test_without_cffi_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(backends.KQUEUE_LIBRARY, "any")
-    for name in ("_cffi_backend", "unio.backends.kqueue", "unio.backends.kevent", "unio.backends.kqueue_api"):
+    for name in (
+        "_cffi_backend",
+        "unio.backends.kqueue",
+        "unio.backends.kernel.kevent",
+        "unio.backends.kernel.kqueue_api",
+    ):
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, "_cffi_backend", None)  # type: ignore[arg-type]
     assert found()[1:] == (False, "it needs cffi, which isn't installed")

@@ -23,7 +23,7 @@ from played import Fetch, play
 
 import unio
 from unio import backends
-from unio.backends import kevent
+from unio.backends.kernel import kevent
 
 pytestmark = needs_kqueue
 
@@ -349,7 +349,7 @@ def test_a_file_is_sent_where_there_is_no_sendfile(
     monkeypatch: pytest.MonkeyPatch, port: unio.Port, resources: contextlib.ExitStack, make_file: Any
 ) -> None:  # NetBSD, OpenBSD
     monkeypatch.delattr(os, "sendfile")
-    monkeypatch.setattr(backends.attempts, "HAS_SENDFILE", False)
+    monkeypatch.setattr(backends.engine.attempts, "HAS_SENDFILE", False)
     assert_file_arrives(port, resources, make_file(CONTENT))
 
 
@@ -373,7 +373,7 @@ def test_a_send_that_fails_for_a_moment_is_tried_again(
     monkeypatch: pytest.MonkeyPatch, port: unio.Port, resources: contextlib.ExitStack, number: int
 ) -> None:  # EPROTOTYPE: macOS, of a connection that is taken down just then
     near, far = map(resources.enter_context, support.tcp_pair())
-    monkeypatch.setattr(backends.attempts, "_sendmsg", failing(backends.attempts._sendmsg, number, 3))
+    monkeypatch.setattr(backends.engine.attempts, "_sendmsg", failing(backends.engine.attempts._sendmsg, number, 3))
     assert support.succeed(port, unio.Send(port.associate(near), [b"da", b"ta"])).transferred == 4
     assert support.recv_exactly(far, 4) == b"data"
 
@@ -393,9 +393,9 @@ def test_a_send_holds_nothing_up_where_the_kernel_does_not_hear_that_it_is_not_t
     kind: str, monkeypatch: pytest.MonkeyPatch, port: unio.Port, resources: contextlib.ExitStack, make_file: Any
 ) -> None:  # macOS, NetBSD: sosend looks at the socket alone
     for name, position in (("_send", 2), ("_sendmsg", 3)):
-        monkeypatch.setattr(backends.attempts, name, unheard(getattr(backends.attempts, name), position))
-    monkeypatch.setattr(backends.calls, "SENDS_WAIT", True)
-    monkeypatch.setattr(backends.attempts, "HAS_SENDFILE", False)
+        monkeypatch.setattr(backends.engine.attempts, name, unheard(getattr(backends.engine.attempts, name), position))
+    monkeypatch.setattr(backends.engine.syscalls, "SENDS_WAIT", True)
+    monkeypatch.setattr(backends.engine.attempts, "HAS_SENDFILE", False)
     near, far = map(resources.enter_context, support.local_pair())
     handle, data = port.associate(near), CONTENT * 100
     with near.dup() as copy:  # as a child that has inherited it may

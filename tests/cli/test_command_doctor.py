@@ -9,7 +9,7 @@ import pytest
 from command import run
 
 import unio
-from unio.backends import native
+from unio.backends.common import accelerator
 from unio.cli import main
 
 
@@ -31,7 +31,7 @@ def test_doctor_json_is_one_object():
     assert found["backend"] == unio.backends.choose()
     assert found["problem"] is None
     assert found["candidates"] == [candidate._asdict() for candidate in unio.backends.candidates()]
-    assert found["c_part"].startswith("absent" if native.core is None else "there")
+    assert found["c_part"].startswith("absent" if accelerator.core is None else "there")
     assert set(found["versions"]) == {"unio", "python", "kernel", "h11"}
     assert set(found["limits"]["open_files"]) == {"soft", "hard"}
     assert found["limits"]["processors"] >= 1

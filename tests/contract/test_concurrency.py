@@ -19,7 +19,7 @@ from support import PATIENCE, Background, asleep, batch, completion, reset, tcp_
 from wine import wine_row
 
 import unio
-from unio.backends.processors import usable_processors
+from unio.backends.common.processors import usable_processors
 
 needs_thread_clocks = pytest.mark.skipif(
     sys.platform != "win32" and not hasattr(time, "pthread_getcpuclockid"),
@@ -104,7 +104,7 @@ def test_while_as_many_run_as_may_the_others_get_nothing(make_port: MakePort, ca
         port.post(cap + number)
     assert port.wait(0) == []
     assert port.wait(0.05) == []
-    # Those that run take the next without giving their places away.
+    # Those that run take the next without giving their run slots away.
     assert sorted(key for each in running for key in each.go()) == list(range(2 * cap))
 
 

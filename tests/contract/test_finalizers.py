@@ -21,7 +21,7 @@ import support
 from support import Background, assert_cancelled, completions
 
 import unio
-from unio.backends.locks import holds_lock
+from unio.backends.common.locks import holds_lock
 
 
 class Finalized:

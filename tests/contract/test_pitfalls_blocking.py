@@ -214,11 +214,11 @@ GONE = """
 import errno, os, signal, socket, sys, tempfile, threading
 from pathlib import Path
 import unio
-from unio.backends import calls
+from unio.backends.engine import syscalls
 
 backend, pipes, known = sys.argv[1:]
 if pipes == "old":  # as a kernel that can't be asked for more
-    calls.PIPES = calls._Pipes(None, take_no_signal=False)
+    syscalls.PIPES = syscalls._Pipes(None, take_no_signal=False)
 signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 if known == "blocked":  # and one is waiting, which is the program's own
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGPIPE])

@@ -238,7 +238,7 @@ def test_a_hang_up_that_concerns_no_operation_lets_the_port_sleep(
 def test_an_operation_that_pends_lets_the_port_sleep(
     port: unio.Port, resources: contextlib.ExitStack, tmp_path: Path, kind: str
 ) -> None:
-    """What could not be done yet was tried again and again, or made the events that led to its own next try."""
+    """What could not be done yet was tried again and again, or made the events that led to its own next attempt."""
     operation = support.pending(kind, port, resources, tmp_path)
     port.submit(operation)
     assert port.wait(0.02) == []

@@ -36,7 +36,7 @@ pytestmark = [
 Pair = tuple[socket.socket, socket.socket]
 
 MANY = 20
-"""More operations than a lane gets tries in one go."""
+"""More operations than a direction gets attempts in one go."""
 
 
 class Named:

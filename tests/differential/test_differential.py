@@ -11,7 +11,7 @@ import pytest
 import scenario
 from patience import PROGRAM
 
-from unio.backends import native
+from unio.backends.common import accelerator
 
 TRACE = Path(__file__).parent / "trace.txt"
 
@@ -38,8 +38,8 @@ def played(*, with_c: bool) -> list[str]:
         "import sys",
         f"sys.path[:0] = {folders}",
         "" if with_c else "sys.modules['unio._core'] = None  # an import of it fails",
-        "import scenario, unio.backends.native",
-        f"assert (unio.backends.native.core is not None) is {with_c}",
+        "import scenario, unio.backends.common.accelerator",
+        f"assert (unio.backends.common.accelerator.core is not None) is {with_c}",
         "print(*scenario.play('epoll', []), sep=chr(10))",
     ]
     command = [sys.executable, "-c", "\n".join(lines)]
@@ -48,6 +48,6 @@ def played(*, with_c: bool) -> list[str]:
     return done.stdout.splitlines()
 
 
-@pytest.mark.skipif(native.core is None, reason="unio._core was not compiled, so that there is but one form")
+@pytest.mark.skipif(accelerator.core is None, reason="unio._core was not compiled, so that there is but one form")
 def test_the_c_part_and_the_python_that_it_stands_for_give_the_same_trace() -> None:
     assert played(with_c=True) == played(with_c=False) == TRACE.read_text(encoding="utf-8").splitlines()

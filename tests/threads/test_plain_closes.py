@@ -17,7 +17,7 @@ import unio
 OWNERS = 6
 ROUNDS = 80
 MOST_AHEAD = 24
-"""More receives than a lane gets tries in one go."""
+"""More receives than a direction gets attempts in one go."""
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there, a number is not the lowest that is free")

@@ -303,7 +303,7 @@ def test_a_cancel_in_the_middle_of_a_submit_is_not_lost(
 
 
 @pytest.mark.clause("P2", "S1")
-def test_an_event_in_the_middle_of_a_try_is_not_forgotten(
+def test_an_event_in_the_middle_of_an_attempt_is_not_forgotten(
     port: unio.Port, switching: None, make_pair: MakePair
 ) -> None:
     near, peer = make_pair(local=True)
@@ -470,12 +470,12 @@ def wait_interruptibly(port: unio.Port, armed: list[None], found: list[unio.Comp
 def interruptible() -> Iterator[tuple[signal.Signals, list[None]]]:
     """A signal that ends the wait of the main thread, once for each item of a list, and does nothing without.
 
-    Nor in the middle of a try: what that has taken would be lost with it, as Port.wait says.
+    Nor in the middle of an attempt: what that has taken would be lost with it, as Port.wait says.
     """
     armed: list[None] = []
 
     def is_trying(frame: types.FrameType | None) -> bool:
-        names = ("_try_lane", "_go_on", "_act_on_results")
+        names = ("_attempt_direction", "_go_on", "_act_on_results")
         return frame is not None and (frame.f_code.co_name in names or is_trying(frame.f_back))
 
     def interrupt(_: int, frame: types.FrameType | None) -> None:

@@ -1,5 +1,7 @@
 """The epoll backend: Linux.
 
+Here is what only epoll does; completion over readiness is in engine, which this may use.
+
 What epoll(7) is, what that means here, and what was chosen:
 
 - A registration belongs to the open file *description*, not to the descriptor: it outlives close() as long as a dup
@@ -8,7 +10,7 @@ What epoll(7) is, what that means here, and what was chosen:
   told any more (``EPOLL_CTL_DEL`` wants a number that stands for the file), and it is built anew.
 - Level-triggered, a descriptor with unread bytes would be reported at every call, and epoll_ctl would be needed
   around each operation. Edge-triggered, one registration lasts for the handle's life. The price is that every edge
-  has to be remembered until somebody acts on it, which is what lanes do.
+  has to be remembered until somebody acts on it, which is what a handle's directions do.
 - ``EPOLLRDHUP`` comes with the peer's end of stream. A receive that comes up short has then not shown that the socket
   is empty: the end is still to be read and no further edge will tell. ``EPOLLPRI`` is the same for urgent data.
   ``EPOLLHUP`` alone does not mean that: a TCP socket that was never connected has it.
@@ -29,17 +31,17 @@ import select
 from select import EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP
 from typing import TYPE_CHECKING, TypeVar
 
-from unio.backends.emulation import EmulatedPort
-from unio.backends.interrupt import Interrupt
-from unio.backends.native import FastPort, has_fast_path
-from unio.backends.processes import exit_status, open_pidfd
+from unio.backends.common.accelerator import FastPort, has_fast_path
+from unio.backends.engine.readiness import ReadinessPort
+from unio.backends.kernel.interrupt import Interrupt
+from unio.backends.kernel.processes import exit_status, open_pidfd
 from unio.errors import as_oserror
 from unio.handle import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from unio.backends.lanes import EmulatedHandle
+    from unio.backends.engine.handle import EngineHandle
     from unio.operations import ProcessExit
 
 Made = TypeVar("Made")
@@ -86,7 +88,7 @@ def _call(name: str, function: Callable[..., Made], *arguments: int) -> Made:
         raise OSError(error.errno or 0, f"{name} fails: {error.strerror}") from None
 
 
-class EpollPort(FastPort, EmulatedPort):
+class EpollPort(FastPort, ReadinessPort):
     """A port over one epoll instance."""
 
     backend = "epoll"
@@ -95,17 +97,17 @@ class EpollPort(FastPort, EmulatedPort):
     def __init__(self, *, backend: str | None = None, concurrency: int = 0) -> None:
         super().__init__(backend=backend, concurrency=concurrency)
         if self.is_fast:
-            self._use_epoll(self._epoll.fileno(), self._strays)
+            self._use_epoll(self._epoll.fileno(), self._stale)
             self._gather(None)
 
     def _make_interrupt(self) -> Callable[[], None]:
         self._epoll, self._interrupt = _open()
         self._processes: dict[int, tuple[ProcessExit]] = {}  # by pidfd; a new tuple each time
-        self._strays: set[int] = set()
+        self._stale: set[int] = set()
         return self._interrupt
 
-    def _register(self, handle: EmulatedHandle) -> None:
-        self._strays.discard(handle.number)
+    def _register(self, handle: EngineHandle) -> None:
+        self._stale.discard(handle.number)
         _watch(self._epoll, handle.number, MASK)
 
     def _unregister(self, number: int) -> None:
@@ -131,24 +133,24 @@ class EpollPort(FastPort, EmulatedPort):
         elif number in self._processes:
             self._process_event(number)
         else:
-            self._stray(number)
+            self._stale_event(number)
 
-    def _stray(self, number: int) -> None:
-        """Deal with an event for a number that nobody has.
+    def _stale_event(self, number: int) -> None:
+        """Deal with an event for a number that nobody has: a stale descriptor's.
 
         Once, it is a handle that was closed after the event was fetched. When it comes again, the registration lives
         on in a duplicate of a descriptor that the program closed itself.
         """
-        if number not in self._strays:
-            self._strays.add(number)
+        if number not in self._stale:
+            self._stale.add(number)
         elif self._rebuild():
-            self._strays.clear()
+            self._stale.clear()
 
     def _rebuild(self) -> bool:
         """Put a new set in the place of the one in use. Returns whether that could be done.
 
         The system may lack a descriptor or memory for it. So the set in use is left alone until the new one has all
-        that it has; if that can't be, the next stray event is time enough to try again.
+        that it has; if that can't be, the next stale event is time enough to try again.
         """
         watched = self._watched()
         try:

@@ -1,13 +1,15 @@
 """The io_uring backend: Linux, whose kernel does operations by itself and has a queue of results.
 
+Here is what only io_uring does; the port and its queue are in engine, which this may use, and the ring itself is C.
+
 What io_uring(7) is, what that means here, and what was chosen:
 
 - A request is done in the kernel, and its result comes through a ring that memory is shared for; one call hands over
   any number of requests and waits for results. The results are still put into the port's own queue: the ring knows
   nothing of keys, of posts, of who waits and how many threads may run.
-- Requests on one descriptor are not ordered among each other. So of each lane only the first operation is with the
-  kernel, which then owns the lane, and its result starts the next one. Polls and the operations of files have no order
-  and all go at once.
+- Requests on one descriptor are not ordered among each other. So of each direction only the first operation is with the
+  kernel, which then owns the direction, and its result starts the next one. Polls and the operations of files have no
+  order and all go at once.
 - A request looks its descriptor up when the kernel takes it, and from then on keeps the file open, whatever closes the
   descriptor. So a handle is closed only after its requests have ended, and one that was closed behind the port's back
   is found by looking; a request is revoked by its own number, never by a descriptor.
@@ -38,13 +40,13 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import unio._core
-from unio.backends.attempts import ATTEMPTS_MAX, Outcome, attempt, judged, readiness_of
-from unio.backends.lanes import EmulatedHandle, Life
-from unio.backends.native import FastPort, has_fast_path
-from unio.backends.pool import start_thread
-from unio.backends.processes import exit_status, open_pidfd
-from unio.backends.queued_port import QueuedPort
-from unio.backends.requests import NOTHING, POLLRDHUP, finish, poll, start, target
+from unio.backends.common.accelerator import FastPort, has_fast_path
+from unio.backends.common.file_threads import start_thread
+from unio.backends.engine.attempts import ATTEMPTS_MAX, Outcome, attempt, judged, readiness_of
+from unio.backends.engine.handle import EngineHandle, Lifecycle
+from unio.backends.engine.port import EnginePort
+from unio.backends.engine.ring_requests import NOTHING, POLLRDHUP, finish, poll, start, target
+from unio.backends.kernel.processes import exit_status, open_pidfd
 from unio.errors import as_oserror
 from unio.operation_state import PENDING
 from unio.operations import Route
@@ -52,9 +54,9 @@ from unio.operations import Route
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from unio.backends.attempts import Judgement
-    from unio.backends.lanes import Lane
-    from unio.backends.requests import Target
+    from unio.backends.engine.attempts import Judgement
+    from unio.backends.engine.handle import Direction
+    from unio.backends.engine.ring_requests import Target
     from unio.operations import Operation, ProcessExit
 
 if not hasattr(unio._core, "Ring"):  # hatch_build.py says when
@@ -73,7 +75,7 @@ GIVE_BACK_STEP_SECONDS = 0.005
 """How soon it tries again."""
 
 LASTING = POLLRDHUP | select.POLLERR | select.POLLHUP
-"""What a poll tells at once each time that it begins, asked for or not, and what need not keep a try from blocking."""
+"""What a poll tells at once when it begins, asked for or not, and what need not keep an attempt from blocking."""
 
 DRAIN_SECONDS = 0.2
 """How long closing waits for what the kernel is just doing to files; what takes longer is waited for elsewhere."""
@@ -117,8 +119,8 @@ def _explained(error: OSError) -> OSError:
     return OSError(number, words)
 
 
-class Owner(NamedTuple):
-    """What the result of a request is given back with."""
+class Request(NamedTuple):
+    """A request, as the port knows it: what its result is given back with."""
 
     take_over: Callable[[IoUringPort, Any, Any, Result, Operation | None], bool]
     """Acts on the result: with the two below, the result itself, and an operation that need not be queued.
@@ -133,12 +135,12 @@ class Owner(NamedTuple):
 class Result(NamedTuple):
     """What came of a request."""
 
-    request: int
+    name: int  # what the request is cancelled by
     number: int
     detail: Any
 
 
-class IoUringPort(FastPort, QueuedPort):
+class IoUringPort(FastPort, EnginePort):
     """A port over one io_uring."""
 
     backend = "io_uring"
@@ -150,13 +152,13 @@ class IoUringPort(FastPort, QueuedPort):
         return self._ring.interrupt
 
     def __init__(self, *, backend: str | None = None, concurrency: int = 0) -> None:
-        # What has become of the first of a lane, where there was no memory to act on it. Nobody else can own that lane
-        # until the leader goes on with it: the first would be done again.
-        self._unsettled: dict[Lane, Judgement] = {}
+        # What has become of the first of a direction, where there was no memory to act on it. Nobody else can own that
+        # direction until the leader goes on with it: the first would be done again.
+        self._unsettled: dict[Direction, Judgement] = {}
         super().__init__(backend=backend, concurrency=concurrency)
         self._gather(self._ring)
 
-    def _register(self, handle: EmulatedHandle) -> None:
+    def _register(self, handle: EngineHandle) -> None:
         """Nothing: the ring takes any descriptor at any time."""
 
     def _unregister(self, number: int) -> None:
@@ -164,31 +166,32 @@ class IoUringPort(FastPort, QueuedPort):
 
     # Starting
 
-    def _start(self, handle: EmulatedHandle, lane: Lane, operation: Operation, *, owned: bool) -> bool:
+    def _start(self, handle: EngineHandle, direction: Direction, operation: Operation, *, owned: bool) -> bool:
         skipping = operation if handle.skip_on_success else None
-        if lane is handle.files or lane is handle.readiness:  # whoever owns a lane does nothing that takes memory first
-            self._start_alone(handle, operation, lane if owned else None)
-        elif owned and self._go_on(handle, lane, None, skipping):
+        # whoever owns a direction does nothing that takes memory first
+        if direction is handle.files or direction is handle.readiness:
+            self._start_alone(handle, operation, direction if owned else None)
+        elif owned and self._go_on(handle, direction, None, skipping):
             self._ring.submit()  # what another thread has put behind it
             return True
         return self._submit(skipping)
 
-    def _run(self, handle: EmulatedHandle, lane: Lane) -> None:
-        if lane is handle.files or lane is handle.readiness:
-            lane.active = False  # first, as the rest may lack memory
-            for operation in self._give_up(handle, lane):
+    def _run(self, handle: EngineHandle, direction: Direction) -> None:
+        if direction is handle.files or direction is handle.readiness:
+            direction.active = False  # first, as the rest may lack memory
+            for operation in self._give_up(handle, direction):
                 self._start_alone(handle, operation)
         else:
-            self._go_on(handle, lane, None)
+            self._go_on(handle, direction, None)
 
-    def _run_on(self, handle: EmulatedHandle, lane: Lane, result: int, detail: Any = None) -> None:
-        """The same, where the first operation was requested by the fast path: *result* is what came of it."""
-        assert lane.first is not None  # it has a result
+    def _run_on(self, handle: EngineHandle, direction: Direction, result: int, detail: Any = None) -> None:
+        """Go on where the fast path has requested the first operation: *result* is what came of that."""
+        assert direction.first is not None  # it has a result
         try:
-            became = self._judge(handle, lane.first, Result(NOTHING, result, detail))
+            became = self._judge(handle, direction.first, Result(NOTHING, result, detail))
         except MemoryError:  # there may be some by now
-            became = self._judge(handle, lane.first, Result(NOTHING, result, detail))
-        self._go_on(handle, lane, became)
+            became = self._judge(handle, direction.first, Result(NOTHING, result, detail))
+        self._go_on(handle, direction, became)
 
     def _submit(self, skipping: Operation | None) -> bool:
         """Let the kernel start what it was given. Returns whether *skipping* has succeeded already."""
@@ -221,111 +224,113 @@ class IoUringPort(FastPort, QueuedPort):
     def _act_on_results(self, skipping: Operation | None = None) -> bool:
         """Act on all results that were taken out of the ring. Returns whether *skipping* has succeeded."""
         skipped = False
-        for owner, request, number, detail in self._ring:
+        for request, name, number, detail in self._ring:
             try:
-                skipped = self._act_on(owner, request, number, detail, skipping) or skipped
+                skipped = self._act_on(request, name, number, detail, skipping) or skipped
             except (
                 MemoryError
             ):  # nothing has been done yet, or what was done isn't done again: there may be some by now
-                skipped = self._act_on(owner, request, number, detail, skipping) or skipped
-                whose = detail[0] if owner is None else owner.whose
-                if isinstance(whose, EmulatedHandle):  # what was to follow may have been broken off
-                    self._backlog.append((whose, detail[1] if owner is None else whose.lane(owner.operation)))
+                skipped = self._act_on(request, name, number, detail, skipping) or skipped
+                whose = detail[0] if request is None else request.whose
+                if isinstance(whose, EngineHandle):  # what was to follow may have been broken off
+                    self._backlog.append((whose, detail[1] if request is None else whose.direction(request.operation)))
                     self._queue.wake_leader()
-        self._ring.submit()  # what has become the first of its lane
+        self._ring.submit()  # what has become the first of its direction
         return skipped
 
-    def _act_on(self, owner: Owner | None, request: int, number: int, detail: Any, skipping: Operation | None) -> bool:
-        if owner is None:  # it is the fast path's
-            handle, lane, address = detail
-            self._run_on(handle, lane, number, address)
+    def _act_on(self, request: Request | None, name: int, number: int, detail: Any, skipping: Operation | None) -> bool:
+        if request is None:  # it is the fast path's
+            handle, direction, address = detail
+            self._run_on(handle, direction, number, address)
             return False
-        return owner.take_over(self, owner.whose, owner.operation, Result(request, number, detail), skipping)
+        return request.take_over(self, request.whose, request.operation, Result(name, number, detail), skipping)
 
-    # The operations of a lane, one after the other
+    # The operations of a direction, one after the other
 
     def _go_on(  # noqa: C901 - one loop, and what is to be kept wherever it is broken off
-        self, handle: EmulatedHandle, lane: Lane, became: Judgement | None, skipping: Operation | None = None
+        self, handle: EngineHandle, direction: Direction, became: Judgement | None, skipping: Operation | None = None
     ) -> bool:
-        """Settle what became of a lane's first operation, if anything, and start what is first then.
+        """Settle what became of a direction's first operation, if anything, and start what is first then.
 
-        This thread owns the lane; afterwards the kernel does, or nobody. Returns whether *skipping* has succeeded, in
-        which case it was not queued.
+        This thread owns the direction; afterwards the kernel does, or nobody. Returns whether *skipping* has succeeded,
+        in which case it was not queued.
         """
         skipped = False
         owned = True
-        tries = 0
+        attempts = 0
         unsettled = became  # what is to be kept where this is broken off
         try:
-            lane.request = NOTHING  # what became of that one is here
+            direction.request = NOTHING  # what became of that one is here
             if became is None and self._unsettled:
-                unsettled = became = self._unsettled.pop(lane, None)
+                unsettled = became = self._unsettled.pop(direction, None)
             while owned:
                 # Nobody asks the object of a handle whose life has ended: that may be the program's code.
                 found = self._find_target(handle) if self._takes_on(handle) else None
                 with handle.lock:
-                    operation = lane.first
+                    operation = direction.first
                     if became is not None:
-                        skipped = self._settle_first(handle, lane, became, skipping) or skipped
+                        skipped = self._settle_first(handle, direction, became, skipping) or skipped
                     unsettled = None
-                    enough = tries == ATTEMPTS_MAX or not self._takes_on(handle)
-                    if lane.first is None or lane.resting or enough or found is None:
-                        handle.disown(lane)
+                    enough = attempts == ATTEMPTS_MAX or not self._takes_on(handle)
+                    if direction.first is None or direction.resting or enough or found is None:
+                        handle.disown(direction)
                         break
-                    blocked = became is not None and became[0] is Outcome.BLOCKED and lane.first is operation
-                    operation = lane.first
-                    raised = self._start_first(handle, lane, operation, found, blocked=blocked)
-                    owned = not lane.request
+                    blocked = became is not None and became[0] is Outcome.BLOCKED and direction.first is operation
+                    operation = direction.first
+                    raised = self._start_first(handle, direction, operation, found, blocked=blocked)
+                    owned = not direction.request
                 if owned:
-                    unsettled = became = self._try(handle, operation) if raised is None else judged(handle, raised)
-                    tries += 1
+                    unsettled = became = self._attempt(handle, operation) if raised is None else judged(handle, raised)
+                    attempts += 1
                 elif isinstance(found, int):
                     self._ring.submit()  # before the number can be another's
         except BaseException as error:  # KeyboardInterrupt, say: somebody else shall go on
             self._ring.submit()
-            if owned and not lane.request:  # to tell that there is a request may be what has found no memory
-                self._break_off(handle, lane, unsettled)
-            tries = ATTEMPTS_MAX
+            if owned and not direction.request:  # to tell that there is a request may be what has found no memory
+                self._break_off(handle, direction, unsettled)
+            attempts = ATTEMPTS_MAX
             if not isinstance(error, MemoryError):  # of that nobody need hear, as nothing is lost
                 raise
         finally:
-            if tries == ATTEMPTS_MAX:
-                self._backlog.append((handle, lane))
-            if tries == ATTEMPTS_MAX or lane.resting:
+            if attempts == ATTEMPTS_MAX:
+                self._backlog.append((handle, direction))
+            if attempts == ATTEMPTS_MAX or direction.resting:
                 self._queue.wake_leader()
             self._after_run(handle)
         return skipped
 
-    def _break_off(self, handle: EmulatedHandle, lane: Lane, unsettled: Judgement | None) -> None:
-        """Keep what became of a lane's first operation for the leader; if there is nothing, own it no more."""
+    def _break_off(self, handle: EngineHandle, direction: Direction, unsettled: Judgement | None) -> None:
+        """Keep what became of a direction's first operation for the leader; if there is nothing, own it no more."""
         if unsettled is None:
-            self._give_up(handle, lane)
+            self._give_up(handle, direction)
             return
         try:
-            self._unsettled[lane] = unsettled
+            self._unsettled[direction] = unsettled
         except MemoryError:  # there may be some by now
-            self._unsettled[lane] = unsettled
+            self._unsettled[direction] = unsettled
 
-    def _resume(self, handle: EmulatedHandle, lane: Lane) -> None:
-        if lane in self._unsettled:
-            self._go_on(handle, lane, None)
+    def _resume(self, handle: EngineHandle, direction: Direction) -> None:
+        if direction in self._unsettled:
+            self._go_on(handle, direction, None)
         else:
-            super()._resume(handle, lane)
+            super()._resume(handle, direction)
 
-    def _settle_first(self, handle: EmulatedHandle, lane: Lane, became: Judgement, skipping: Operation | None) -> bool:
-        """Act on what became of a lane's first operation; the caller holds the handle's lock."""
-        assert lane.first is not None  # only the owner takes out the first one
+    def _settle_first(
+        self, handle: EngineHandle, direction: Direction, became: Judgement, skipping: Operation | None
+    ) -> bool:
+        """Act on what became of a direction's first operation; the caller holds the handle's lock."""
+        assert direction.first is not None  # only the owner takes out the first one
         outcome, error, rest = became
         if rest:
-            lane.resting = True
-            self._queue.timers.add(rest, (handle, lane))
-        return self._settle(lane, lane.first, outcome, error, skipping)
+            direction.resting = True
+            self._queue.timers.add(rest, (handle, direction))
+        return self._settle(direction, direction.first, outcome, error, skipping)
 
-    def _takes_on(self, handle: EmulatedHandle) -> bool:
+    def _takes_on(self, handle: EngineHandle) -> bool:
         """Whether the kernel may be given more of a handle: a port that is being closed would revoke it again."""
-        return handle.life == Life.OPEN and self._unusable is None
+        return handle.lifecycle == Lifecycle.OPEN and self._unusable is None
 
-    def _find_target(self, handle: EmulatedHandle) -> Target | Exception:
+    def _find_target(self, handle: EngineHandle) -> Target | Exception:
         """What the next request on a handle names, or what kept it from being found; the caller holds no lock."""
         try:
             return target(handle)
@@ -333,11 +338,17 @@ class IoUringPort(FastPort, QueuedPort):
             return error
 
     def _start_first(
-        self, handle: EmulatedHandle, lane: Lane, operation: Operation, found: Target | Exception, *, blocked: bool
+        self,
+        handle: EngineHandle,
+        direction: Direction,
+        operation: Operation,
+        found: Target | Exception,
+        *,
+        blocked: bool,
     ) -> Exception | None:
-        """Prepare the first operation of a lane, or a poll if it would block; the caller holds the lock.
+        """Prepare the first operation of a direction, or a poll if it would block; the caller holds the lock.
 
-        Returns what kept it from that. If there is nothing of the kind and no request, it is to be tried.
+        Returns what kept it from that. If there is nothing of the kind and no request, it is to be attempted.
         """
         if operation._verdict is not None:
             return operation._verdict
@@ -345,23 +356,23 @@ class IoUringPort(FastPort, QueuedPort):
             return found
         try:
             if blocked:
-                events = select.POLLIN if lane is handle.incoming else select.POLLOUT
-                owner = Owner(IoUringPort._take_over_wait, operation, handle)
-                lane.request = poll(self._ring, owner, handle, found, events)
+                events = select.POLLIN if direction is handle.incoming else select.POLLOUT
+                request = Request(IoUringPort._take_over_wait, operation, handle)
+                direction.request = poll(self._ring, request, handle, found, events)
             else:
-                owner = Owner(IoUringPort._take_over_first, operation, handle)
-                lane.request = start(self._ring, owner, handle, found, operation)
+                request = Request(IoUringPort._take_over_first, operation, handle)
+                direction.request = start(self._ring, request, handle, found, operation)
         except Exception as error:  # noqa: BLE001 - whatever went wrong, the operation ends once
             return error
         return None
 
-    def _try(self, handle: EmulatedHandle, operation: Operation) -> Judgement:
+    def _attempt(self, handle: EngineHandle, operation: Operation) -> Judgement:
         try:
             return attempt(handle, operation), None, 0.0
         except Exception as error:  # noqa: BLE001 - whatever went wrong, the operation ends once
             return judged(handle, error)
 
-    def _judge(self, handle: EmulatedHandle, operation: Operation, result: Result) -> Judgement:
+    def _judge(self, handle: EngineHandle, operation: Operation, result: Result) -> Judgement:
         before = operation._transferred
         try:
             try:
@@ -374,79 +385,81 @@ class IoUringPort(FastPort, QueuedPort):
             return judged(handle, error)
 
     def _take_over_first(
-        self, handle: EmulatedHandle, operation: Operation, result: Result, skipping: Operation | None
+        self, handle: EngineHandle, operation: Operation, result: Result, skipping: Operation | None
     ) -> bool:
-        """Act on the result of a lane's first operation."""
-        lane = handle.lane(operation)
+        """Act on the result of a direction's first operation."""
+        direction = handle.direction(operation)
         with handle.lock:  # who has started it may be about to note the request
-            if lane.request != result.request:  # it was acted on, as far as there was memory for that
+            if direction.request != result.name:  # it was acted on, as far as there was memory for that
                 return False
         became = self._judge(handle, operation, result)
-        return self._go_on(handle, lane, became, skipping)
+        return self._go_on(handle, direction, became, skipping)
 
     def _take_over_wait(
-        self, handle: EmulatedHandle, operation: Operation, result: Result, skipping: Operation | None
+        self, handle: EngineHandle, operation: Operation, result: Result, skipping: Operation | None
     ) -> bool:
-        """Act on a poll that a lane's first operation has waited for: it gave a hint, and the next try tells."""
-        lane = handle.lane(operation)
+        """Act on a poll that a direction's first operation has waited for: a hint, and the next attempt tells."""
+        direction = handle.direction(operation)
         became: Judgement | None = (Outcome.PROGRESS, None, 0.0)
         with handle.lock:
             if _goes_on(result):
                 return False
-            lane.ready = True  # so that a thread which tries just now looks again
-            if lane.request != result.request:
+            direction.ready = True  # so that a thread at an attempt just now looks again
+            if direction.request != result.name:
                 return False
-            lane.request = NOTHING  # this thread has the lane now
+            direction.request = NOTHING  # this thread has the direction now
         try:
             if result.detail:
-                became = self._try_beside(handle, lane, operation, result.request)
+                became = self._attempt_beside(handle, direction, operation, result.name)
             if became is not None:
                 self._end_poll(handle, result)
         except BaseException:  # somebody else shall go on
-            lane.ready = True
-            self._break_off(handle, lane, became)
-            self._backlog.append((handle, lane))
+            direction.ready = True
+            self._break_off(handle, direction, became)
+            self._backlog.append((handle, direction))
             self._queue.wake_leader()
             raise
-        return became is not None and self._go_on(handle, lane, became, skipping)
+        return became is not None and self._go_on(handle, direction, became, skipping)
 
-    def _try_beside(self, handle: EmulatedHandle, lane: Lane, operation: Operation, poll: int) -> Judgement | None:
-        """Try a lane's first operation while a poll for it goes on; this thread owns the lane.
+    def _attempt_beside(
+        self, handle: EngineHandle, direction: Direction, operation: Operation, poll: int
+    ) -> Judgement | None:
+        """Attempt a direction's first operation while a poll for it goes on; this thread is the owner.
 
         The poll may have found what lasts, such as an error that the socket keeps for who asks for it. That is told
-        when the poll begins, and then no more; so a try that would block gives the lane back to this poll, and returns
-        None. Another poll would only tell the same at once.
+        when the poll begins, and then no more; so an attempt that would block gives the direction back to this poll,
+        and returns None. Another poll would only tell the same at once.
         """
-        lane.ready = False
-        became = self._try(handle, operation)
+        direction.ready = False
+        became = self._attempt(handle, operation)
         try:
             with handle.lock:
-                ended = operation._verdict is not None or handle.life != Life.OPEN
+                ended = operation._verdict is not None or handle.lifecycle != Lifecycle.OPEN
                 blocks = became[0] is Outcome.BLOCKED and not became[2]
-                if blocks and not lane.ready and not ended:
-                    lane.request = poll
+                if blocks and not direction.ready and not ended:
+                    direction.request = poll
                     return None
         except MemoryError:  # what was moved is not to be lost; another poll tells what there is
             pass
-        lane.ready = True
+        direction.ready = True
         return became
 
     # Polls and operations of files, each by itself
 
-    def _give_up(self, handle: EmulatedHandle, lane: Lane) -> list[Operation]:
-        """Own a lane no more. Returns its operations."""
+    def _give_up(self, handle: EngineHandle, direction: Direction) -> list[Operation]:
+        """Own a direction no more. Returns its operations."""
         with handle.lock:
-            handle.disown(lane)
-            operations = lane.operations()
+            handle.disown(direction)
+            operations = direction.operations()
         self._after_run(handle)
         return operations
 
     def _start_alone(  # noqa: C901 - the same
-        self, handle: EmulatedHandle, operation: Operation, owned: Lane | None = None
+        self, handle: EngineHandle, operation: Operation, owned: Direction | None = None
     ) -> None:
         """Give the kernel an operation, unless it was ended or given to the kernel in the meantime.
 
-        *owned* is the lane of the polls, if this thread has become its owner, which is of no use here.
+        *owned* is the direction of the polls, if this thread has become its owner, which is of no use here.
         """
         try:
             found = self._find_target(handle)
@@ -485,30 +498,30 @@ class IoUringPort(FastPort, QueuedPort):
             self._after_run(handle)
 
     def _prepare_alone(
-        self, handle: EmulatedHandle, operation: Operation, found: Target | Exception
+        self, handle: EngineHandle, operation: Operation, found: Target | Exception
     ) -> BaseException | None:
         """Prepare a poll or an operation of a file; the caller holds the lock. Returns what kept it from that."""
         if isinstance(found, Exception):
             return found
         try:
-            owner = Owner(IoUringPort._take_over_alone, operation, handle)
-            operation._native = start(self._ring, owner, handle, found, operation)
+            request = Request(IoUringPort._take_over_alone, operation, handle)
+            operation._native = start(self._ring, request, handle, found, operation)
         except BaseException as error:  # noqa: BLE001 - it goes on without the lock
             return error
         return None
 
-    def _leave_to_others(self, handle: EmulatedHandle, operation: Operation) -> None:
-        """Have the leader start an operation, with the others of its lane."""
-        self._backlog.append((handle, handle.lane(operation)))
+    def _leave_to_others(self, handle: EngineHandle, operation: Operation) -> None:
+        """Have the leader start an operation, with the others of its direction."""
+        self._backlog.append((handle, handle.direction(operation)))
         self._queue.wake_leader()
 
     def _take_over_alone(
-        self, handle: EmulatedHandle, operation: Operation, result: Result, _skipping: Operation | None
+        self, handle: EngineHandle, operation: Operation, result: Result, _skipping: Operation | None
     ) -> bool:
         """Act on the result of a poll or an operation of a file; it is always queued."""
         polls = operation.route is Route.READINESS
         with handle.lock:
-            if operation._native != result.request or (polls and _goes_on(result)):
+            if operation._native != result.name or (polls and _goes_on(result)):
                 return False
             operation._native = NOTHING  # this thread is at it now
         try:
@@ -516,21 +529,19 @@ class IoUringPort(FastPort, QueuedPort):
                 self._end_poll(handle, result)
             became = self._judge(handle, operation, result)
         except BaseException:  # it is acted on again
-            operation._native = result.request
+            operation._native = result.name
             raise
         self._end_alone(handle, operation, became)
         return False
 
-    def _end_poll(self, handle: EmulatedHandle, result: Result) -> None:
+    def _end_poll(self, handle: EngineHandle, result: Result) -> None:
         """Have no more results of a poll; those that are there already are of a request that nobody knows any more."""
         if result.detail:
-            self._ring.cancel(result.request)
+            self._ring.cancel(result.name)
         if result.number > 0 and result.number & LASTING:
             handle.ended = True
 
-    def _end_alone(
-        self, handle: EmulatedHandle, operation: Operation, became: Judgement, *, again: bool = True
-    ) -> None:
+    def _end_alone(self, handle: EngineHandle, operation: Operation, became: Judgement, *, again: bool = True) -> None:
         """Complete an operation that the kernel has no more, or give it to the kernel *again*."""
         try:
             self._settle_alone(handle, operation, became)
@@ -540,36 +551,36 @@ class IoUringPort(FastPort, QueuedPort):
             self._start_alone(handle, operation)
         self._after_run(handle)
 
-    def _settle_alone(self, handle: EmulatedHandle, operation: Operation, became: Judgement) -> None:
+    def _settle_alone(self, handle: EngineHandle, operation: Operation, became: Judgement) -> None:
         outcome, error, _ = became
         with handle.lock:
             if operation._native != NOTHING:  # an earlier call of this has come to its end
                 return
             if outcome is Outcome.PROGRESS and operation._verdict is not None and operation.name == "read":
                 operation._transferred = 0  # a part that was read is no end of the file, and nothing is lost with it
-            self._settle(handle.lane(operation), operation, outcome, error, None)
+            self._settle(handle.direction(operation), operation, outcome, error, None)
             handle.running -= 1
             operation._native = None
 
     # Ending
 
-    def _is_being_done(self, handle: EmulatedHandle, lane: Lane, operation: Operation) -> bool:
-        if lane in (handle.files, handle.readiness):
+    def _is_being_done(self, handle: EngineHandle, direction: Direction, operation: Operation) -> bool:
+        if direction in (handle.files, handle.readiness):
             return operation._native is not None
-        return lane.active and lane.first is operation
+        return direction.active and direction.first is operation
 
-    def _revoke(self, handle: EmulatedHandle, lane: Lane, operation: Operation) -> None:
-        request = operation._native if lane in (handle.files, handle.readiness) else lane.request
-        self._ring.cancel(request or NOTHING)
+    def _revoke(self, handle: EngineHandle, direction: Direction, operation: Operation) -> None:
+        name = operation._native if direction in (handle.files, handle.readiness) else direction.request
+        self._ring.cancel(name or NOTHING)
 
-    def _abandon(self, handle: EmulatedHandle, *, at_once: bool) -> None:
+    def _abandon(self, handle: EngineHandle, *, at_once: bool) -> None:
         with handle.lock:
-            firsts = [lane.first for lane in (handle.incoming, handle.outgoing) if lane.request]
-            others = [lane for lane in (handle.readiness, handle.files) if lane is not None]
-            alone = [operation for lane in others for operation in lane.operations()]
+            firsts = [direction.first for direction in (handle.incoming, handle.outgoing) if direction.request]
+            others = [direction for direction in (handle.readiness, handle.files) if direction is not None]
+            alone = [operation for direction in others for operation in direction.operations()]
             for operation in (*firsts, *alone):
                 if operation is not None:
-                    self._revoke(handle, handle.lane(operation), operation)
+                    self._revoke(handle, handle.direction(operation), operation)
         if at_once:
             self._submit(None)
         else:
@@ -582,12 +593,12 @@ class IoUringPort(FastPort, QueuedPort):
         self._poll_process(operation, watch)
 
     def _poll_process(self, operation: ProcessExit, watch: Watch) -> None:
-        owner = Owner(IoUringPort._take_over_process, operation, watch)
+        request = Request(IoUringPort._take_over_process, operation, watch)
         with self._lock:
             if watch.pidfd >= 0 and self._unusable is None:  # or else the number may be another's
                 # One that goes on: a process that is being traced may be found to have ended long before it can be
                 # waited for, and another poll would tell the same at once.
-                watch.request = self._ring.poll(owner, watch.pidfd, select.POLLIN, True)
+                watch.request = self._ring.poll(request, watch.pidfd, select.POLLIN, True)
         self._ring.submit()
 
     def _unwatch_process(self, operation: ProcessExit) -> None:

@@ -1,7 +1,9 @@
 """The IOCP backend: Windows, whose kernel has completion ports.
 
+Here is the port; what it consists of besides is in windows, which this may use.
+
 What the kernel does by itself needs nothing here: the queue, its order, the choice of the thread that runs next. All
-that a wait returns comes out of that one queue (iocp_queue), what unio has ended itself as well as what Windows has.
+that a wait returns comes out of that one queue (kernel_queue), what unio has ended itself as well as what Windows has.
 What is left is to say each thing in one way:
 
 - The key of the kernel's packets says what kind of packet it is; the caller's keys never leave Python. The packet of an
@@ -27,17 +29,17 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from unio.arguments import seconds
-from unio.backends import win32
-from unio.backends.flights import STARTS, Flight, finish, goes_alone, may_go_on
-from unio.backends.iocp_handle import Direction, IocpHandle, Life
-from unio.backends.iocp_processes import Watches
-from unio.backends.iocp_queue import KernelQueue, PacketKey, surely
-from unio.backends.locks import Lock, holds_lock, put_off, refuse_within_lock
-from unio.backends.native import next_sequence
-from unio.backends.objects import told_status
-from unio.backends.pool import FilePool
-from unio.backends.timers import NOT_LINKED, Timers, is_on
-from unio.backends.win32 import kernel32, last_error
+from unio.backends.common.accelerator import next_sequence
+from unio.backends.common.file_threads import FilePool
+from unio.backends.common.locks import Lock, holds_lock, put_off, refuse_within_lock
+from unio.backends.common.objects import told_status
+from unio.backends.common.timers import NOT_LINKED, Timers, is_on
+from unio.backends.kernel import win32
+from unio.backends.kernel.win32 import kernel32, last_error
+from unio.backends.windows.handle import Direction, IocpHandle, Lifecycle
+from unio.backends.windows.kernel_queue import KernelQueue, PacketKey, surely
+from unio.backends.windows.overlapped import STARTS, Overlapped, finish, goes_alone, may_go_on
+from unio.backends.windows.processes import Watches
 from unio.errors import AssociationError, NotAssociated, cancelled, shown, timed_out
 from unio.operation_state import IDLE, PENDING, QUEUED
 from unio.operations import Operation, ProcessExit, Route, Timer
@@ -46,8 +48,8 @@ from unio.port import LIMIT_DEFAULT, Completion, Port, check_limit, port_closed
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from unio.backends.iocp_queue import Packet
-    from unio.backends.timers import WhichFlight
+    from unio.backends.common.timers import WhichFlight
+    from unio.backends.windows.kernel_queue import Packet
     from unio.handle import HasFileno
 
 
@@ -87,7 +89,7 @@ class IocpPort(Port):
     def __init__(self, *, backend: str | None = None, concurrency: int = 0) -> None:
         self._queue = KernelQueue(self.concurrency)
         self._lock = Lock()
-        self._flights: dict[int, Operation] = {}  # what Windows has, by the address of its OVERLAPPED
+        self._overlapped: dict[int, Operation] = {}  # what Windows has, by the address of its OVERLAPPED
         self._timers = Timers()
         self._bound = NEVER  # until when the thread sleeps that minds the deadlines
         self._pool = FilePool()
@@ -164,19 +166,19 @@ class IocpPort(Port):
         return done
 
     def _check_open(self, handle: IocpHandle) -> None:
-        if handle.life is not Life.OPEN or self._unusable is not None:
+        if handle.lifecycle is not Lifecycle.OPEN or self._unusable is not None:
             raise self._unusable() if self._unusable else NotAssociated(f"{handle!r} is closed")
 
     def _enter(self, handle: IocpHandle, operation: Operation, timeout: float | None) -> None:
         """Let an operation whose flight has begun wait to be started; the caller holds the handle's lock."""
         if operation._native is None:
-            operation._native = Flight()
+            operation._native = Overlapped()
         operation._native.begin()
         operation._sequence = next_sequence()
         if timeout is not None:
             operation._expiry = self._timers.add(timeout, (operation, True))
         handle.pending[id(operation)] = operation
-        self._flights[operation._native.address] = operation
+        self._overlapped[operation._native.address] = operation
         handle.directions[operation.route].waiting.append(operation)  # last: now it can be started
 
     def _forget(self, handle: IocpHandle | None, operation: Operation) -> None:
@@ -187,7 +189,7 @@ class IocpPort(Port):
         else:
             handle.pending.pop(id(operation), None)
             if operation._native is not None:
-                self._flights.pop(operation._native.address, None)
+                self._overlapped.pop(operation._native.address, None)
         operation._status = IDLE
 
     # Steps that are not to be left out, however little memory there is
@@ -234,7 +236,7 @@ class IocpPort(Port):
     def _submit_begun(self, handle: IocpHandle | None, operation: Operation, timeout: float | None) -> None:
         """Submit an operation whose flight has begun before."""
         verdict = operation._verdict
-        if self._unusable is not None or (handle is not None and handle.life is not Life.OPEN):
+        if self._unusable is not None or (handle is not None and handle.lifecycle is not Lifecycle.OPEN):
             verdict = verdict or cancelled("the handle or its port was closed")
         with self._lock if handle is None else handle.lock:
             if verdict is not None:
@@ -251,7 +253,7 @@ class IocpPort(Port):
             self._start_detached(operation)
         else:
             self._start_waiting(handle, operation.route)
-            if handle.life is Life.CLOSING:
+            if handle.lifecycle is Lifecycle.CLOSING:
                 self._close_handle(handle)
             self._mind_deadlines()
 
@@ -287,13 +289,13 @@ class IocpPort(Port):
                 operation._native.started = True
                 if operation._verdict is not None:
                     surely(self._cancel_io, handle, operation)
-        if handle.life is Life.CLOSING:
+        if handle.lifecycle is Lifecycle.CLOSING:
             self._insist(self._close_handle, handle)
 
     def _next_to_start(self, handle: IocpHandle, direction: Direction) -> Operation | None:
         """The operation that this thread is to start now, or None."""
         with handle.lock:
-            if direction.starting or not direction.waiting or handle.life is not Life.OPEN:
+            if direction.starting or not direction.waiting or handle.lifecycle is not Lifecycle.OPEN:
                 return None
             alone = goes_alone(handle, direction.waiting[0])
             if direction.exclusive or (alone and direction.busy):
@@ -322,49 +324,49 @@ class IocpPort(Port):
         skip: bool,  # noqa: FBT001
     ) -> bool | None:
         """Act on the code of the call that starts an operation: the same, or None if it takes another call."""
-        flight: Flight = operation._native
+        overlapped: Overlapped = operation._native
         count = 0
         if code == win32.DONE_HERE:
             code = 0
-        elif _packet_comes(handle, flight, code):
+        elif _packet_comes(handle, overlapped, code):
             return False
         else:
-            count = flight.overlapped.InternalHigh
+            count = overlapped.pointer.InternalHigh
         if code or not skip:
-            self._post_end(flight, code, count)
+            self._post_end(overlapped, code, count)
             return False
-        if not flight.finished:
-            flight.result = finish(handle, operation, 0, count)
-            flight.finished = True
-        result = flight.result
+        if not overlapped.finished:
+            overlapped.result = finish(handle, operation, 0, count)
+            overlapped.finished = True
+        result = overlapped.result
         if result is None:
-            flight.finished = False
+            overlapped.finished = False
             return None
         if self._ended(handle, operation, result, silent=result == 0):
             self._put(operation)
         return result == 0
 
-    def _post_end(self, flight: Flight, code: int, count: int) -> None:
+    def _post_end(self, overlapped: Overlapped, code: int, count: int) -> None:
         """Queue the packet of an operation whose end Windows does not queue."""
         if code == 0 and count:  # as Windows would have, had it not been told to skip it
-            self._queue.post(count, PacketKey.IO, flight.address)
+            self._queue.post(count, PacketKey.IO, overlapped.address)
         else:
-            self._queue.post(code, PacketKey.FAILED, flight.address)
+            self._queue.post(code, PacketKey.FAILED, overlapped.address)
 
     def _call(self, handle: IocpHandle, operation: Operation) -> int:
         """Make the Win32 call of an operation; the code of what it, or Python on the way to it, reports."""
-        flight: Flight = operation._native
+        overlapped: Overlapped = operation._native
         try:
             if handle.is_open():  # else the number may be another's by now
                 return STARTS[operation.name](handle, operation)
-            flight.failure = cancelled("the object behind the handle was closed")
+            overlapped.failure = cancelled("the object behind the handle was closed")
         except Exception as error:  # noqa: BLE001 - whatever went wrong, the operation ends once
-            flight.failure = surely(win32.normal, error)
+            overlapped.failure = surely(win32.normal, error)
         except BaseException:  # of the program's own fileno, and nothing has been started yet
-            flight.reset()
-            self._post_end(flight, win32.ERROR_OPERATION_ABORTED, 0)
+            overlapped.reset()
+            self._post_end(overlapped, win32.ERROR_OPERATION_ABORTED, 0)
             raise
-        flight.reset()
+        overlapped.reset()
         return win32.ERROR_OPERATION_ABORTED
 
     # Operations without a handle
@@ -455,9 +457,9 @@ class IocpPort(Port):
         handle, flight = operation.handle, operation._native
         assert isinstance(handle, IocpHandle)
         if not flight.finished:
-            if handle.life is Life.OPEN and not handle.is_open():
+            if handle.lifecycle is Lifecycle.OPEN and not handle.is_open():
                 self._left_behind(handle)
-            flight.overlapped.InternalHigh = 0  # first, so that may_go_on never counts a part twice
+            flight.pointer.InternalHigh = 0  # first, so that may_go_on never counts a part twice
             flight.result = finish(handle, operation, code, count)
             flight.finished = True
         if flight.result is None and self._go_on(handle, operation):
@@ -472,15 +474,15 @@ class IocpPort(Port):
     def _left_behind(self, handle: IocpHandle) -> None:
         """The program has closed the object itself: end what is in flight as if the handle had been closed."""
         with handle.lock:
-            if handle.life is not Life.OPEN:
+            if handle.lifecycle is not Lifecycle.OPEN:
                 return
-            handle.life = Life.CLOSING
+            handle.lifecycle = Lifecycle.CLOSING
         self._insist(self._close_handle, handle)
 
     def _go_on(self, handle: IocpHandle, operation: Operation) -> bool:
         """Make the next call of an operation, unless it is being ended. Returns whether it goes on."""
         with handle.lock:
-            if operation._verdict is not None or handle.life is not Life.OPEN or self._unusable is not None:
+            if operation._verdict is not None or handle.lifecycle is not Lifecycle.OPEN or self._unusable is not None:
                 return False
             handle.calling += 1
             operation._native.started = operation._native.finished = False
@@ -505,7 +507,7 @@ class IocpPort(Port):
         if result is None or result in ENDED_HERE:
             if verdict is not None:
                 return verdict
-            if handle.life is not Life.OPEN or not is_open:
+            if handle.lifecycle is not Lifecycle.OPEN or not is_open:
                 return cancelled("the handle or the object behind it was closed")
         if failure is not None:
             return failure
@@ -514,26 +516,26 @@ class IocpPort(Port):
 
     def _ended(self, handle: IocpHandle, operation: Operation, result: int | None, *, silent: bool = False) -> bool:
         """End the flight of an operation. Returns whether its completion is still to be delivered."""
-        flight: Flight = operation._native
+        overlapped: Overlapped = operation._native
         # The program's own code, maybe; asked where it matters.
-        is_open = result == 0 or handle.life is not Life.OPEN or handle.is_open()
+        is_open = result == 0 or handle.lifecycle is not Lifecycle.OPEN or handle.is_open()
         number = id(operation)
         with handle.lock:
             error = self._error_of(handle, operation, result, is_open=is_open)
             self._drop_expiry(operation)
-            if not silent and handle.life is not Life.OPEN:
+            if not silent and handle.lifecycle is not Lifecycle.OPEN:
                 handle.ended.append(operation)
                 operation._error = error
             # From here on nothing finds no memory.
             handle.pending.pop(number, None)  # it is not there any more if the port was closed meanwhile
-            self._flights.pop(flight.address, None)
-            if flight.given:
+            self._overlapped.pop(overlapped.address, None)
+            if overlapped.given:
                 direction = handle.directions[operation.route]
                 direction.busy -= 1
                 direction.exclusive = False
             if silent:
                 operation._status = IDLE
-            elif handle.life is Life.OPEN:
+            elif handle.lifecycle is Lifecycle.OPEN:
                 return self._complete(operation, error)
             surely(self._deliver_ended, handle)  # also where the one that all waited for is told of by its submit
         return False
@@ -616,7 +618,9 @@ class IocpPort(Port):
             if operation._sequence == NOT_LINKED:
                 operation._verdict = operation._verdict or verdict
                 return True
-            if handle.life is not Life.OPEN or (operation._verdict is not None and not operation._native.given):
+            if handle.lifecycle is not Lifecycle.OPEN or (
+                operation._verdict is not None and not operation._native.given
+            ):
                 return False  # it is being ended already
             if operation._native.given:
                 return self._ask(handle, operation, verdict, is_open=is_open)
@@ -626,7 +630,7 @@ class IocpPort(Port):
         return True
 
     def _ask(self, handle: IocpHandle, operation: Operation, verdict: OSError, *, is_open: bool) -> bool:
-        """The same for one that Windows has; the caller holds the handle's lock."""
+        """End an operation that Windows has, if it can still be asked to; the caller holds the handle's lock."""
         asked = not is_open or not operation._native.started or surely(self._cancel_io, handle, operation)
         asked = asked or may_go_on(operation)
         if asked:  # else its packet is on the way, and is the last
@@ -643,7 +647,7 @@ class IocpPort(Port):
             return True
         if pointer is None:  # a poll that has ended before the device was asked anything
             return False
-        return bool(kernel32.CancelIoEx(pointer, operation._native.overlapped)) or last_error() != win32.ERROR_NOT_FOUND
+        return bool(kernel32.CancelIoEx(pointer, operation._native.pointer)) or last_error() != win32.ERROR_NOT_FOUND
 
     def _close_handle(self, handle: IocpHandle, *, here: bool = False) -> None:
         """Cancel what a closing handle has in flight, and part from it, once no thread is starting anything on it.
@@ -659,15 +663,15 @@ class IocpPort(Port):
                     self._cancel_pending(handle)
                     handle.part(is_open=is_open, here=here)
                 except MemoryError:  # all of it is done again
-                    handle.life = Life.CLOSING
+                    handle.lifecycle = Lifecycle.CLOSING
                     raise
 
     def _claim_end(self, handle: IocpHandle) -> bool:
-        """End the life of a closing handle. Returns False if a thread is starting something on it, or that was done."""
+        """Close a handle that is closing. Returns False if a thread is starting something on it, or that was done."""
         with handle.lock:
-            if handle.life is not Life.CLOSING or handle.calling:
+            if handle.lifecycle is not Lifecycle.CLOSING or handle.calling:
                 return False
-            handle.life = Life.CLOSED
+            handle.lifecycle = Lifecycle.CLOSED
         return True
 
     def _cancel_pending(self, handle: IocpHandle) -> None:
@@ -798,12 +802,12 @@ class IocpPort(Port):
             return None
         if key == PacketKey.KEPT:
             return self._queue.kept(number)
-        operation = self._flights.get(number)
+        operation = self._overlapped.get(number)
         if operation is None:
             return self._process_ended(number) if key == PacketKey.IO else None
         if key == PacketKey.FAILED:
             return self._reaped(operation, count, 0)
-        told = operation._native.overlapped.Internal & 0xFFFFFFFF
+        told = operation._native.pointer.Internal & 0xFFFFFFFF
         if told != win32.STATUS_PENDING:  # seen under Wine, where the thread ended that had submitted it
             status = told
         return self._reaped(operation, win32.status_error(status & 0xFFFFFFFF), count)
@@ -907,7 +911,7 @@ class IocpPort(Port):
             for direction in handle.directions.values():
                 for operation in direction.waiting:
                     handle.pending.pop(id(operation), None)
-                    self._flights.pop(operation._native.address, None)
+                    self._overlapped.pop(operation._native.address, None)
                     self._complete(operation, cancelled("the port was closed"))
                 direction.waiting.clear()
             self._deliver_ended(handle)
@@ -917,15 +921,15 @@ class IocpPort(Port):
 
     def _reap_cancelled(self, handles: list[IocpHandle]) -> None:
         """Fetch the packets of what was cancelled, so that Windows is done with its memory."""
-        while self._flights:
+        while self._overlapped:
             found = self._fetch_left(LIMIT_DEFAULT) or list(self._queue.fetch(LIMIT_DEFAULT, REAP_MS))
             self._collect(found)  # of which nobody hears
             if not found and not any(handle.calling for handle in handles):
                 break
-        while self._flights:  # some device, or a thread of the pool, does not let go
-            operation = self._flights.popitem()[1]
+        while self._overlapped:  # some device, or a thread of the pool, does not let go
+            operation = self._overlapped.popitem()[1]
             _limbo.append(operation._native.hold())
-            operation._native = Flight()  # of the next submission, which a port that is open may get
+            operation._native = Overlapped()  # of the next submission, which a port that is open may get
             handle = operation.handle
             assert isinstance(handle, IocpHandle)
             with handle.lock:
@@ -935,7 +939,7 @@ class IocpPort(Port):
 
     def _in_flight(self) -> int:
         # From there they go to what is put, so that none is missed in this order.
-        count = len(self._flights) + len(self._detached)
+        count = len(self._overlapped) + len(self._detached)
         count += sum([isinstance(each, Operation) for each in tuple(self._left)])
         return count + len(self._queue.operations())
 
@@ -953,13 +957,13 @@ def _ms(until: float | None, deadline: float | None) -> int:
     return math.ceil(left) if 0 < left < most else most if left > 0 else 0  # rounded up, never to wake early
 
 
-def _packet_comes(handle: IocpHandle, flight: Flight, code: int) -> bool:
+def _packet_comes(handle: IocpHandle, overlapped: Overlapped, code: int) -> bool:
     """Whether Windows queues a packet for a call that has returned this code."""
     if code == win32.ERROR_IO_PENDING:
         return True
     if code == 0:
         return not handle.skip_on_success
-    return bool(flight.overlapped.Internal >> 30 & 3 == 2)  # noqa: PLR2004 - a status that is but a warning
+    return bool(overlapped.pointer.Internal >> 30 & 3 == 2)  # noqa: PLR2004 - a status that is but a warning
 
 
 PORT = IocpPort

@@ -1,5 +1,8 @@
 """The kqueue backend: macOS and the BSDs.
 
+Here is what only kqueue does; completion over readiness is in engine, and the calls are in kernel, both of which this
+may use.
+
 What kqueue(2) is, what that means here, and what was chosen:
 
 - A registration (a knote) is for one descriptor and one direction, and ends with the descriptor, also if a duplicate
@@ -14,7 +17,7 @@ What kqueue(2) is, what that means here, and what was chosen:
   side it can as well be this side's own doing. ``data`` is not looked at: what it counts differs among systems and
   kinds of descriptors.
 - Nothing tells of urgent data, which makes receives short with more behind them. So a short receive doesn't show that
-  the socket is empty, and the lane is tried until it would block.
+  the socket is empty, and its operations are attempted until one would block.
 - A process has one knote in a kqueue, however many operations wait for it. One that is ending, or has ended, macOS,
   NetBSD and OpenBSD don't know any more (ESRCH), though its status is there to be asked for, or will be in a moment.
   Knotes are added and deleted in the order of the table of watches: its lock is the only one that is held over a system
@@ -38,9 +41,12 @@ from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING
 
-from unio.backends.emulation import EmulatedPort
-from unio.backends.interrupt import Interrupt
-from unio.backends.kevent import (
+from unio.backends.common.accelerator import FastPort, has_fast_path
+from unio.backends.common.locks import Lock
+from unio.backends.engine.handle import Lifecycle
+from unio.backends.engine.readiness import ReadinessPort
+from unio.backends.kernel.interrupt import Interrupt
+from unio.backends.kernel.kevent import (
     EV_ADD,
     EV_CLEAR,
     EV_DELETE,
@@ -52,17 +58,14 @@ from unio.backends.kevent import (
     called_in_c,
     dialect,
 )
-from unio.backends.lanes import Life
-from unio.backends.locks import Lock
-from unio.backends.native import FastPort, has_fast_path
-from unio.backends.processes import exit_status
+from unio.backends.kernel.processes import exit_status
 from unio.errors import as_oserror
 from unio.handle import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from unio.backends.lanes import EmulatedHandle
+    from unio.backends.engine.handle import EngineHandle
     from unio.operations import ProcessExit
 
 HAS_WAITID = hasattr(os, "waitid")
@@ -122,7 +125,7 @@ class _Watch:
         self.operations: list[ProcessExit] = []
 
 
-class KqueuePort(FastPort, EmulatedPort):
+class KqueuePort(FastPort, ReadinessPort):
     """A port over one kqueue."""
 
     backend = "kqueue"
@@ -141,11 +144,11 @@ class KqueuePort(FastPort, EmulatedPort):
         self._watches: dict[int, _Watch] = {}  # by the number of the process
         self._watches_lock = Lock()
         self._serials = count(1)
-        self._fifos: set[EmulatedHandle] = set()  # that have to be looked at
+        self._fifos: set[EngineHandle] = set()  # that have to be looked at
         self._next_look = 0.0
         return self._pipe or self._kqueue.trigger
 
-    def _register(self, handle: EmulatedHandle) -> None:
+    def _register(self, handle: EngineHandle) -> None:
         number = handle.number
         directions = [self._spoken.read, self._spoken.write]
         if handle.kind is Kind.PIPE:
@@ -189,7 +192,7 @@ class KqueuePort(FastPort, EmulatedPort):
 
     def _look_at_fifos(self) -> None:
         for handle in list(self._fifos):
-            if handle.life == Life.OPEN:
+            if handle.lifecycle == Lifecycle.OPEN:
                 self._notice(handle, readable=True, writable=True)
             else:
                 self._fifos.discard(handle)

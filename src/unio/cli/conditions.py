@@ -45,7 +45,7 @@ class Version:
     modified: int | None = None
     """In seconds since the epoch."""
     date: str | None = None
-    """The same for HTTP."""
+    """When it was modified, as HTTP writes it."""
 
     def headers(self) -> dict[str, str]:
         named = {"ETag": self.tag, "Last-Modified": self.date}

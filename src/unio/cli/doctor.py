@@ -56,12 +56,12 @@ def examine() -> dict[str, Any]:
 
 def c_part() -> str:
     """Whether the part of unio that is C is there, and does all that it could."""
-    from unio.backends import native  # noqa: PLC0415 - only this needs it
+    from unio.backends.common import accelerator  # noqa: PLC0415 - only this needs it
 
-    if native.no_fast_path is None:
-        lacks_ring = sys.platform == "linux" and not hasattr(native.core, "Ring")
+    if accelerator.no_fast_path is None:
+        lacks_ring = sys.platform == "linux" and not hasattr(accelerator.core, "Ring")
         return "there, without io_uring" if lacks_ring else "there"
-    return f"{'absent' if native.core is None else 'there, without the fast path'}: {native.no_fast_path}"
+    return f"{'absent' if accelerator.core is None else 'there, without the fast path'}: {accelerator.no_fast_path}"
 
 
 def h11_version() -> str | None:

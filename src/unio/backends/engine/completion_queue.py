@@ -1,0 +1,425 @@
+"""The queue of a port whose kernel has none, and the threads that wait for it.
+
+It knows packets and threads, and neither handles nor the kernel: waking whoever sleeps there is a callable that it was
+given.
+
+One of the waiting threads, the *leader*, waits in the kernel; the others are *parked*, each on a lock of its own. A
+thread that queues a packet wakes the one that has parked last, or interrupts the leader when none is parked. The leader
+is the one that has waited longest, or nearly so: one that leaves wakes the first of the parked to lead in its place. So
+threads are released last-in first-out, and under load few of them do all the work.
+
+A thread is woken for a packet only if it may run, which takes a slot (run_slots): it gets the slot with the wake-up, so
+that never more are woken than may run.
+
+No wake-up may be lost. In C each method of :class:`QueueState` is one step to all others (completion_queue.c). In
+Python no lock is held while doing any of this, so the order of the steps carries the proof:
+
+- who waits first shows that it does (joins the parked, or says that it is about to sleep in the kernel) and then looks
+  once more whether there is a packet, and a slot;
+- who queues first appends the packet, and who stops running first gives its slot back; then either looks for somebody
+  to wake.
+
+Whichever comes last sees the others. It also makes :meth:`CompletionQueue.post` safe in a signal handler, which may
+run in the middle of any other method of the same thread: there is no lock that the thread could be holding.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from unio.backends.common.accelerator import has_fast_path, made_completion
+from unio.backends.common.timers import Timers
+from unio.backends.engine.run_slots import BLOCKED_SECONDS, keep
+from unio.operation_state import IDLE, PENDING, QUEUED
+from unio.port import Completion
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from unio._core import QueueState
+    from unio.backends.engine.handle import Direction
+    from unio.backends.engine.run_slots import Waiter
+    from unio.operations import Operation
+
+
+TAKES_MAX = 256
+"""How many packets may be taken out of the queue before the kernel is asked again, though the queue is not empty."""
+
+ASK_SECONDS = 0.001
+"""How soon after the first of them it is asked again, however few they were: a handler may take long over each."""
+
+HAND_OVER_SECONDS = 1.0
+"""How long a thread whose time is over waits for the one that is just waking it: between two steps of that one."""
+
+
+def nothing_gathered() -> None:
+    """Start nothing: where a port gathers no submissions."""
+
+
+def _completion_of(packet: Operation | Completion) -> Completion:
+    if isinstance(packet, Completion):
+        return packet
+    return made_completion((packet.key, packet, packet.transferred, packet.error))
+
+
+if not TYPE_CHECKING and has_fast_path:
+    from unio._core import QueueState
+elif not TYPE_CHECKING:
+
+    class QueueState:
+        """The packets, and which threads lead, run, wait and are on their way.
+
+        Any thread may call anything at any time, also in the middle of another call of its own.
+        """
+
+        def __init__(self, interrupt: Callable[[], None], concurrency: int) -> None:
+            self.closed = False
+            self.sleeping = False
+            """Whether the leader is in the kernel, or about to be, and has to be interrupted to see a packet."""
+            self.watching = False
+            """Whether the leader sleeps no longer than until it looks at the running threads again."""
+            self._interrupt = interrupt
+            self._packets: deque[Operation | Completion] = deque()
+            self._slots: list[None] = [None] * concurrency  # one for each thread that may begin to run
+            self._leader: dict[None, object] = {}  # what the leading thread has given, if one leads
+            self._parked: list[Waiter] = []
+            self._coming: list[Waiter] = []  # those that were woken for a packet and have not yet taken one
+            self._takes = 0
+            self._first_take = 0.0  # when the first of them was
+
+        # Packets
+
+        @property
+        def has_packets(self) -> bool:
+            return bool(self._packets)
+
+        def append(self, packet: Operation | Completion) -> None:
+            self._packets.append(packet)
+
+        def append_left(self, packet: Operation | Completion) -> None:
+            self._packets.appendleft(packet)
+
+        def pop_left(self) -> Operation | Completion:
+            """Take the first packet; raises IndexError."""
+            return self._packets.popleft()
+
+        def packets(self) -> list[Operation | Completion]:
+            """All of them, as they are now."""
+            while True:
+                with contextlib.suppress(RuntimeError):  # without the GIL this is no single step: another was here
+                    return list(self._packets)
+
+        def take(self, limit: int) -> list[Completion]:
+            """Take up to *limit* packets out of the queue, without waiting, as completions."""
+            packets = self._packets
+            batch: list[Completion] = []
+            if not self._takes:
+                self._first_take = time.monotonic()
+            while packets and len(batch) < limit:
+                try:
+                    packet = packets.popleft()
+                except IndexError:  # another thread was quicker
+                    break
+                try:
+                    self._takes += 1
+                    batch.append(_completion_of(packet))
+                except BaseException:
+                    packets.appendleft(packet)
+                    self.give_back(batch)
+                    raise
+                if not isinstance(packet, Completion):
+                    packet._status = IDLE  # last: from here on another thread may submit it again
+            return batch
+
+        def should_ask(self) -> bool:
+            """Whether the kernel is to be asked before more packets are taken."""
+            if not self._takes:
+                return False
+            return self._takes >= TAKES_MAX or time.monotonic() >= self._first_take + ASK_SECONDS
+
+        def asked(self) -> None:
+            """Note that it has been asked."""
+            self._takes = 0
+
+        # Slots: a thread that runs has one
+
+        @property
+        def has_slots(self) -> bool:
+            return bool(self._slots)
+
+        def enter(self, waiter: Waiter) -> bool:
+            """Take a slot for a thread unless it has one. Returns whether it has one now."""
+            if waiter.slot:
+                return True
+            waiter.beyond = False
+            try:
+                slot = self._slots.pop()
+            except IndexError:  # all are taken
+                return False
+            try:
+                keep(waiter.slot, slot)
+            except BaseException:
+                keep(self._slots, slot)
+                raise
+            return True
+
+        def leave(self, waiter: Waiter) -> bool:
+            """Take the slot from a thread. Returns whether it had one; then the caller looks for somebody to wake."""
+            waiter.beyond = False
+            try:
+                slot = waiter.slot.pop()
+            except IndexError:
+                return False
+            keep(self._slots, slot)
+            return True
+
+        # The lead
+
+        def lead(self, turn: object) -> bool:
+            """Let the calling thread lead, if none does: wait in the kernel, and work on what it finds there.
+
+            *turn* is an object of the caller's own for this, with which it ends it. So what a signal handler raises
+            right behind this, when its result is lost, does not leave a port that nobody can lead.
+            """
+            return self._leader.setdefault(None, turn) is turn
+
+        def end_lead(self, turn: object) -> None:
+            """End that, if it is this turn that leads."""
+            if self._leader.get(None) is turn:
+                self.sleeping = self.watching = False
+                del self._leader[None]
+
+        # Threads that wait
+
+        def admit(self, waiter: Waiter) -> None:
+            """Have room for a thread that comes to wait."""
+            waiter.slot = []  # empty, or the one slot that the thread has
+
+        def dismiss(self, waiter: Waiter) -> None:
+            """A thread has ended, or has gone to another port."""
+
+        def has_for(self, waiter: Waiter) -> bool:
+            """Whether there is a packet that this thread may take."""
+            return bool(self._packets and (waiter.slot or self._slots))
+
+        def has_for_leader(self, waiter: Waiter) -> bool:
+            """Whether there is one for the leader, which leaves to those that have parked later what they may take."""
+            coming = bool(self._coming)  # looked at before the packets, as in pass_on
+            if waiter.slot or not self.has_for(waiter):
+                return self.has_for(waiter)
+            return not coming and not self._coming and not (self._parked and self._release_last())
+
+        def wake(self) -> bool:
+            """Let one waiting thread look at the queue, if one may run. Returns whether a parked one was woken."""
+            while self._slots:
+                if not self._parked:
+                    self.wake_leader()
+                    return False
+                if self._release_last():
+                    return True
+            if not self.watching:  # somebody has to see it when those that run are blocked
+                self.wake_leader()
+            return False
+
+        def wake_leader(self) -> None:
+            """Fetch the leader out of the kernel, if it sleeps there."""
+            if self.sleeping:
+                self.sleeping = False  # one interruption is enough, however many packets follow
+                try:
+                    self._interrupt()
+                except BaseException:  # a signal handler's, which may have come before the interruption
+                    self.sleeping = True
+                    raise
+
+        def wake_first(self) -> bool:
+            """Wake the thread that has been parked longest, which gets no slot. Returns whether there was one."""
+            try:
+                waiter = self._parked.pop(0)
+            except IndexError:  # none, or another thread was quicker
+                return False
+            waiter.gate.release()
+            return True
+
+        def _release_last(self) -> bool:
+            """Give a slot to the thread that has parked last, and wake it. Returns False if there is none of either."""
+            now = time.monotonic()
+            try:
+                slot = self._slots.pop()
+            except IndexError:  # another thread was quicker
+                return False
+            try:
+                waiter = self._parked.pop()
+            except IndexError:
+                keep(self._slots, slot)  # who gives a slot back looks again; the caller does
+                return False
+            waiter.woken = now
+            keep(self._coming, waiter)
+            keep(waiter.slot, slot)
+            waiter.gate.release()
+            return True
+
+        def park(self, waiter: Waiter, timeout: float | None) -> None:
+            """Sleep until another thread wakes this one, or *timeout* seconds have passed, or for no reason.
+
+            Whoever leaves the queue afterwards, with packets or without, calls :meth:`pass_on`.
+            """
+            woken = False
+            try:
+                self._parked.append(waiter)
+                # Now that it shows: was there a packet and a slot, or has the leader gone, before it could be seen?
+                if not self.has_for(waiter) and not self.closed and self._leader:
+                    most = -1 if timeout is None else min(max(timeout, 0), threading.TIMEOUT_MAX)
+                    woken = waiter.gate.acquire(timeout=most)
+            finally:
+                if not woken:
+                    try:
+                        self._parked.remove(waiter)
+                    except ValueError:  # another thread is about to wake this one: what it hands over must not be lost
+                        waiter.gate.acquire(timeout=HAND_OVER_SECONDS)
+
+        def is_coming(self, waiter: Waiter) -> bool:
+            """Whether a thread was woken for a packet, and has not taken it yet."""
+            return waiter in self._coming
+
+        def arrive(self, waiter: Waiter) -> None:
+            """Count a thread no more among those that come: it has taken what it was woken for, or found it taken."""
+            if self._coming:
+                with contextlib.suppress(ValueError):  # others come, or this one was not waited for any longer
+                    self._coming.remove(waiter)
+
+        def pass_on(self) -> None:
+            """See to it that somebody works on what this thread leaves: packets, or a kernel that nobody asks."""
+            # Those that are coming have a packet each. They are counted first: one that comes takes its packet before
+            # it is counted no more, and passes on what it leaves after, so that nobody is woken for a packet that it
+            # has just taken.
+            coming = len(self._coming)
+            if len(self._packets) > coming and self.wake():
+                return  # that one passes on the rest
+            if not self._leader and self._parked:
+                self.wake_first()
+
+
+class CompletionQueue(QueueState):
+    """Packets, first in, first out: operations that have completed, and completions that the caller posted."""
+
+    def __init__(self, interrupt: Callable[[], None], concurrency: int) -> None:
+        super().__init__(interrupt, concurrency)
+        self.timers = Timers()
+        self.start_gathered: Callable[[], None] = nothing_gathered
+        """Starts what the threads of the port have submitted and is to be started together at their next wait."""
+        self.waiters: dict[int, Waiter] = {}
+        """The threads that belong to the port, by id."""
+
+    def join(self, waiter: Waiter) -> None:
+        """Let a thread belong to the port from now on."""
+        self.admit(waiter)
+        self.waiters[id(waiter)] = waiter
+
+    def part(self, waiter: Waiter) -> None:
+        """End that."""
+        self.waiters.pop(id(waiter), None)
+        self.start_gathered()
+        self.dismiss(waiter)
+
+    def complete(self, operation: Operation, error: OSError | None) -> None:
+        """Queue an operation that has ended, waking nobody; call :meth:`wake` when no lock is held any more.
+
+        Where it raises, as there is no memory, the operation is still in flight, and this can be called again.
+        """
+        operation._error = error
+        if operation._expiry is not None:
+            self._cancel_expiry(operation)
+        native, operation._native = operation._native, None
+        operation._status = QUEUED
+        try:
+            self.append(operation)
+        except MemoryError:
+            self._append_again(operation, native)
+        if self.closed:  # looked at after the append, as close() empties the queue after saying so: one of them sees it
+            self._empty()
+
+    def complete_from(self, direction: Direction, operation: Operation, error: OSError | None) -> None:
+        """Take an operation out of its direction and queue it; or neither, where that raises.
+
+        In this order: once it is queued, another thread may take it, and submit it to another handle.
+        """
+        try:
+            direction.remove(operation)
+            self.complete(operation, error)
+        except BaseException:
+            if operation._status == PENDING:
+                direction.restore(operation)
+            raise
+
+    def _append_again(self, operation: Operation, native: Any) -> None:
+        """Append a packet for which there was no memory at first: the system may have found some."""
+        try:
+            self.append(operation)
+        except BaseException:
+            operation._status = PENDING
+            operation._native = native
+            raise
+
+    def forget(self, operation: Operation) -> None:
+        """End the flight of an operation without a packet."""
+        if operation._expiry is not None:
+            self._cancel_expiry(operation)
+        operation._native = None
+        operation._status = IDLE
+
+    def _cancel_expiry(self, operation: Operation) -> None:
+        self.timers.discard(operation._expiry)
+        operation._expiry = None
+
+    def post(self, completion: Completion) -> None:
+        self.append(completion)
+        if self.closed:
+            self._empty()
+        self.wake()
+
+    def give_back(self, batch: list[Completion]) -> None:
+        """Put completions back to the head of the queue, as no wait can return them after all."""
+        while batch:
+            self.append_left(batch.pop())
+
+    def watch(self) -> None:
+        """Take the slot from threads that hold one and are blocked, and wait no longer for those that don't come.
+
+        A thread that is only given no processor is neither; see the module run_slots.
+        """
+        now = time.monotonic()
+        for waiter in self.waiters.copy().values():
+            if not waiter.slot:
+                continue
+            still = waiter.stands_still(now)
+            late = self.is_coming(waiter) and now - waiter.woken >= BLOCKED_SECONDS
+            if not (late or still >= BLOCKED_SECONDS) or (still and waiter.may_run()):
+                continue
+            self.arrive(waiter)
+            if still >= BLOCKED_SECONDS:
+                waiter.leave()
+
+    def count_operations(self) -> int:
+        """How many operations are queued."""
+        return sum([not isinstance(packet, Completion) for packet in self.packets()])
+
+    def close(self) -> None:
+        """Wake everybody, and let what is still queued go."""
+        self.closed = True
+        self._empty()
+        while self.wake_first():
+            pass
+        self.wake_leader()
+
+    def _empty(self) -> None:
+        while self.has_packets:
+            try:
+                packet = self.pop_left()
+            except IndexError:  # another thread was quicker
+                break
+            if not isinstance(packet, Completion):
+                packet._status = IDLE

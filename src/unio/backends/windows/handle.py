@@ -1,0 +1,218 @@
+"""A handle of Windows': its operations in flight, and those that Windows has not been given yet.
+
+Its lock guards what is written here; giving operations to Windows, and ending them, is the port's (iocp).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import socket
+import weakref
+from collections import deque
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any
+
+from unio.backends.common.locks import Lock, holds_lock, put_off
+from unio.backends.common.objects import close_elsewhere, closed, closes_at_once, lingers, number_of, stands_for
+from unio.backends.kernel import win32
+from unio.backends.kernel.win32 import kernel32
+from unio.backends.kernel.win32_api import ffi
+from unio.errors import AssociationError, shown
+from unio.handle import Handle, HasFileno, Kind
+from unio.operations import Operation, Route
+from unio.port import port_closed
+
+if TYPE_CHECKING:
+    from unio.backends.iocp import IocpPort
+
+
+class Lifecycle(IntEnum):
+    """What has become of a handle."""
+
+    OPEN = 0
+    CLOSING = 1  # closed; its operations have still to be reaped
+    CLOSED = 2
+
+
+class Direction:
+    """The operations of one direction that Windows has not been given yet, oldest first."""
+
+    __slots__ = ("busy", "exclusive", "starting", "waiting")
+
+    def __init__(self) -> None:
+        self.waiting: deque[Operation] = deque()
+        self.starting = False  # a thread is giving them to Windows, so that their order is kept
+        self.busy = 0  # how many Windows has
+        self.exclusive = False  # whether the one it has is to be alone
+
+    def remove(self, operation: Operation) -> None:
+        """Take out one of those that wait. By identity: a subclass may compare as it likes."""
+        self.waiting = deque([each for each in self.waiting if each is not operation])
+
+
+class IocpHandle(Handle):
+    """A handle of Windows'. Its ``lock`` guards its directions, its state, and the status of its operations.
+
+    The lock is held over CancelIoEx, so that an operation can't end, be submitted again and be hit by the cancel of its
+    former flight; that call does not block.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "calling",
+        "connected",
+        "directions",
+        "disconnected",
+        "ended",
+        "extensions",
+        "key",
+        "kind",
+        "lifecycle",
+        "lock",
+        "number",
+        "object",
+        "pending",
+        "pointer",
+        "port",
+        "said",
+        "skip_on_success",
+        "socket",
+        "stream",
+    )
+
+    def __init__(self, port: IocpPort, given: HasFileno | int, key: Any, *, skip_on_success: bool) -> None:
+        self.object = given
+        self.key = key
+        self.skip_on_success = skip_on_success
+        self.said = number_of(given)  # what the object says that its number is; a file's is not the HANDLE
+        self.kind, self.number, self.socket = _examine(given, self.said)
+        self.pointer: Any = ffi.cast("HANDLE", self.number)
+        self.port = weakref.ref(port)
+        self.lock = Lock()
+        self.lifecycle = Lifecycle.OPEN
+        self.directions = {
+            route: Direction() for route in (Route.INCOMING, Route.OUTGOING, Route.READINESS, Route.FILE)
+        }
+        self.pending: dict[int, Operation] = {}  # in flight, by identity, in the order of submission
+        self.ended: list[Operation] = []  # reaped since the handle began to close; delivered in order, at the end
+        self.calling = 0  # threads that are in a call which starts something here, so that the number must stay
+        self.extensions: dict[str, Any] = {}
+        self.stream = self.socket is None or self.socket.type == socket.SOCK_STREAM
+        self.connected = False
+        self.disconnected = False
+        if self.socket is not None and not self.stream:
+            with contextlib.suppress(OSError):
+                self.socket.getpeername()
+                self.connected = True
+
+    def fileno(self) -> int:
+        return self.said if self.lifecycle is Lifecycle.OPEN and self.is_open() else -1
+
+    @property
+    def closed(self) -> bool:
+        return self.lifecycle is not Lifecycle.OPEN or not self.is_open()
+
+    def is_open(self) -> bool:
+        """Whether the number still stands for what was associated."""
+        if isinstance(self.object, int):
+            return win32.is_socket(self.number) if self.socket is not None else win32.is_handle(self.pointer)
+        return stands_for(self.object, self.said)
+
+    def extension(self, function_id: str, kind: str) -> Any:
+        """An extension function of this socket's provider."""
+        found = self.extensions.get(function_id)
+        if found is None:
+            assert self.socket is not None
+            found = self.extensions[function_id] = win32.extension(self.socket, function_id, kind)
+        return found
+
+    def afd(self) -> Any:
+        """The port's handle of the device that answers polls."""
+        port = self.port()
+        assert port is not None
+        return port._afd_handle()
+
+    def cancel(self) -> int:
+        port = self.port()
+        if port is None:
+            raise port_closed()
+        if port._unusable is not None:
+            raise port._unusable()
+        if holds_lock():  # perhaps this handle's: in flight is what can be seen now
+            pending = list(self.pending.values())
+        else:
+            with self.lock:  # a submit whose operation is in flight already may be about to enter it here
+                pending = list(self.pending.values())
+        return sum([port._cancel(operation, "cancelled by Handle.cancel") for operation in pending])
+
+    def close(self) -> None:
+        if holds_lock():
+            put_off(self.close)
+            return
+        port = self.port()
+        with self.lock:
+            if self.lifecycle is not Lifecycle.OPEN:
+                return
+            self.lifecycle = Lifecycle.CLOSING
+        if port is None or port._unusable is not None:
+            self.part(is_open=self.is_open(), here=True)
+        else:
+            try:
+                port._close_handle(self, here=True)
+            except MemoryError:
+                port._later(port._close_handle, self)
+                raise
+
+    def part(self, *, is_open: bool, here: bool) -> None:
+        """Close the object, if the program has not done so itself.
+
+        With *here* this thread does it, whatever time that takes and whatever it raises.
+        """
+        if is_open and (here or closes_at_once(self)):
+            self._close_object()
+        elif is_open:
+            close_elsewhere(self._close_object)
+
+    def _close_object(self) -> None:
+        with contextlib.suppress(OSError):
+            if self.socket is not None and lingers(self.socket):
+                self.socket.setblocking(True)  # else Windows would neither wait nor close it (WSAEWOULDBLOCK)
+            if not isinstance(self.object, int):
+                self.object.close()  # type: ignore[attr-defined]
+            elif self.socket is not None:
+                self.socket.close()
+            else:
+                kernel32.CloseHandle(self.pointer)
+
+
+def _examine(given: HasFileno | int, number: int) -> tuple[Kind, int, socket.socket | None]:
+    """What kind of handle it is, its number, and its socket if it is one."""
+    if isinstance(given, socket.socket):
+        return Kind.SOCKET, number, given
+    if not _is_file(given):
+        with contextlib.suppress(OSError):
+            return Kind.SOCKET, number, _BorrowedSocket(fileno=number)
+    try:
+        pointer = win32.file_handle(given)
+    except (OverflowError, OSError):
+        raise closed(given) from None
+    kind = {win32.FILE_TYPE_DISK: Kind.FILE, win32.FILE_TYPE_PIPE: Kind.PIPE}.get(kernel32.GetFileType(pointer))
+    if kind is None:
+        what = shown(given)
+        raise AssociationError(f"only sockets, pipes and regular files can join a port, and {what} is none of them")
+    return kind, int(ffi.cast("uintptr_t", pointer)), None
+
+
+def _is_file(given: HasFileno | int) -> bool:
+    """Whether it is a file of Python's, whose descriptor is the C runtime's: a socket may well have the same number."""
+    for inner in ("buffer", "raw"):
+        given = getattr(given, inner, given)
+    return isinstance(given, io.FileIO)
+
+
+class _BorrowedSocket(socket.socket):
+    """Makes a socket's methods available for a descriptor that is somebody else's to close."""
+
+    def __del__(self) -> None:
+        self.detach()
