@@ -38,8 +38,8 @@ ALLOCATIONS = 45 if _testcapi is not None else 90
 """How many of them fail in turn; no call in a test makes more before its last that matters."""
 
 FOLDER = Path(unio.__file__).parent / "backends"
-FILES = {str(FOLDER / name) for name in ("windows/overlapped.py", "common/timers.py")} | {
-    str(path) for path in FOLDER.glob("iocp*.py")
+FILES = {str(FOLDER / "iocp.py"), str(FOLDER / "common/timers.py")} | {
+    str(path) for path in (FOLDER / "windows").glob("*.py")
 }
 
 TAKES_NONE = (
