@@ -195,9 +195,16 @@ static int submit_fast(struct port *self, PyObject *operation, int *skipped) {
     return done;
 }
 
+/* Whether the arguments of a submit are an operation, and no time-out; None is none. */
+static int has_no_timeout(PyObject *const *args, Py_ssize_t count, PyObject *names) {
+    if (count == 1 && names)
+        return PyTuple_GET_SIZE(names) == 1 && PyTuple_GET_ITEM(names, 0) == name.timeout && args[1] == Py_None;
+    return !names && (count == 1 || (count == 2 && args[1] == Py_None));
+}
+
 static PyObject *port_submit(PyObject *port, PyObject *const *args, Py_ssize_t count, PyObject *names) {
     struct port *self = usable_port(port);
-    if (self && count == 1 && !names) {
+    if (self && has_no_timeout(args, count, names)) {
         int skipped = 0, done = submit_fast(self, args[0], &skipped);
         if (done < 0)
             return NULL;
