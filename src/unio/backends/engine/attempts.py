@@ -119,13 +119,12 @@ _accept: Callable[[socket.socket], tuple[int, Any]] = socket.SocketType._accept 
 _connect_ex = socket.socket.connect_ex
 _getpeername = socket.socket.getpeername
 _getsockopt = socket.socket.getsockopt
+_recv = socket.socket.recv
 _recv_into = socket.socket.recv_into
 _recvmsg_into = socket.socket.recvmsg_into
 _send = socket.socket.send
 _sendmsg = socket.socket.sendmsg
 _shutdown = socket.socket.shutdown
-
-_one_byte = bytearray(1)  # what is peeked at is thrown away, so all threads share it
 
 
 def _socket(handle: EngineHandle) -> socket.socket:
@@ -230,7 +229,7 @@ def _scatter(data: memoryview, views: Sequence[memoryview]) -> None:
 def _await_data(handle: EngineHandle) -> Outcome:
     """Find out whether there is something to receive, and leave it there."""
     if handle.socket is not None:
-        at_once(_recv_into, handle.socket, _one_byte, 1, socket.MSG_PEEK | DONT_WAIT)
+        at_once(_recv, handle.socket, 1, socket.MSG_PEEK | DONT_WAIT)
         return DONE
     return DONE if _ready(handle.checked_number(), select.POLLIN) else BLOCKED
 
