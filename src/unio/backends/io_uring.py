@@ -241,7 +241,10 @@ class IoUringPort(FastPort, EnginePort):
     def _act_on(self, request: Request | None, name: int, number: int, detail: Any, skipping: Operation | None) -> bool:
         if request is None:  # it is the fast path's
             handle, direction, address = detail
-            self._run_on(handle, direction, number, address)
+            with handle.lock:  # as in _take_over_first
+                acted_on = direction.request != name
+            if not acted_on:
+                self._run_on(handle, direction, number, address)
             return False
         return request.take_over(self, request.whose, request.operation, Result(name, number, detail), skipping)
 
