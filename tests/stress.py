@@ -461,7 +461,8 @@ class Memory:
             self.take(self.wait_for("what was cancelled", *self.flying.values()))
         check(not any(way.got or way.wire for way in self.ways), "bytes are lost")
         self.port.wait(0)  # where what was broken off is finished
-        check(all(sock.fileno() < 0 for sock in self.closed), "the socket of a closed handle is open:", self.closed)
+        still_open = [each for each in self.closed if each.fileno() >= 0]
+        check(not still_open, "the sockets of closed handles are open:", still_open)
 
     def wait_for(self, *what: object) -> list[unio.Completion]:
         found = self.port.wait(PATIENCE / 2)

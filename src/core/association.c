@@ -142,6 +142,8 @@ static int end_idle(struct port *self, PyObject *object, PyObject *socket) {
 /* Takes a handle whose life has ended off the port, and closes its socket. */
 static int leave(struct port *self, PyObject *handle, PyObject *socket) {
     PyObject *number = PyLong_FromLong(handle_of(handle)->number);
+    if (!number && (PyErr_Clear(), 1)) /* there may be some memory by now, and without it this can't be undone */
+        number = PyLong_FromLong(handle_of(handle)->number);
     PyObject *known = number ? dict_get(self->table, number) : NULL;
     if (!self->ring && known == handle)
         kernel_remove(&self->kernel, handle_of(handle)->number);
@@ -149,6 +151,7 @@ static int leave(struct port *self, PyObject *handle, PyObject *socket) {
     if (number)
         registry_remove(self, handle, number);
     Py_XDECREF(number);
+    PyErr_Clear();
     int failed = socket_close(socket) < 0;
     if (failed && PyErr_ExceptionMatches(PyExc_MemoryError)) { /* there may be some by now */
         PyErr_Clear();

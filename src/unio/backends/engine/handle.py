@@ -316,10 +316,14 @@ class EngineHandle(HandleState, Handle):
         except BaseException:
             if closer:
                 self.closing = False
-            if port is not None:
-                port._backlog.append((self, self.incoming))
-                self.queue.wake_leader()
+            self._leave_to_leader()
             raise
+
+    def _leave_to_leader(self) -> None:
+        port = self.port()
+        if port is not None:
+            port._backlog.append((self, self.incoming))
+            self.queue.wake_leader()
 
     def end_anew(self) -> None:
         """Go on with an end that was broken off."""
@@ -344,9 +348,10 @@ class EngineHandle(HandleState, Handle):
                 self.lifecycle = Lifecycle.CLOSED
         try:
             self._leave_all(closing=closing, here=closer or not closing)
-        except MemoryError:  # the leader goes on with it
+        except MemoryError:  # whoever called may know of nothing to be done once more
             if closing:
                 self.lifecycle = Lifecycle.CLOSING
+                self._leave_to_leader()
             raise
 
     def _leave_all(self, *, closing: bool, here: bool) -> None:
