@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import unio.backends
@@ -110,6 +110,7 @@ FASTEST = _on_unio("servers/unio_fastest.py")
 TUTORIAL = _on_unio("servers/unio_tutorial.py", form=", tutorial")
 UVLOOP = _on_loop("uvloop", "Protocol")
 ASYNCIO = _on_loop("asyncio", "Protocol")
+AIOFASTNET = replace(_on_loop("aiofastnet", "Protocol"), name="aiofastnet on uvloop, Protocol")
 BLAZIO = _on_loop("blazio", "Protocol")
 C_EPOLL = _limit("C epoll", "servers/epoll_limit.c")
 C_IO_URING = _limit("C io_uring", "servers/io_uring_limit.c", owns_buffer=True)
@@ -118,7 +119,8 @@ ECHO = [
     *TUTORIAL,
     UVLOOP,
     BLAZIO,
-    *(_on_loop(name, "Protocol") for name in ("zloop", "rloop")),
+    AIOFASTNET,
+    *(_on_loop(name, "Protocol") for name in ("zloop", "rloop", "talyn", "loopmini", "zuvloop", "rsloop")),
     ASYNCIO,
     *(_on_loop(name, style) for style in ("streams", "sock_*") for name in ("uvloop", "asyncio")),
     Contestant("gevent", "servers/gevent_echo.py", needs="gevent", owns_buffer=True),
@@ -171,10 +173,9 @@ def _workload(name: str, title: str, baseline: str, others: list[Contestant]) ->
 
 def _posts() -> Row:
     program = "workloads/posts.py"
-    # Not blazio: from the first call on, its loop never sleeps again, and takes a processor from all the others.
     loops = [
         Contestant(f"{name} call_soon_threadsafe", program, (name,), needs=None if name == "asyncio" else name)
-        for name in ("uvloop", "zloop", "rloop", "asyncio")
+        for name in ("uvloop", "blazio", "zloop", "rloop", "asyncio")
     ]
     trio = Contestant("trio run_sync_soon", program, ("trio",), needs="trio")
     others = [*loops, trio, _limit("queue.SimpleQueue", program, "queue")]

@@ -28,7 +28,10 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 COMPILER = ["cc", "-O2", "-std=gnu11", "-Wall", "-Wextra", "-Werror"]
 
-LIBRARIES = ["uvloop", "rloop", "blazio", "zloop", "trio", "gevent", "cffi"]
+LIBRARIES = [
+    *("uvloop", "aiofastnet", "blazio", "loopmini", "rloop", "rsloop", "talyn", "zloop", "zuvloop"),
+    *("trio", "gevent", "cffi"),
+]
 
 
 SLOW = 1.4
@@ -139,6 +142,15 @@ def process_seconds(pid: int) -> tuple[float, float]:
     text = Path(f"/proc/{pid}/stat").read_text()
     fields = text.rpartition(")")[2].split()  # the name before it may have blanks
     return int(fields[11]) / TICKS, int(fields[12]) / TICKS
+
+
+def awake_seconds(pid: int) -> float:
+    """For how long the threads of a process have run, or waited for a processor (Linux, "Scheduler Statistics")."""
+    total = 0
+    for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+        running, waiting, _ = map(int, path.read_text().split())
+        total += running + waiting
+    return total / 1e9
 
 
 def resident_bytes(pid: int) -> int:

@@ -4,6 +4,9 @@ The server has one processor and the load another. All servers of a row are ther
 round, one of them works. The order of the entries is turned round after each pass, so that a drift of the machine
 strikes all alike.
 
+A loop that never sleeps would take the processor of whoever works. So each contestant is looked at when it has warmed
+up, and one that uses its processor while it has nothing to do is kept stopped but for its own rounds.
+
 A round that something else has disturbed is repeated, a few times at most, and marked if it remained so.
 """
 
@@ -12,8 +15,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +33,10 @@ if TYPE_CHECKING:
 
 TRIES = 3
 """How often a round is run until it is not disturbed."""
+
+IDLE_SECONDS = 0.3
+RESTLESS = 0.3
+"""For how long each contestant is looked at while it has nothing to do, and for which share of that it may be busy."""
 
 
 class Failed(Exception):
@@ -77,6 +86,8 @@ class Runner:
         self.plan = plan
         self.rounds: list[Round] = []
         self.bytes_per_connection: float | None = None
+        self.restless = False
+        """Whether it uses its processor while it has nothing to do."""
         self._processes: list[subprocess.Popen[str]] = []
 
     def start(self) -> None:
@@ -123,14 +134,23 @@ class Runner:
         if exchange is not None and exchange.idle:
             grown = host.resident_bytes(self._server.pid) - self._memory_before
             self.bytes_per_connection = grown / (exchange.idle + exchange.connections) - self.entry.buffer_bytes
+        before = host.awake_seconds(self._server.pid)
+        time.sleep(IDLE_SECONDS)
+        self.restless = host.awake_seconds(self._server.pid) - before > RESTLESS * IDLE_SECONDS
+        if self.restless:
+            self._server.send_signal(signal.SIGSTOP)
 
     def run(self) -> None:
         """Run one round, and keep what it says."""
+        if self.restless:
+            self._server.send_signal(signal.SIGCONT)
         for repeated in range(TRIES):
             found = self._round()
             found.repeated = repeated
             if not found.disturbed:
                 break
+        if self.restless:
+            self._server.send_signal(signal.SIGSTOP)
         self.rounds.append(found)
 
     def _round(self) -> Round:
@@ -212,5 +232,6 @@ def _as_json(runner: Runner) -> dict[str, Any]:
         "kind": entry.contestant.kind,
         "idle": entry.exchange.idle if entry.exchange else 0,
         "bytes_per_connection": runner.bytes_per_connection,
+        "restless": runner.restless,
         "rounds": [asdict(each) for each in runner.rounds],
     }

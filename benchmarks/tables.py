@@ -138,6 +138,11 @@ def of_row(row: RowFigures) -> str:
     head += ["load busy"] if loaded else []
     lines = [_cells(row, label, limit, loaded=loaded) for label in row.sorted_labels()]
     notes = [f"Ratios to {row.baseline}. {row.disturbances()}"]
+    notes += [
+        f"Stopped but for its own rounds, since it uses its processor while it has nothing to do: {label}."
+        for label, entry in row.entries.items()
+        if entry.get("restless")
+    ]
     notes += [f"Not run: {label}: {reason}." for label, reason in row.absent.items()]
     return f"## {row.title}\n\n{table(head, lines)}\n" + "\n".join(notes) + "\n"
 

@@ -1,7 +1,7 @@
 """An echo server on asyncio's interface: ``asyncio_echo.py BUFFER LOOP STYLE``.
 
-LOOP is asyncio, uvloop, rloop, blazio or zloop; STYLE is Protocol, streams or sock_*. BUFFER is for the last only: the
-others have their own.
+LOOP is asyncio, or a module with a loop of its own; aiofastnet has none, and puts its transports into uvloop's. STYLE
+is Protocol, streams or sock_*. BUFFER is for the last only: the others have their own.
 """
 
 from __future__ import annotations
@@ -61,9 +61,18 @@ async def serve(style: str, size: int) -> None:
         await asyncio.Event().wait()  # and not serve_forever, after which rloop's server listens no more
 
 
+def new_loop(name: str) -> asyncio.AbstractEventLoop:
+    module = asyncio if name == "asyncio" else importlib.import_module(name)
+    if name == "aiofastnet":
+        module.patch_loop(loop := new_loop("uvloop"))
+        return loop
+    made: asyncio.AbstractEventLoop = module.Loop() if name == "talyn" else module.new_event_loop()
+    return made
+
+
 def main() -> None:
     _, size, name, style = sys.argv
-    loop = (asyncio if name == "asyncio" else importlib.import_module(name)).new_event_loop()
+    loop = new_loop(name)
     asyncio.set_event_loop(loop)
     loop.run_until_complete(serve(style, int(size)))
 

@@ -1,7 +1,7 @@
 """One thread hands packets to another: ``posts.py HOW``.
 
 HOW is unio (post and wait), queue (queue.SimpleQueue), trio (run_sync_soon), or a loop whose call_soon_threadsafe is
-used: asyncio, uvloop, zloop, rloop. At most WINDOW packets are under way, as in a pool whose queue is bounded.
+used: asyncio, uvloop, blazio, zloop, rloop. At most WINDOW packets are under way, as in a pool whose queue is bounded.
 """
 
 from __future__ import annotations
