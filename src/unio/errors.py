@@ -22,7 +22,7 @@ class AssociationError(ValueError):
 
 
 class NotAssociated(ValueError):
-    """The operation's handle was closed, or belongs to another port than the one it was submitted to."""
+    """The operation's handle belongs to another port than the one it was submitted to."""
 
 
 class InFlight(RuntimeError):
@@ -43,6 +43,10 @@ class Cancelled(OSError):
 
 def cancelled(reason: str) -> Cancelled:
     return Cancelled(errno.ECANCELED, reason)
+
+
+def has_left() -> Cancelled:
+    return cancelled("the handle or its port was closed")
 
 
 def as_oserror(raised: Exception) -> OSError:

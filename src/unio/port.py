@@ -113,8 +113,9 @@ class Port:
         follows instead.
 
         Raises :class:`unio.InFlight` for an operation in flight, :class:`unio.NotAssociated` for one whose handle is
-        closed or another port's, :class:`TypeError` or :class:`ValueError` for wrong arguments,
-        :class:`unio.PortClosed`. What the operating system says arrives as the completion's error.
+        another port's, :class:`TypeError` or :class:`ValueError` for wrong arguments, :class:`unio.PortClosed`. What
+        the operating system says arrives as the completion's error. So does that the handle was closed, which another
+        thread may do at any moment: the operation ends as :class:`unio.Cancelled`.
         """
         raise _left_to_the_backend()
 

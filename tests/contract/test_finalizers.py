@@ -145,7 +145,7 @@ def drop_port(world: World) -> None:
 
 
 def submit(world: World, more: list[Any], operation: unio.Operation, timeout: float | None = None) -> None:
-    with contextlib.suppress(unio.NotAssociated, unio.PortClosed):
+    with contextlib.suppress(unio.PortClosed):
         world.port.submit(operation, timeout)
         assert operation.in_flight
         more.append(operation)

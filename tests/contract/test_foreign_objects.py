@@ -8,6 +8,7 @@ import threading
 from typing import Any
 
 import pytest
+from patience import PATIENCE
 from platforms import WINDOWS
 from support import (
     Background,
@@ -19,6 +20,7 @@ from support import (
     completions,
     open_descriptors,
     reuse,
+    run,
     tcp_pair,
     until,
 )
@@ -130,12 +132,40 @@ def test_an_object_whose_fileno_tells_no_number_any_more_counts_as_closed(
     assert handle.closed
     assert handle.fileno() == -1
     assert "closed" in repr(handle)
-    with pytest.raises(unio.NotAssociated):
-        port.submit(operations[0])
+    assert_cancelled(run(port, operations[0]))
     handle.close()
     assert WINDOWS or connection.sock.fileno() >= 0, "the port has closed what said that it is closed"
     assert_idle(port)
     far.close()
+
+
+@pytest.mark.clause("S3", "X3")
+def test_what_is_submitted_while_a_close_waits_for_another_thread_ends_behind_what_was_in_flight(
+    port: unio.Port, make_connection: Any
+) -> None:
+    connection, _ = make_connection()
+    handle = port.associate(connection)
+    first, late = unio.Recv(handle, bytearray(1)), unio.Recv(handle, bytearray(1))
+    asked, go = threading.Event(), threading.Event()
+
+    def wait_once() -> int:  # as a library's fileno() may, for a lock of its own
+        connection.fileno = lambda: Connection.fileno(connection)
+        asked.set()
+        assert go.wait(PATIENCE)
+        return connection.sock.fileno()
+
+    connection.fileno = wait_once
+    submitting = Background(port.submit, first)
+    assert asked.wait(PATIENCE)
+    handle.close()
+    assert port.submit(late) is False
+    go.set()
+    submitting.result()
+    found = completions(port, 2)
+    assert [each.operation for each in found] == [first, late]
+    for each in found:
+        assert_cancelled(each)
+    assert_idle(port)
 
 
 @pytest.mark.clause("A2", "X3")

@@ -259,8 +259,7 @@ class Meeting:
         this_thread_waits(self.port)
         while (operation := self.given.get()) is not None:
             self.begun.set()
-            with contextlib.suppress(unio.NotAssociated):  # the close was quicker
-                self.port.submit(operation)
+            self.port.submit(operation)
             self.over.set()
 
     def submits(self, operation: unio.Operation) -> None:

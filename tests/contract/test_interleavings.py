@@ -39,7 +39,7 @@ import unio
 CHUNK = 1 << 16
 """How many bytes of a send a pipe takes at a time, and holds."""
 
-REFUSED = (unio.NotAssociated, unio.InFlight, unio.PortClosed)
+REFUSED = (unio.InFlight, unio.PortClosed)
 
 
 class Scene:
@@ -435,14 +435,11 @@ def test_a_plain_close_between_any_two_lines_touches_nothing_of_who_gets_the_num
 
 
 def submit_and_wait(port: unio.Port, *operations: unio.Operation) -> tuple[list[unio.Operation], list[unio.Completion]]:
-    """Submit as a thread that waits, whose submissions may be gathered, until the handle is found closed."""
+    """Submit as a thread that waits, whose submissions may be gathered."""
     assert port.wait(0) == []
-    submitted = []
-    with suppress(unio.NotAssociated):
-        for operation in operations:
-            port.submit(operation)
-            submitted.append(operation)
-    return submitted, port.wait(0.01)
+    for operation in operations:
+        port.submit(operation)
+    return list(operations), port.wait(0.01)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there, a number is not the lowest that is free")

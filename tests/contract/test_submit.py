@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from support import (
+    PENDING,
     Background,
     arrived,
     assert_cancelled,
@@ -25,6 +26,7 @@ from support import (
     completion,
     completions,
     connect,
+    pending,
     recv_exactly,
     run,
     succeed,
@@ -247,7 +249,7 @@ def test_an_operation_in_flight_can_not_be_changed(port: unio.Port, make_pair: A
 
 
 @pytest.mark.clause("S3")
-def test_a_handle_that_is_closed_or_another_ports_is_refused(make_port: Any, make_pair: Any) -> None:
+def test_a_handle_that_is_another_ports_is_refused(make_port: Any, make_pair: Any) -> None:
     port, other = make_port(), make_port()
     near, far = make_pair()
     handle = port.associate(near)
@@ -262,10 +264,6 @@ def test_a_handle_that_is_closed_or_another_ports_is_refused(make_port: Any, mak
         other.cancel(operation)
     far.send(b"data")
     assert completion(port).operation is operation
-    handle.close()
-    with pytest.raises(unio.NotAssociated):
-        port.submit(operation)
-    assert not operation.in_flight
     for each in (port, other):
         assert_idle(each)
 
@@ -376,21 +374,83 @@ def test_accepting_where_nobody_listens_is_an_error_of_the_completion(
 
 
 @pytest.mark.clause("S3")
-def test_an_object_closed_before_the_submit_is_refused_or_a_cancelled_completion(
-    port: unio.Port, make_pair: Any
+@pytest.mark.parametrize("form", ["through unio", "plain", "plain, and noticed"])
+@pytest.mark.parametrize("kind", [kind for kind in PENDING if kind not in ("timer", "process_exit")])
+@pytest.mark.parametrize("timeout", [None, 0, 3600.0])
+def test_a_submit_to_a_handle_closed_before_completes_once_as_cancelled(
+    port: unio.Port, resources: contextlib.ExitStack, tmp_path: Path, form: str, kind: str, timeout: float | None
 ) -> None:
+    operation = pending(kind, port, resources, tmp_path)
+    handle = operation.handle
+    if form == "through unio":
+        handle.close()
+    else:
+        close_plainly(handle)
+    if "noticed" in form:
+        assert_nothing_comes(port, 0.06)
+    assert handle.closed
+    for _ in range(2):
+        assert port.submit(operation, timeout) is False
+        found = completion(port)
+        assert (found.operation, found.transferred, found.key) == (operation, 0, handle.key)
+        if timeout == 0 and "plain" in form:  # where nobody has noticed the close, its time may be over first
+            assert type(found.error) in (unio.Cancelled, TimeoutError)
+        else:
+            assert_cancelled(found)
+        assert not operation.in_flight
+    assert_nothing_comes(port, 0.02)
+
+
+def close_plainly(handle: unio.Handle) -> None:
+    given: Any = handle.object
+    given.close()
+
+
+@pytest.mark.clause("S3", "S4")
+def test_a_submit_to_a_closed_handle_is_no_success_that_is_skipped(port: unio.Port, make_pair: Any) -> None:
+    near, _ = make_pair()
+    handle = port.associate(near, skip_on_success=True)
+    handle.close()
+    send = unio.Send(handle, b"data")
+    for _ in range(2):
+        assert port.submit(send) is False
+        assert_cancelled(completion(port))
+    assert_idle(port)
+
+
+@pytest.mark.clause("S3", "S5")
+def test_misuse_of_a_closed_handle_still_raises(port: unio.Port, make_port: Any, make_pair: Any) -> None:
     near, _ = make_pair()
     handle = port.associate(near)
-    near.close()
-    operation = unio.Send(handle, b"data")
-    try:
-        port.submit(operation)
-    except unio.NotAssociated:
-        assert handle.closed
-    else:
-        assert_cancelled(completion(port))
-    assert not operation.in_flight
-    assert_nothing_comes(port, 0.02)
+    handle.close()
+    recv = unio.Recv(handle, bytearray(8))
+    with pytest.raises(unio.NotAssociated):
+        make_port().submit(recv)
+    with pytest.raises(ValueError, match="negative"):
+        port.submit(recv, -1)
+    port.submit(recv)
+    with pytest.raises(unio.InFlight):
+        port.submit(recv)
+    assert_cancelled(completion(port))
+    port.close()
+    with pytest.raises(unio.PortClosed):
+        port.submit(recv)
+    assert not recv.in_flight
+
+
+@pytest.mark.clause("S3", "S1")
+def test_a_thread_that_waits_may_submit_again_what_another_has_closed(port: unio.Port, make_pair: Any) -> None:
+    near, far = make_pair()
+    handle = port.associate(near)
+    recv = unio.Recv(handle)
+    port.submit(recv)
+    far.send(b"first")
+    assert completion(port).transferred == 5  # from here on this thread's submissions may be gathered
+    Background(handle.close).result()
+    port.submit(recv)
+    assert recv.in_flight
+    assert_cancelled(completion(port))
+    assert_idle(port)
 
 
 # Clause S4: success at once

@@ -312,10 +312,7 @@ def close_idle(scene: Scene) -> None:
     near, _ = scene.pair()
     near.close()
     scene.nothing()
-    try:
-        scene.port.submit(unio.Recv(near, bytearray(1)))
-    except unio.NotAssociated as error:
-        scene.note(type(error).__name__)
+    scene.run(unio.Recv(near, bytearray(1)))
 
 
 @STEPS.step

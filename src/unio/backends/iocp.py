@@ -40,7 +40,7 @@ from unio.backends.windows.handle import Direction, IocpHandle, Lifecycle
 from unio.backends.windows.kernel_queue import KernelQueue, PacketKey, surely
 from unio.backends.windows.overlapped import STARTS, Overlapped, finish, goes_alone, may_go_on
 from unio.backends.windows.processes import Watches
-from unio.errors import AssociationError, NotAssociated, cancelled, shown, timed_out
+from unio.errors import AssociationError, NotAssociated, cancelled, has_left, shown, timed_out
 from unio.operation_state import IDLE, PENDING, QUEUED
 from unio.operations import Operation, ProcessExit, Route, Timer
 from unio.port import LIMIT_DEFAULT, Completion, Port, check_limit, port_closed
@@ -146,16 +146,8 @@ class IocpPort(Port):
         if handle is None:
             self._submit_detached(operation, timeout)
             return False
-        with handle.lock:
-            idle = operation._status == IDLE
-            try:
-                _left = operation._begin()  # goes when this returns, and the lock is given back
-                self._check_open(handle)
-                self._enter(handle, operation, timeout)
-            except BaseException:
-                if idle:
-                    self._forget(handle, operation)
-                raise
+        if not self._link(handle, operation, timeout):
+            return False
         try:
             done = self._start_waiting(handle, operation.route, operation if handle.skip_on_success else None)
             if timeout is not None and not done:
@@ -165,9 +157,33 @@ class IocpPort(Port):
             raise
         return done
 
-    def _check_open(self, handle: IocpHandle) -> None:
-        if handle.lifecycle is not Lifecycle.OPEN or self._unusable is not None:
-            raise self._unusable() if self._unusable else NotAssociated(f"{handle!r} is closed")
+    def _link(self, handle: IocpHandle, operation: Operation, timeout: float | None) -> bool:
+        """Begin a flight. Returns False where the handle has left its port, which ends it."""
+        with handle.lock:
+            if self._unusable is not None:  # it was closed meanwhile
+                raise self._unusable()
+            idle = operation._status == IDLE
+            is_open = handle.lifecycle is Lifecycle.OPEN
+            try:
+                _left = operation._begin()  # goes when this returns, and the lock is given back
+                if is_open:
+                    self._enter(handle, operation, timeout)
+                else:
+                    self._end_late(handle, operation)
+            except BaseException:
+                if idle:
+                    self._forget(handle, operation)
+                raise
+            return is_open
+
+    def _end_late(self, handle: IocpHandle, operation: Operation) -> None:
+        """End an operation whose handle has left the port, behind those before it; the caller holds its lock."""
+        operation._sequence = next_sequence()
+        if handle.pending:
+            operation._error = has_left()
+            handle.ended.append(operation)
+        elif self._complete(operation, has_left()):
+            self._put(operation)
 
     def _enter(self, handle: IocpHandle, operation: Operation, timeout: float | None) -> None:
         """Let an operation whose flight has begun wait to be started; the caller holds the handle's lock."""
@@ -225,8 +241,6 @@ class IocpPort(Port):
             if idle:
                 operation._sequence = NOT_LINKED
             _left = operation._begin()
-            if handle is not None:
-                self._check_open(handle)
             put_off(partial(self._insist, self._submit_begun, handle, operation, timeout))
         except BaseException:
             if idle:
@@ -237,7 +251,7 @@ class IocpPort(Port):
         """Submit an operation whose flight has begun before."""
         verdict = operation._verdict
         if self._unusable is not None or (handle is not None and handle.lifecycle is not Lifecycle.OPEN):
-            verdict = verdict or cancelled("the handle or its port was closed")
+            verdict = verdict or has_left()
         with self._lock if handle is None else handle.lock:
             if verdict is not None:
                 operation._sequence = next_sequence()

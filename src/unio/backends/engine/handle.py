@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from unio.backends.common.accelerator import has_fast_path, next_sequence
 from unio.backends.common.locks import Lock, holds_lock, put_off
 from unio.backends.common.objects import close_elsewhere, closed, closes_at_once, stands_for
-from unio.errors import AssociationError, cancelled, shown
+from unio.errors import AssociationError, has_left, shown
 from unio.handle import Handle, HasFileno, Kind
 from unio.operations import Route
 from unio.port import port_closed
@@ -342,7 +342,7 @@ class EngineHandle(HandleState, Handle):
                 return
             closing = self.lifecycle == Lifecycle.CLOSING
             for operation in self.in_flight():
-                verdict = operation._verdict or cancelled("the handle or its port was closed")
+                verdict = operation._verdict or has_left()
                 self.queue.complete_from(self.direction(operation), operation, verdict)
             if closing:
                 self.lifecycle = Lifecycle.CLOSED

@@ -41,7 +41,7 @@ from unio.backends.engine.completion_queue import ASK_SECONDS, TAKES_MAX, Comple
 from unio.backends.engine.handle import Direction, EngineHandle, Lifecycle
 from unio.backends.engine.run_slots import WATCH_SECONDS, Blocking, Waiter, current, join
 from unio.backends.engine.syscalls import make_fit
-from unio.errors import NotAssociated, as_oserror, cancelled, timed_out
+from unio.errors import NotAssociated, as_oserror, cancelled, has_left, timed_out
 from unio.handle import HasFileno, Kind
 from unio.operation_state import IDLE, PENDING
 from unio.operations import BUFFER_MIN, Operation, ProcessExit, Timer
@@ -251,6 +251,9 @@ class EnginePort(Port, ABC):
         direction = handle.direction(operation)
         try:
             owned = self._link(handle, direction, operation, timeout)
+            if owned is None:
+                self._queue.wake()
+                return False
             done_at_once = self._start(handle, direction, operation, owned=owned)
             if timeout is not None:
                 self._queue.wake_leader()  # it may sleep past the new deadline
@@ -260,24 +263,31 @@ class EnginePort(Port, ABC):
             raise
         return done_at_once
 
-    def _link(self, handle: EngineHandle, direction: Direction, operation: Operation, timeout: float | None) -> bool:
-        """Put an operation into its direction. Returns whether this thread has become the direction's owner."""
+    def _link(
+        self, handle: EngineHandle, direction: Direction, operation: Operation, timeout: float | None
+    ) -> bool | None:
+        """Put an operation into its direction. Returns whether this thread has become the direction's owner.
+
+        None says that the handle has left its port, which ends the operation: at once, or with those before it.
+        """
         with handle.lock:
-            self._check_open(handle, operation)
+            if self._unusable is not None:  # it was closed meanwhile, and nobody would end the operation any more
+                raise self._unusable()
             idle = operation._status == IDLE
             try:
                 _left = operation._begin()  # goes when this returns, and the lock is given back
-                self._append(handle, direction, operation, timeout)
+                if handle.lifecycle == Lifecycle.CLOSED:
+                    operation._sequence = next_sequence()
+                    self._queue.complete(operation, has_left())
+                else:
+                    self._append(handle, direction, operation, timeout)
             except BaseException:
                 if idle:
                     self._queue.forget(operation)
                 raise
+            if handle.lifecycle != Lifecycle.OPEN:
+                return None
             return direction is not handle.files and handle.own(direction)
-
-    def _check_open(self, handle: EngineHandle, operation: Operation) -> None:
-        """Raise what a submit of an idle operation to a handle raises that has left its port."""
-        if handle.lifecycle != Lifecycle.OPEN and operation._status == IDLE:
-            raise self._unusable() if self._unusable else NotAssociated(f"{handle!r} is closed")
 
     def _append(self, handle: EngineHandle, direction: Direction, operation: Operation, timeout: float | None) -> None:
         """Put an operation whose flight has begun into its direction; the caller holds the handle's lock."""
@@ -293,8 +303,6 @@ class EnginePort(Port, ABC):
 
         Until then it has no place in a direction, which its number says: a verdict is left with it.
         """
-        if handle is not None:
-            self._check_open(handle, operation)
         idle = operation._status == IDLE
         try:
             if idle:
@@ -315,7 +323,7 @@ class EnginePort(Port, ABC):
         with handle.lock:
             verdict = operation._verdict
             if handle.lifecycle != Lifecycle.OPEN:
-                verdict = verdict or cancelled("the handle or its port was closed")
+                verdict = verdict or has_left()
             if verdict is not None:
                 operation._sequence = next_sequence()
                 self._queue.complete(operation, verdict)
