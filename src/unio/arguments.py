@@ -153,6 +153,46 @@ def _unknown_host(family: socket.AddressFamily, host: str) -> ValueError:
     return ValueError(f"{shown(host)} is no numeric address of {family.name} that is known here; resolve names first")
 
 
+# Names
+
+NUMBER_MAX = 2**31 - 1
+"""The largest that a family, a type, a protocol or flags can be: an int of C."""
+
+
+def checked_name(host: str | bytes | None) -> bytes | None:
+    """A host's name in the form that the system is asked with; a name that is not ASCII's as IDNA has it."""
+    if host is None:
+        return None
+    if not isinstance(host, (str, bytes)):
+        raise TypeError(f"the name of a host is a str, bytes or None, not {type(host).__name__}")
+    try:
+        name = str.__str__(host).encode("idna") if isinstance(host, str) else bytes.__getitem__(host, slice(None))
+    except UnicodeError as error:
+        raise ValueError(f"{shown(host)} can't be the name of a host: {error}") from None
+    return _without_zero(name, host)
+
+
+def checked_service(port: str | bytes | int | None) -> bytes | int | None:
+    """A port's number, or the name of a service, in the form that the system is asked with."""
+    if port is None:
+        return None
+    if isinstance(port, int):
+        return whole_number(port, "the port number", 65535)
+    if not isinstance(port, (str, bytes)):
+        raise TypeError(f"a port is a number, the name of a service or None, not {type(port).__name__}")
+    try:
+        name = str.__str__(port).encode() if isinstance(port, str) else bytes.__getitem__(port, slice(None))
+    except UnicodeError:
+        raise ValueError(f"{shown(port)} has characters that no name of a service has") from None
+    return _without_zero(name, port)
+
+
+def _without_zero(name: bytes, given: str | bytes) -> bytes:
+    if b"\0" in name:  # the system would take what is before it
+        raise ValueError(f"{shown(given)} has a zero byte in it")
+    return name
+
+
 # Buffers and files
 
 

@@ -30,8 +30,10 @@ from typing import TYPE_CHECKING, Any
 
 from unio.arguments import seconds
 from unio.backends.common.accelerator import next_sequence
+from unio.backends.common.connecting import UNDERTAKINGS
 from unio.backends.common.file_threads import FilePool
 from unio.backends.common.locks import Lock, holds_lock, put_off, refuse_within_lock
+from unio.backends.common.lookups import lookup_threads
 from unio.backends.common.objects import told_status
 from unio.backends.common.timers import NOT_LINKED, Timers, is_on
 from unio.backends.kernel import win32
@@ -48,6 +50,7 @@ from unio.port import LIMIT_DEFAULT, Completion, Port, check_limit, port_closed
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from unio.backends.common.lookups import Undertaking
     from unio.backends.common.timers import WhichFlight
     from unio.backends.windows.kernel_queue import Packet
     from unio.handle import HasFileno
@@ -93,6 +96,7 @@ class IocpPort(Port):
         self._timers = Timers()
         self._bound = NEVER  # until when the thread sleeps that minds the deadlines
         self._pool = FilePool()
+        self._lookups = lookup_threads()
         self._handles: dict[int, IocpHandle] = {}
         self._detached: dict[int, Operation] = {}  # in flight without a handle: timers and process exits; by identity
         self._watches = Watches(self._queue)
@@ -409,8 +413,12 @@ class IocpPort(Port):
             operation._expiry = self._timers.add(delay, (operation, times_out))
         elif timeout is not None:
             operation._expiry = self._timers.add(timeout, (operation, True))
+        if (undertake := UNDERTAKINGS.get(operation.name)) is not None:
+            operation._native = undertake(self, operation)
 
     def _start_detached(self, operation: Operation) -> None:
+        if operation.name in UNDERTAKINGS and (undertaking := operation._native) is not None:
+            undertaking.start()
         if isinstance(operation, ProcessExit):
             status = told_status(operation.process)
             with self._lock:
@@ -438,8 +446,9 @@ class IocpPort(Port):
         number = id(operation)
         delivered = self._complete(operation, error)  # first: where it fails, the operation keeps its place
         self._detached.pop(number, None)
-        if operation._native is not None:
-            assert isinstance(operation, ProcessExit)
+        if not isinstance(operation, ProcessExit):
+            operation._native = None
+        elif operation._native is not None:
             try:  # noqa: SIM105 - a context manager takes memory, too
                 self._watches.end(operation)
             except MemoryError:  # it leaves a handle open, and loses nothing
@@ -458,6 +467,24 @@ class IocpPort(Port):
                 return True
             if id(operation) not in self._detached or not is_on(operation, flight):
                 return False
+            undertaking = operation._native if operation.name in UNDERTAKINGS else None
+            self._end_detached(operation, error)
+        if undertaking is not None:
+            undertaking.abandon()
+        return True
+
+    def _undertaken(
+        self, operation: Operation, undertaking: Undertaking, error: OSError | None, **results: Any
+    ) -> bool:
+        """Complete an operation with what its undertaking has come to.
+
+        Returns False if it has ended before, so that nobody takes the results.
+        """
+        with self._lock:
+            if operation._native is not undertaking or id(operation) not in self._detached:
+                return False
+            for name, result in results.items():
+                setattr(operation, name, result)
             self._end_detached(operation, error)
         return True
 
@@ -827,9 +854,14 @@ class IocpPort(Port):
         return self._reaped(operation, win32.status_error(status & 0xFFFFFFFF), count)
 
     @staticmethod
-    def _taken(packet: Operation | Completion) -> Completion:
+    def _taken(packet: Operation | Completion) -> Completion | None:
+        """What a wait is to return for an operation that has ended: nothing for a part of another one's."""
         if not isinstance(packet, Operation):
             return packet
+        if packet._is_part:
+            packet.state(packet)
+            packet._status = IDLE
+            return None
         completion = Completion(packet.key, packet, packet.transferred, packet.error)
         packet._status = IDLE  # last: from here on another thread may submit it again
         return completion
@@ -908,6 +940,7 @@ class IocpPort(Port):
         self._drop_put()
         self._timers.clear()
         self._pool.close()
+        self._lookups.close()
         if self._queue.enter():  # so that no thread that leaves it takes the kernel's port away meanwhile
             try:
                 self._reap_cancelled(handles)
@@ -953,9 +986,8 @@ class IocpPort(Port):
 
     def _in_flight(self) -> int:
         # From there they go to what is put, so that none is missed in this order.
-        count = len(self._overlapped) + len(self._detached)
-        count += sum([isinstance(each, Operation) for each in tuple(self._left)])
-        return count + len(self._queue.operations())
+        found = [*self._overlapped.values(), *self._detached.values(), *tuple(self._left), *self._queue.operations()]
+        return sum([isinstance(each, Operation) and not each._is_part for each in found])
 
 
 _limbo: list[Any] = []  # memory that Windows may still write to, of ports that were closed

@@ -1,4 +1,6 @@
-"""The threads that do file operations, since no readiness call can say when a regular file would not block.
+"""Threads for what only a call that blocks can do.
+
+That is an operation of a file, as no readiness call can say when a regular file would not block, and looking up a name.
 
 It calls what it is given, and knows neither files nor operations.
 """
@@ -59,8 +61,11 @@ class FilePool:
     job.
     """
 
-    def __init__(self) -> None:
-        self._most = min(32, usable_processors() + 4)  # these threads wait for disks much more than they compute
+    def __init__(self, most: int | None = None, name: str = "unio-file") -> None:
+        self._most = most or min(
+            32, usable_processors() + 4
+        )  # these threads wait for disks much more than they compute
+        self._name = name
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._lock = Lock()
         self._threads = 0
@@ -82,7 +87,7 @@ class FilePool:
 
     def _start(self) -> None:
         try:
-            start_thread(self._work, "unio-file")
+            start_thread(self._work, self._name)
         except BaseException as error:
             refusal = OSError(errno.EAGAIN, str(error) or os.strerror(errno.EAGAIN))
             for job in self._lose_thread():

@@ -32,6 +32,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from unio.backends.common.accelerator import has_fast_path, made_completion
+from unio.backends.common.locks import holds_lock, put_off
 from unio.backends.common.timers import Timers
 from unio.backends.engine.run_slots import BLOCKED_SECONDS, keep
 from unio.operation_state import IDLE, PENDING, QUEUED
@@ -336,9 +337,9 @@ class CompletionQueue(QueueState):
         native, operation._native = operation._native, None
         operation._status = QUEUED
         try:
-            self.append(operation)
+            self._hand_over(operation)
         except MemoryError:
-            self._append_again(operation, native)
+            self._hand_over_again(operation, native)
         if self.closed:  # looked at after the append, as close() empties the queue after saying so: one of them sees it
             self._empty()
 
@@ -355,10 +356,21 @@ class CompletionQueue(QueueState):
                 direction.restore(operation)
             raise
 
-    def _append_again(self, operation: Operation, native: Any) -> None:
-        """Append a packet for which there was no memory at first: the system may have found some."""
-        try:
+    def _hand_over(self, operation: Operation) -> None:
+        """Put an operation that has ended where it is taken: by a wait or, a part of another one, by the leader."""
+        if not operation._is_part:
             self.append(operation)
+            return
+        self.timers.add(0, (operation, False))
+        if holds_lock():
+            put_off(self.wake_leader)
+        else:
+            self.wake_leader()
+
+    def _hand_over_again(self, operation: Operation, native: Any) -> None:
+        """Hand over an operation for which there was no memory at first: the system may have found some."""
+        try:
+            self._hand_over(operation)
         except BaseException:
             operation._status = PENDING
             operation._native = native

@@ -32,7 +32,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from unio.arguments import seconds
 from unio.backends.common.accelerator import core, has_fast_path, know_sockets, next_sequence
+from unio.backends.common.connecting import UNDERTAKINGS
 from unio.backends.common.locks import Lock, holds_lock, put_off, refuse_within_lock
+from unio.backends.common.lookups import lookup_threads
 from unio.backends.common.objects import number_of, told_status
 from unio.backends.common.timers import NOT_LINKED, is_on
 from unio.backends.engine import registry
@@ -43,7 +45,7 @@ from unio.backends.engine.run_slots import WATCH_SECONDS, Blocking, Waiter, curr
 from unio.backends.engine.syscalls import make_fit
 from unio.errors import NotAssociated, as_oserror, cancelled, has_left, timed_out
 from unio.handle import HasFileno, Kind
-from unio.operation_state import IDLE, PENDING
+from unio.operation_state import IDLE, PENDING, QUEUED
 from unio.operations import BUFFER_MIN, Operation, ProcessExit, Timer
 from unio.port import LIMIT_DEFAULT, Completion, Port, check_limit, port_closed
 
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from unio._core import Ring
+    from unio.backends.common.lookups import Undertaking
     from unio.backends.common.timers import Deadline, WhichFlight
 
 
@@ -85,6 +88,7 @@ class EnginePort(Port, ABC):
         self._claimed: set[int] = set()  # those of them that some thread begins or ends just now
         self._backlog: deque[tuple[EngineHandle, Direction]] = deque()  # directions that used up their attempts
         self._next_sweep = 0.0
+        self._lookups = lookup_threads()
         super().__init__(backend=backend, concurrency=concurrency)
 
     def flush(self) -> None:
@@ -387,10 +391,14 @@ class EnginePort(Port, ABC):
             operation._expiry = self._queue.timers.add(timeout, (operation, True))
         if isinstance(operation, ProcessExit):
             self._claimed.add(id(operation))
+        elif (undertake := UNDERTAKINGS.get(operation.name)) is not None:
+            operation._native = undertake(self, operation)
 
     def _start_detached(self, operation: Operation) -> None:
         if isinstance(operation, ProcessExit):
             self._start_watch(operation)
+        elif operation.name in UNDERTAKINGS and (undertaking := operation._native) is not None:
+            undertaking.start()
         self._queue.wake_leader()
         if self._queue.has_packets:
             self._queue.wake()
@@ -438,6 +446,7 @@ class EnginePort(Port, ABC):
             if number in self._claimed:
                 operation._verdict = operation._verdict or error
                 return True
+            undertaking = operation._native
             if isinstance(operation, ProcessExit):
                 self._claimed.add(number)
             else:
@@ -445,8 +454,28 @@ class EnginePort(Port, ABC):
                 del self._detached[number]
         if isinstance(operation, ProcessExit):
             self._end_claim(operation, error)
-        else:
-            self._queue.wake()
+            return True
+        self._queue.wake()
+        if undertaking is not None:
+            undertaking.abandon()
+        return True
+
+    def _undertaken(
+        self, operation: Operation, undertaking: Undertaking, error: OSError | None, **results: Any
+    ) -> bool:
+        """Complete an operation with what its undertaking has come to.
+
+        Returns False if it has ended before, so that nobody takes the results.
+        """
+        number = id(operation)
+        with self._lock:
+            if operation._native is not undertaking or number not in self._detached:
+                return False
+            for name, result in results.items():
+                setattr(operation, name, result)
+            self._queue.complete(operation, error)
+            del self._detached[number]
+        self._queue.wake()
         return True
 
     def _end_claim(self, operation: ProcessExit, error: OSError | None) -> None:
@@ -746,6 +775,9 @@ class EnginePort(Port, ABC):
         if isinstance(what, EngineHandle):
             detail.resting = False
             self._resume(what, detail)
+        elif what._is_part and what._status == QUEUED:
+            what.state(what)
+            what._status = IDLE
         elif detail:
             self._end(what, timed_out(), deadline)
         else:
@@ -800,6 +832,7 @@ class EnginePort(Port, ABC):
         self._table.clear()
         for operation in list(self._detached.values()):
             self._end(operation, cancelled("the port was closed"))
+        self._lookups.close()
         self._queue.timers.clear()
         self._close_kernel_once()
 
@@ -816,8 +849,8 @@ class EnginePort(Port, ABC):
         count = 0
         for handle in list(self._table.values()):
             with handle.lock:
-                count += len(handle.in_flight())
-        count += len(self._detached)
+                count += sum([not each._is_part for each in handle.in_flight()])
+        count += sum([not each._is_part for each in list(self._detached.values())])
         return count + self._queue.count_operations()
 
 
