@@ -136,18 +136,6 @@ static int adopt(struct attempt *a) {
     return a->accepted ? 0 : -1;
 }
 
-/* Takes back the deadline of an operation that has succeeded. Its direction is this thread's, so nobody else ends
- * it. */
-static int discard_expiry(struct port *self, PyObject *operation) {
-    if (OP(operation)->expiry == Py_None)
-        return 0;
-    PyObject *expiry = exchange_field(operation, &OP(operation)->expiry, Py_NewRef(Py_None));
-    PyObject *result = PyObject_CallMethodOneArg(self->timers, name.discard, expiry);
-    Py_DECREF(expiry);
-    Py_XDECREF(result);
-    return result ? 0 : -1;
-}
-
 /* Queues an operation that has succeeded and has no deadline any more, as CompletionQueue.complete does. Like all that is
  * done under the handle's lock, it calls nothing. */
 static int succeed(struct port *self, PyObject *operation) {
@@ -225,8 +213,8 @@ static int settle(struct port *self, struct attempt *a) {
     int failed = 0;
     if (a->kind == ACCEPT && a->result >= 0 && adopt(a) < 0)
         keep_first(&kept);
-    if (is_done(a) && discard_expiry(self, a->operation) < 0)
-        keep_first(&kept);
+    if (is_done(a)) /* its direction is this thread's, so nobody else ends it */
+        deadline_discard(self->timers, a->operation);
     lock_acquire(handle_of(a->handle)->lock);
     enum next next = settle_locked(self, a, &failed);
     lock_release(handle_of(a->handle)->lock);

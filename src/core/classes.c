@@ -68,18 +68,16 @@ static int intern_names(void) {
         {&name.buffer, "buffer"},
         {&name.close, "close"},
         {&name.close_kernel_once, "_close_kernel_once"},
-        {&name.discard, "discard"},
         {&name.empty, "_empty"},
         {&name.event, "_event"},
+        {&name.fileno, "fileno"},
         {&name.gettimeout, "gettimeout"},
-        {&name.heap, "_heap"},
         {&name.init, "__init__"},
         {&name.key, "key"},
         {&name.lead, "_lead"},
         {&name.leave, "leave"},
         {&name.limit, "limit"},
         {&name.look_again, "_look_again"},
-        {&name.next_time, "next_time"},
         {&name.release, "release"},
         {&name.resume, "_resume"},
         {&name.run, "_run"},
@@ -109,13 +107,14 @@ static int find_slow_forms(PyObject *port_class) {
     return 0;
 }
 
-/* learn(EnginePort, EngineHandle, Kind.SOCKET, unblocked_socket): the classes of the rest, and what makes the socket of
- * an accepted connection that doesn't block. */
+/* learn(EnginePort, EngineHandle, Kind.SOCKET, unblocked_socket, io.FileIO): the classes of the rest, and what makes the
+ * socket of an accepted connection that doesn't block. */
 static PyObject *learn(PyObject *Py_UNUSED(module), PyObject *args) {
-    PyObject *port_class, *handle_class;
-    if (!PyArg_ParseTuple(args, "OOOO", &port_class, &handle_class, &socket_kind, &accepted_socket))
+    PyObject *port_class, *handle_class, *file_class;
+    if (!PyArg_ParseTuple(args, "OOOOO", &port_class, &handle_class, &socket_kind, &accepted_socket, &file_class))
         return NULL;
     handle_type = (PyTypeObject *)Py_NewRef(handle_class);
+    file_type = (PyTypeObject *)Py_NewRef(file_class);
     Py_INCREF(accepted_socket);
     Py_INCREF(socket_kind);
     if (find_offsets() < 0 || find_slow_forms(port_class) < 0 || intern_names() < 0)

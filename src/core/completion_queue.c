@@ -19,7 +19,7 @@ _Thread_local struct waiter *current INITIAL_EXEC;
 double monotonic(void) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+    return (double)((long long)now.tv_sec * 1000000000 + now.tv_nsec) / 1e9; /* rounded as time.monotonic() is */
 }
 
 /* Packets */

@@ -88,6 +88,7 @@ PyObject *queue_take(struct queue *self, Py_ssize_t limit);
 /* Puts completions back to the head of the queue, as no wait can return them after all. */
 int queue_give_back(struct queue *self, PyObject *batch);
 
+/* The time that all of this goes by, in seconds. */
 double monotonic(void);
 
 /* The thread that runs, as one that has waited on a port; its module (engine/run_slots.py) owns it, and tells of each

@@ -135,8 +135,8 @@ extern struct constants {
 
 /* The names of what is called, made once: a string that is made for each call costs more than some of the calls. */
 extern struct names {
-    PyObject *run, *run_on, *resume, *event, *lead, *close_kernel_once, *release, *discard, *empty, *leave, *look_again,
-        *act_on_results, *timeout, *limit, *key, *gettimeout, *close, *slow_close, *heap, *next_time, *state, *buffer,
+    PyObject *run, *run_on, *resume, *event, *fileno, *lead, *close_kernel_once, *release, *empty, *leave, *look_again,
+        *act_on_results, *timeout, *limit, *key, *gettimeout, *close, *slow_close, *state, *buffer,
         *init, *socket;
 } name;
 
@@ -166,6 +166,7 @@ int ring_has_results(PyObject *ring);
 unsigned ring_take_some(PyObject *ring);
 
 extern PyType_Spec lock_spec, queue_spec, waiter_spec, direction_spec, handle_spec, port_spec, ring_spec;
+extern PyType_Spec deadline_spec, deadlines_spec;
 extern PyType_Spec operation_spec, buffered_spec, recv_spec, send_spec, accept_spec, completion_spec;
 extern PyMethodDef lock_functions[], socket_functions[], class_functions[], association_functions[];
 

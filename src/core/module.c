@@ -24,6 +24,8 @@ static int add_types(PyObject *module) {
         {"BufferedState", &buffered_spec, "OperationState"},
         {"RecvState", &recv_spec, "BufferedState"},
         {"SendState", &send_spec, "BufferedState"},
+        {"Deadline", &deadline_spec, NULL},
+        {"Deadlines", &deadlines_spec, NULL},
         {"Direction", &direction_spec, NULL},
         {"HandleState", &handle_spec, NULL},
         {"QueueState", &queue_spec, NULL},

@@ -107,23 +107,42 @@ static PyObject *port_associate(PyObject *port, PyObject *const *args, Py_ssize_
 
 /* Submitting */
 
-/* Links an operation into its direction, if nothing stands before it; where that is not for this file, refuses. Says
- * OWNED where this thread has become the direction's owner, and FULL where it has gathered that, and there is room for
- * no more. */
-enum linked { REFUSED, LINKED, OWNED, FULL };
-
-/* What the last flight has left. It goes when the lock is given back: an error leads to what is the program's. */
-struct left {
+/* What is to be submitted, and what comes of it. */
+struct submission {
+    PyObject *operation, *handle;
+    struct direction *direction;
+    struct deadline *deadline; /* NULL where it has no time-out */
+    double due;
+    int is_urgent; /* its deadline comes before all others */
+    /* What the last flight has left. It goes when the lock is given back: an error leads to what is the program's. */
     PyObject *error, *verdict;
 };
 
-static enum linked link_locked(PyObject *operation, PyObject *handle, struct direction *direction, struct left *left) {
-    if (!is_open(handle) || has_first(direction) || !is_free(direction) || !begin_flight(operation))
+/* Links an operation into its direction, if nothing stands before it; where that is not for this file, refuses. Says
+ * OWNED where this thread has become the direction's owner, and FULL where it has gathered that, and there is room for
+ * no more. FAILED is a lack of memory: the operation is idle again. */
+enum linked { FAILED = -1, REFUSED, LINKED, OWNED, FULL };
+
+/* Of the operation whose flight has just begun: sets its deadline, if it has one. */
+static int limit_locked(struct port *self, struct submission *it) {
+    OP(it->operation)->sequence = next_sequence();
+    if (it->deadline)
+        it->is_urgent = deadline_set(self->timers, it->deadline, it->operation, it->due);
+    return it->is_urgent;
+}
+
+static enum linked link_locked(struct port *self, struct submission *it) {
+    PyObject *operation = it->operation;
+    struct direction *direction = it->direction;
+    if (!is_open(it->handle) || has_first(direction) || !is_free(direction) || !begin_flight(operation))
         return REFUSED;
-    left->verdict = exchange_field(operation, &OP(operation)->verdict, Py_NewRef(Py_None));
-    left->error = exchange_field(operation, &OP(operation)->error, Py_NewRef(Py_None));
+    if (limit_locked(self, it) < 0) {
+        set_status(operation, IDLE);
+        return FAILED;
+    }
+    it->verdict = exchange_field(operation, &OP(operation)->verdict, Py_NewRef(Py_None));
+    it->error = exchange_field(operation, &OP(operation)->error, Py_NewRef(Py_None));
     set_transferred(operation, 0);
-    OP(operation)->sequence = next_sequence();
     direction_append(direction, operation);
     if (!PEEK(direction->ready))
         return LINKED;
@@ -146,14 +165,14 @@ static void gather_locked(struct gathering *gathering, PyObject *handle, struct 
 }
 
 /* Links an operation, and gathers it unless it is to be attempted at once. */
-static enum linked link_and_gather(struct waiter *waiter, PyObject *operation, PyObject *handle, struct direction *direction,
-                                   struct left *left) {
-    lock_acquire(handle_of(handle)->lock);
-    enum linked done = link_locked(operation, handle, direction, left);
-    int gathers = done == OWNED && !PEEK(handle_of(handle)->skip_on_success);
+static enum linked link_and_gather(struct port *self, struct waiter *waiter, struct submission *it) {
+    struct handle *handle = handle_of(it->handle);
+    lock_acquire(handle->lock);
+    enum linked done = link_locked(self, it);
+    int gathers = done == OWNED && !PEEK(handle->skip_on_success);
     if (gathers)
-        gather_locked(waiter->gathering, handle, direction);
-    lock_release(handle_of(handle)->lock);
+        gather_locked(waiter->gathering, it->handle, it->direction);
+    lock_release(handle->lock);
     return !gathers ? done : is_full(waiter) ? FULL : LINKED;
 }
 
@@ -168,49 +187,79 @@ static int is_to_grow(PyObject *operation, enum kind kind) {
     return kind == RECV && BUFFERED(operation)->grows && transferred_of(operation) == BUFFERED(operation)->size;
 }
 
-/* Submits an operation that is plain, and says in *skipped whether it has succeeded and queues nothing. */
-static int submit_fast(struct port *self, PyObject *operation, int *skipped) {
-    struct waiter *waiter = waiter_here(self);
-    enum kind kind = waiter ? kind_of(operation) : NEITHER;
-    if (kind == NEITHER)
-        return 0;
-    PyObject *handle = field_of(operation, &OP(operation)->handle);
-    if (!handle || !is_fast_here(self, handle) || !is_plain(operation, kind) || is_to_grow(operation, kind) ||
-        is_full(waiter)) { /* where what is gathered is being started, and a finalizer comes in the middle */
-        Py_XDECREF(handle);
-        return 0;
-    }
-    struct direction *direction = direction_of(kind == SEND ? handle_of(handle)->outgoing : handle_of(handle)->incoming);
-    struct left left = {NULL, NULL};
-    int done = link_and_gather(waiter, operation, handle, direction, &left);
-    if (done == OWNED) {
-        *skipped = attempt_at_once(self, handle, direction);
+/* Whether what is prepared is for this file. Not where what is gathered is being started, and a finalizer comes in the
+ * middle. */
+static int is_for_here(struct port *self, const struct waiter *waiter, const struct submission *it, enum kind kind) {
+    return waiter && usable(self) && it->handle && is_fast_here(self, it->handle) && is_plain(it->operation, kind) &&
+           !is_to_grow(it->operation, kind) && !is_full(waiter);
+}
+
+/* Submits what is prepared. Returns as submit_fast does. */
+static int submit_prepared(struct port *self, struct waiter *waiter, struct submission *it, int *skipped) {
+    int done = link_and_gather(self, waiter, it);
+    if (done == FAILED) {
+        PyErr_NoMemory();
+    } else if (done == OWNED) {
+        *skipped = attempt_at_once(self, it->handle, it->direction);
         done = *skipped < 0 ? -1 : 1;
     } else if (done == FULL && start_for_others(self) < 0) {
         done = -1;
     }
-    Py_DECREF(handle);
-    Py_XDECREF(left.verdict); /* last: their finalizers may run any code, which may take the lock */
-    Py_XDECREF(left.error);
+    if (done > 0 && it->is_urgent && queue_wake_leader(self->queue) < 0) /* it may sleep past the new deadline */
+        done = -1;
     return done;
 }
 
-/* Whether the arguments of a submit are an operation, and no time-out; None is none. */
-static int has_no_timeout(PyObject *const *args, Py_ssize_t count, PyObject *names) {
-    if (count == 1 && names)
-        return PyTuple_GET_SIZE(names) == 1 && PyTuple_GET_ITEM(names, 0) == name.timeout && args[1] == Py_None;
-    return !names && (count == 1 || (count == 2 && args[1] == Py_None));
+/* Submits an operation that is plain, with a time-out of so many seconds, or with none if that is negative. Says in *skipped
+ * whether it has succeeded and queues nothing. Returns 0 where that is not for this file. */
+static int submit_fast(struct port *self, PyObject *operation, double timeout, int *skipped) {
+    enum kind kind = kind_of(operation);
+    if (kind == NEITHER)
+        return 0;
+    struct submission it = {.operation = operation, .handle = field_of(operation, &OP(operation)->handle)};
+    int done = 1;
+    if (timeout >= 0) { /* first: making its deadline may run a finalizer, which may do anything */
+        it.due = monotonic() + timeout;
+        it.deadline = deadline_for(self->timers, operation);
+        done = it.deadline ? 1 : -1;
+    }
+    struct waiter *waiter = waiter_here(self);
+    if (done > 0 && (done = is_for_here(self, waiter, &it, kind))) {
+        it.direction = direction_of(kind == SEND ? handle_of(it.handle)->outgoing : handle_of(it.handle)->incoming);
+        done = submit_prepared(self, waiter, &it, skipped);
+    }
+    Py_XDECREF(it.handle);
+    Py_XDECREF(it.deadline);
+    Py_XDECREF(it.verdict); /* last: their finalizers may run any code, which may take the lock */
+    Py_XDECREF(it.error);
+    return done;
+}
+
+/* A number of seconds, negative for None. Returns 0, perhaps with an exception, for what is Python's to take or refuse. */
+static int read_seconds(PyObject *given, double *seconds) {
+    *seconds = given == Py_None ? -1 : PyFloat_CheckExact(given) || PyLong_CheckExact(given) ? PyFloat_AsDouble(given) : NAN;
+    return given == Py_None || *seconds >= 0;
+}
+
+/* The time-out of a submit, given as its second argument or by name. */
+static int read_submit_timeout(PyObject *const *args, Py_ssize_t count, PyObject *names, double *timeout) {
+    Py_ssize_t named = names ? PyTuple_GET_SIZE(names) : 0;
+    if (count < 1 || count + named > 2 || (named && PyTuple_GET_ITEM(names, 0) != name.timeout))
+        return 0;
+    return read_seconds(count + named == 2 ? args[1] : Py_None, timeout);
 }
 
 static PyObject *port_submit(PyObject *port, PyObject *const *args, Py_ssize_t count, PyObject *names) {
     struct port *self = usable_port(port);
-    if (self && has_no_timeout(args, count, names)) {
-        int skipped = 0, done = submit_fast(self, args[0], &skipped);
+    double timeout;
+    if (self && read_submit_timeout(args, count, names, &timeout)) {
+        int skipped = 0, done = submit_fast(self, args[0], timeout, &skipped);
         if (done < 0)
             return NULL;
         if (done)
             return PyBool_FromLong(skipped);
     }
+    PyErr_Clear();
     return call_slow(port, slow.submit, args, count, names);
 }
 
@@ -258,31 +307,22 @@ static PyObject *time_left(const struct timing *wait) {
     return wait->timeout < 0 ? Py_NewRef(Py_None) : PyFloat_FromDouble(left_of(wait));
 }
 
-/* When a deadline is due, on the monotonic clock: infinity where there is none, and negative with an exception. */
-static double next_deadline(struct port *self) {
-    PyObject *heap = PyObject_GetAttr(self->timers, name.heap);
-    if (!heap)
-        return -1;
-    Py_ssize_t count = PyList_GET_SIZE(heap);
-    Py_DECREF(heap);
-    if (!count)
-        return INFINITY;
-    PyObject *time = PyObject_CallMethodNoArgs(self->timers, name.next_time);
-    double due = !time ? -1 : time == Py_None ? INFINITY : PyFloat_AsDouble(time);
-    Py_XDECREF(time);
-    return due;
-}
-
-/* Until when there is nothing to see to but events: the next deadline, or that Python looks for what nobody tells. Zero
+/* Until when there is nothing to see to but events: the next deadline, or that somebody looks for what nobody tells. Zero
  * where there is something now. */
 static double quiet_until(struct port *self) {
     double sweep = PEEK(self->slow_turn) + constant.sweep_seconds, now = monotonic();
-    if (sweep <= now || PyObject_Size(self->backlog) != 0)
+    if (PyObject_Size(self->backlog) != 0)
         return PyErr_Clear(), 0;
-    double due = next_deadline(self);
-    if (due < 0)
-        return PyErr_Clear(), 0;
-    return due <= now ? 0 : due < sweep ? due : sweep;
+    if (sweep <= now) {
+        if (!has_open_sockets_only(self))
+            return 0;
+        POKE(self->slow_turn, now);
+        sweep = now + constant.sweep_seconds;
+    }
+    if (deadlines_next(self->timers) <= now && deadlines_are_due(self->timers, now))
+        return 0;
+    double due = deadlines_next(self->timers);
+    return due < sweep ? due : sweep;
 }
 
 /* Has Python lead. Returns 0 where another thread does. */
@@ -311,9 +351,11 @@ static int turn(struct port *self, struct waiter *waiter, double until) {
     struct queue *queue = self->queue;
     POKE(queue->sleeping, 1); /* from here on whoever queues a packet interrupts; so look at the queue after this */
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
-    int has = !usable(self) ? 1 : queue_has_for_leader(queue, waiter), timeout_ms = has ? 0 : milliseconds_to(until);
+    int has = !usable(self) ? 1 : queue_has_for_leader(queue, waiter);
     if (has < 0)
         return -1;
+    double due = deadlines_next(self->timers); /* who sets an earlier one from here on interrupts as well */
+    int timeout_ms = has ? 0 : milliseconds_to(due < until ? due : until);
     if (!has && queue_count(queue) > 0) /* they are for threads that run, or are about to */
         timeout_ms = 0;
     else if (!has && PEEK(waiter->slot)) {
@@ -350,13 +392,7 @@ static int lead(struct port *self, struct waiter *waiter, const struct timing *w
 }
 
 static int read_timeout(struct timing *wait, PyObject *given) {
-    if (given == Py_None)
-        wait->timeout = -1;
-    else if (PyFloat_CheckExact(given) || PyLong_CheckExact(given))
-        wait->timeout = PyFloat_AsDouble(given);
-    else
-        return 0;
-    return given == Py_None || (wait->timeout >= 0 && wait->timeout < SECONDS_MAX);
+    return read_seconds(given, &wait->timeout) && wait->timeout < SECONDS_MAX;
 }
 
 static int read_limit(struct timing *wait, PyObject *given) {
@@ -438,28 +474,6 @@ static int ask(struct port *self, struct waiter *waiter, const struct timing *wa
     if (!led && self->ring && start_for_others(self) < 0) /* who leads it sleeps in there, and takes nothing along */
         return -1;
     return led ? led : follow(self, waiter, wait);
-}
-
-/* Whether a handle in the table has a socket that is open still, as far as one sees without calling anything. */
-static int stands(PyObject *object) {
-    struct handle *handle = handle_of(object);
-    return Py_TYPE(object) == handle_type && handle->object && Py_TYPE(handle->object) == socket_type &&
-           number_in(handle->object) == handle->number;
-}
-
-/* Whether no socket was closed behind the port's back, as EnginePort._sweep finds out. Where there are many, Python
- * looks every now and then, when it leads. */
-static int all_stand(struct port *self) {
-    Py_ssize_t place = 0;
-    PyObject *number, *handle;
-    int stand = 1;
-    if (PyDict_GET_SIZE(self->table) > constant.sweep_freely)
-        return 1;
-    BEGIN_SECTION(self->table);
-    while (stand && PyDict_Next(self->table, &place, &number, &handle))
-        stand = stands(handle);
-    END_SECTION();
-    return stand;
 }
 
 /* Whether the time of a wait is over, and there is nothing to see to before it ends. */
@@ -655,13 +669,13 @@ static PyObject *port_start_all(PyObject *port, PyObject *Py_UNUSED(ignored)) {
 static PyObject *port_begin(PyObject *port, PyObject *args) {
     struct port *self = (struct port *)port;
     PyObject *queue, *table, *backlog, *timers, *ring;
-    if (!PyArg_ParseTuple(args, "OO!OOO", &queue, &PyDict_Type, &table, &backlog, &timers, &ring))
+    if (!PyArg_ParseTuple(args, "OO!OO!O", &queue, &PyDict_Type, &table, &backlog, deadlines_type, &timers, &ring))
         return NULL;
     if (!(self->reference = PyWeakref_NewRef(port, NULL)) || !(self->table_reference = PyWeakref_NewRef(table, NULL)))
         return NULL;
     self->table = Py_NewRef(table);
     self->backlog = Py_NewRef(backlog);
-    self->timers = Py_NewRef(timers);
+    self->timers = deadlines_of(Py_NewRef(timers));
     self->ring = ring == Py_None ? NULL : Py_NewRef(ring);
     self->generation = generation;
     self->queue = (struct queue *)Py_NewRef(queue);

@@ -7,6 +7,7 @@
 #include "kernel.h"
 #include "operation.h"
 #include "spin.h"
+#include "timers.h"
 
 /* What one call deals with at once. A thread's stack may have 32 KiB, and this takes more. */
 struct room {
@@ -19,12 +20,13 @@ struct room {
 struct port {
     PyObject_HEAD
     struct queue *queue; /* NULL until the port is fit for this */
-    PyObject *table, *backlog, *timers;
+    struct deadlines *timers;
+    PyObject *table, *backlog;
     PyObject *reference;       /* a weak reference to the port, which its handles have */
     PyObject *table_reference; /* the weak reference that the registry of handles has of the table */
     PyObject *ring;            /* an io_uring in the place of a kernel that tells readiness, or NULL */
     struct kernel kernel;
-    double slow_turn;  /* when Python led last, which looks after what is seldom */
+    double slow_turn;  /* when Python led last, which looks after what is seldom; or C saw that it needs not */
     struct room *room; /* for the next call that needs one, or NULL */
     unsigned generation;
     struct spin spin;
@@ -96,6 +98,18 @@ PyObject *socket_accepted(PyObject *listener, int number);
 
 /* Closes a socket object as its method does. Returns -1 with what that raises. */
 int socket_close(PyObject *socket);
+
+/* Looking for what was closed behind the port's back (sweep.c) */
+
+extern PyTypeObject *file_type; /* io.FileIO */
+
+/* Whether no handle was. Where there are many, or it takes code of the program's, that is left to Python: then this says
+ * what leads there. */
+int all_stand(struct port *self);
+
+/* Whether there is nothing that Python has to look at every now and then, as FIFOs may be, nor many handles, which it looks
+ * at for no more than a share of the time. */
+int has_open_sockets_only(struct port *self);
 
 /* Attempts (attempts.c) */
 

@@ -118,7 +118,9 @@ static PyObject *claim(PyObject *module, PyObject *class) {
     completion_type = (PyTypeObject *)PyObject_GetAttrString(module, "Completion");
     direction_type = (PyTypeObject *)PyObject_GetAttrString(module, "Direction");
     lock_type = (PyTypeObject *)PyObject_GetAttrString(module, "Lock");
-    if (!operation_type || !completion_type || !direction_type || !lock_type)
+    deadline_type = (PyTypeObject *)PyObject_GetAttrString(module, "Deadline");
+    deadlines_type = (PyTypeObject *)PyObject_GetAttrString(module, "Deadlines");
+    if (!operation_type || !completion_type || !direction_type || !lock_type || !deadline_type || !deadlines_type)
         return NULL;
     socket_type = (PyTypeObject *)Py_NewRef(class);
     Py_RETURN_TRUE;

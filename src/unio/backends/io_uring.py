@@ -326,7 +326,7 @@ class IoUringPort(FastPort, EnginePort):
         outcome, error, rest = became
         if rest:
             direction.resting = True
-            self._queue.timers.add(rest, (handle, direction))
+            self._queue.timers.add(rest, handle, direction)
         return self._settle(direction, direction.first, outcome, error, skipping)
 
     def _takes_on(self, handle: EngineHandle) -> bool:

@@ -51,7 +51,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from unio.backends.common.lookups import Undertaking
-    from unio.backends.common.timers import WhichFlight
     from unio.backends.windows.kernel_queue import Packet
     from unio.handle import HasFileno
 
@@ -196,14 +195,14 @@ class IocpPort(Port):
         operation._native.begin()
         operation._sequence = next_sequence()
         if timeout is not None:
-            operation._expiry = self._timers.add(timeout, (operation, True))
+            self._timers.set(operation, timeout)
         handle.pending[id(operation)] = operation
         self._overlapped[operation._native.address] = operation
         handle.directions[operation.route].waiting.append(operation)  # last: now it can be started
 
     def _forget(self, handle: IocpHandle | None, operation: Operation) -> None:
         """Undo what a submit has done that raises; the caller holds the lock."""
-        self._drop_expiry(operation)
+        self._timers.discard(operation)
         if handle is None:
             self._detached.pop(id(operation), None)
         else:
@@ -410,9 +409,9 @@ class IocpPort(Port):
         if isinstance(operation, Timer):
             times_out = timeout is not None and timeout < operation._delay
             delay = timeout if timeout is not None and times_out else operation._delay
-            operation._expiry = self._timers.add(delay, (operation, times_out))
+            self._timers.set(operation, delay, times_out)
         elif timeout is not None:
-            operation._expiry = self._timers.add(timeout, (operation, True))
+            self._timers.set(operation, timeout)
         if (undertake := UNDERTAKINGS.get(operation.name)) is not None:
             operation._native = undertake(self, operation)
 
@@ -460,7 +459,7 @@ class IocpPort(Port):
         if self._leave_detached(operation, error):
             self._put(operation)
 
-    def _detached_ended(self, operation: Operation, error: OSError | None, flight: WhichFlight | None = None) -> bool:
+    def _detached_ended(self, operation: Operation, error: OSError | None, flight: int | None = None) -> bool:
         with self._lock:
             if operation._status == PENDING and operation._sequence == NOT_LINKED:
                 operation._verdict = operation._verdict or error
@@ -563,7 +562,7 @@ class IocpPort(Port):
         number = id(operation)
         with handle.lock:
             error = self._error_of(handle, operation, result, is_open=is_open)
-            self._drop_expiry(operation)
+            self._timers.discard(operation)
             if not silent and handle.lifecycle is not Lifecycle.OPEN:
                 handle.ended.append(operation)
                 operation._error = error
@@ -593,15 +592,10 @@ class IocpPort(Port):
                 if self._complete(each, each.error):
                     self._put(each)
 
-    def _drop_expiry(self, operation: Operation) -> None:
-        if operation._expiry is not None:
-            self._timers.discard(operation._expiry)
-            operation._expiry = None
-
     def _complete(self, operation: Operation, error: OSError | None) -> bool:
         """Give an operation its error. Returns whether its completion is to be delivered: not by a closed port."""
         operation._error = error
-        self._drop_expiry(operation)
+        self._timers.discard(operation)
         open_still = self._unusable is None
         operation._status = QUEUED if open_still else IDLE
         return open_still
@@ -643,10 +637,10 @@ class IocpPort(Port):
             put_off(partial(self._end, operation, cancelled(reason), operation._sequence))
         return True
 
-    def _end(self, operation: Operation, verdict: OSError, flight: WhichFlight | None = None) -> bool:
+    def _end(self, operation: Operation, verdict: OSError, flight: int | None = None) -> bool:
         """Ask that an operation ends with *verdict*. Returns whether it was in flight.
 
-        With *flight*, only the one that this number, or this deadline, belongs to: by now it may be on another.
+        With *flight*, only the one of this number: by now it may be on another.
         """
         handle = operation.handle
         if handle is None:
@@ -811,11 +805,11 @@ class IocpPort(Port):
 
     def _expire(self) -> None:
         """Act on the deadlines that have passed. What has ended by them is queued, behind what had come before."""
-        for deadline, (what, times_out) in self._timers.expired():
+        for what, times_out, flight in self._timers.expired():
             if times_out:
-                self._end(what, timed_out(), deadline)
+                self._end(what, timed_out(), flight)
             else:
-                self._detached_ended(what, None, deadline)
+                self._detached_ended(what, None, flight)
 
     def _fetch(self, limit: int, until: float | None) -> list[Any]:
         """Sleep in the kernel's queue until packets come, *until*, or the next deadline."""

@@ -333,7 +333,7 @@ class CompletionQueue(QueueState):
         """
         operation._error = error
         if operation._expiry is not None:
-            self._cancel_expiry(operation)
+            self.timers.discard(operation)
         native, operation._native = operation._native, None
         operation._status = QUEUED
         try:
@@ -361,7 +361,7 @@ class CompletionQueue(QueueState):
         if not operation._is_part:
             self.append(operation)
             return
-        self.timers.add(0, (operation, False))
+        self.timers.add(0, operation, False)
         if holds_lock():
             put_off(self.wake_leader)
         else:
@@ -379,13 +379,9 @@ class CompletionQueue(QueueState):
     def forget(self, operation: Operation) -> None:
         """End the flight of an operation without a packet."""
         if operation._expiry is not None:
-            self._cancel_expiry(operation)
+            self.timers.discard(operation)
         operation._native = None
         operation._status = IDLE
-
-    def _cancel_expiry(self, operation: Operation) -> None:
-        self.timers.discard(operation._expiry)
-        operation._expiry = None
 
     def post(self, completion: Completion) -> None:
         self.append(completion)

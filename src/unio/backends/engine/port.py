@@ -9,8 +9,8 @@ in the order of their submission, with one owner at a time, who has the first of
 receives in order. The handle's lock is held only to pass ownership and to link and unlink operations, never over a
 system call.
 
-Timers and time-outs live in a heap that the leader looks at. What has no handle, a timer or the exit of a process, is
-*detached*, and guarded by the port's lock; that is not held over a system call either.
+Timers and time-outs are deadlines (timers) that the leader looks at. What has no handle, a timer or the exit of a
+process, is *detached*, and guarded by the port's lock; that is not held over a system call either.
 
 How an operation is done is for a subclass: attempted until it would block, where the kernel tells readiness
 (readiness), or handed to the kernel, where that does it by itself. Those methods are the abstract ones of
@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import threading
 import time
@@ -54,7 +55,6 @@ if TYPE_CHECKING:
 
     from unio._core import Ring
     from unio.backends.common.lookups import Undertaking
-    from unio.backends.common.timers import Deadline, WhichFlight
 
 
 SWEEP_SECONDS = 0.05
@@ -254,12 +254,13 @@ class EnginePort(Port, ABC):
             return False
         direction = handle.direction(operation)
         try:
-            owned = self._link(handle, direction, operation, timeout)
-            if owned is None:
+            linked = self._link(handle, direction, operation, timeout)
+            if linked is None:
                 self._queue.wake()
                 return False
+            owned, urgent = linked
             done_at_once = self._start(handle, direction, operation, owned=owned)
-            if timeout is not None:
+            if urgent:
                 self._queue.wake_leader()  # it may sleep past the new deadline
         except BaseException:  # if the operation is in flight all the same, somebody else shall start it
             self._backlog.append((handle, direction))
@@ -269,9 +270,10 @@ class EnginePort(Port, ABC):
 
     def _link(
         self, handle: EngineHandle, direction: Direction, operation: Operation, timeout: float | None
-    ) -> bool | None:
-        """Put an operation into its direction. Returns whether this thread has become the direction's owner.
+    ) -> tuple[bool, bool] | None:
+        """Put an operation into its direction.
 
+        Returns whether this thread has become the direction's owner, and whether its deadline comes before all others.
         None says that the handle has left its port, which ends the operation: at once, or with those before it.
         """
         with handle.lock:
@@ -280,27 +282,31 @@ class EnginePort(Port, ABC):
             idle = operation._status == IDLE
             try:
                 _left = operation._begin()  # goes when this returns, and the lock is given back
+                urgent = False
                 if handle.lifecycle == Lifecycle.CLOSED:
                     operation._sequence = next_sequence()
                     self._queue.complete(operation, has_left())
                 else:
-                    self._append(handle, direction, operation, timeout)
+                    urgent = self._append(handle, direction, operation, timeout)
             except BaseException:
                 if idle:
                     self._queue.forget(operation)
                 raise
             if handle.lifecycle != Lifecycle.OPEN:
                 return None
-            return direction is not handle.files and handle.own(direction)
+            return direction is not handle.files and handle.own(direction), urgent
 
-    def _append(self, handle: EngineHandle, direction: Direction, operation: Operation, timeout: float | None) -> None:
-        """Put an operation whose flight has begun into its direction; the caller holds the handle's lock."""
+    def _append(self, handle: EngineHandle, direction: Direction, operation: Operation, timeout: float | None) -> bool:
+        """Put an operation whose flight has begun into its direction; the caller holds the handle's lock.
+
+        Returns whether its deadline comes before all others.
+        """
         operation._sequence = next_sequence()
-        if timeout is not None:
-            operation._expiry = self._queue.timers.add(timeout, (operation, True))
+        urgent = timeout is not None and self._queue.timers.set(operation, timeout)
         if direction is handle.readiness:
             direction.ready = True  # a poll does not depend on those ahead of it
         direction.append(operation)
+        return urgent
 
     def _submit_later(self, handle: EngineHandle | None, operation: Operation, timeout: float | None) -> None:
         """Submit where this thread holds a lock: from now on the operation is in flight, and what is to be done waits.
@@ -386,9 +392,9 @@ class EnginePort(Port, ABC):
         if isinstance(operation, Timer):
             times_out = timeout is not None and timeout < operation._delay
             delay = timeout if timeout is not None and times_out else operation._delay
-            operation._expiry = self._queue.timers.add(delay, (operation, times_out))
+            self._queue.timers.set(operation, delay, times_out)
         elif timeout is not None:
-            operation._expiry = self._queue.timers.add(timeout, (operation, True))
+            self._queue.timers.set(operation, timeout)
         if isinstance(operation, ProcessExit):
             self._claimed.add(id(operation))
         elif (undertake := UNDERTAKINGS.get(operation.name)) is not None:
@@ -434,7 +440,7 @@ class EnginePort(Port, ABC):
             self._claimed.add(id(operation))
         self._end_claim(operation, error)
 
-    def _detached_ended(self, operation: Operation, error: OSError | None, flight: WhichFlight | None = None) -> bool:
+    def _detached_ended(self, operation: Operation, error: OSError | None, flight: int | None = None) -> bool:
         """Complete an operation without a handle, unless that was done already, or on another *flight* of it."""
         number = id(operation)  # which takes memory, too
         with self._lock:
@@ -559,10 +565,10 @@ class EnginePort(Port, ABC):
             put_off(partial(self._end, operation, cancelled(reason), operation._sequence))
         return True
 
-    def _end(self, operation: Operation, verdict: OSError, flight: WhichFlight | None = None) -> bool:
+    def _end(self, operation: Operation, verdict: OSError, flight: int | None = None) -> bool:
         """End an operation with *verdict* unless its own result wins. Returns whether it was in flight.
 
-        With *flight*, only the one that this number, or this deadline, belongs to: by now it may be on another.
+        With *flight*, only the one of this number: by now it may be on another.
         """
         handle = operation._handle  # what the property gives, at a fifth of the price
         if handle is None:
@@ -582,7 +588,7 @@ class EnginePort(Port, ABC):
         direction: Direction,
         operation: Operation,
         verdict: OSError,
-        flight: WhichFlight | None,
+        flight: int | None,
     ) -> bool:
         run = False
         with handle.lock:
@@ -747,8 +753,8 @@ class EnginePort(Port, ABC):
         Returns whether a deadline had.
         """
         expired = False
-        for deadline, (what, detail) in self._queue.timers.expired():
-            self._expire(deadline, what, detail)
+        for what, detail, flight in self._queue.timers.expired():
+            self._expire(what, detail, flight)
             expired = True
         directions = len(self._backlog)
         for _ in range(directions):
@@ -770,7 +776,7 @@ class EnginePort(Port, ABC):
             return SWEEP_SECONDS if left is None else min(left, SWEEP_SECONDS)
         return None if left is None else min(left, SLEEP_SECONDS_MAX)
 
-    def _expire(self, deadline: Deadline, what: EngineHandle | Operation, detail: Any) -> None:
+    def _expire(self, what: EngineHandle | Operation, detail: Any, flight: int) -> None:
         """Act on a deadline that has passed: a direction has rested, an operation times out, or a timer ends."""
         if isinstance(what, EngineHandle):
             detail.resting = False
@@ -779,9 +785,9 @@ class EnginePort(Port, ABC):
             what.state(what)
             what._status = IDLE
         elif detail:
-            self._end(what, timed_out(), deadline)
+            self._end(what, timed_out(), flight)
         else:
-            self._detached_ended(what, None, deadline)
+            self._detached_ended(what, None, flight)
 
     def _sweep(self, *, idle: bool) -> bool:
         """Find handles whose object was closed behind the port's back, and end their operations.
@@ -855,7 +861,7 @@ class EnginePort(Port, ABC):
 
 
 if has_fast_path:
-    core.learn(EnginePort, EngineHandle, Kind.SOCKET, unblocked_socket)
+    core.learn(EnginePort, EngineHandle, Kind.SOCKET, unblocked_socket, io.FileIO)
     know_sockets()
     core.adopt(
         takes_max=TAKES_MAX,

@@ -147,7 +147,7 @@ class ReadinessPort(EnginePort):
             if go_on:
                 self._backlog.append((handle, direction))
             if rest:
-                self._queue.timers.add(rest, (handle, direction))
+                self._queue.timers.add(rest, handle, direction)
             if go_on or rest:
                 self._queue.wake_leader()
             self._after_run(handle)
