@@ -134,9 +134,29 @@ ECHO = [
 ]
 
 
+TIME_OUT = "30"
+"""Seconds that each receive and each send may take at most: as a server's may, and none ever takes."""
+
+LIMITED = [
+    *FASTEST,
+    *_on_unio("servers/unio_fastest.py", TIME_OUT, form=", time-outs"),
+    *(_on_loop(name, style) for style in ("streams", "time-outs") for name in ("uvloop", "asyncio")),
+]
+"""Who runs where each receive and each send has a time-out, and the same without."""
+
+
 def _echo(name: str, title: str, exchange: Exchange) -> Row:
-    entries = [Entry(each.name, each, exchange, (str(BUFFER), *each.arguments)) for each in ECHO]
-    return Row(name, title, UVLOOP.name, tuple(entries))
+    return _echo_of(ECHO, name, title, exchange, UVLOOP.name)
+
+
+def _echo_of(contestants: list[Contestant], name: str, title: str, exchange: Exchange, baseline: str) -> Row:
+    entries = [Entry(each.name, each, exchange, (str(BUFFER), *each.arguments)) for each in contestants]
+    return Row(name, title, baseline, tuple(entries))
+
+
+def _time_outs() -> Row:
+    title = "Echo of 1 KiB on 64 connections, with a time-out on each receive and each send"
+    return _echo_of(LIMITED, "time-outs", title, Exchange(64), "asyncio time-outs")
 
 
 def _idle() -> Row:
@@ -202,6 +222,7 @@ def rows() -> list[Row]:
         _echo("echo-64b-64", "Echo of 64 bytes on 64 connections", Exchange(64, 64, 64)),
         _echo("echo-10k-64", "Echo of 10 KiB on 64 connections", Exchange(64, 10 * KIB, 10 * KIB)),
         _echo("echo-100k-16", "Echo of 100 KiB on 16 connections", Exchange(16, 100 * KIB, 100 * KIB)),
+        _time_outs(),
         _echo("connect", "Connect, echo 1 KiB, close; 16 at a time", Exchange(16, connect=True)),
         _idle(),
         _posts(),

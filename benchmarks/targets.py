@@ -63,6 +63,14 @@ def tutorial(rows: dict[str, RowFigures], contestant: str) -> float | None:
     return against(contestant, "echo-1k-64")(rows, f"{contestant}, tutorial")
 
 
+def with_time_outs(rows: dict[str, RowFigures], contestant: str) -> float | None:
+    row = rows.get("time-outs")
+    if row is None or not (without := row.label(contestant)) or not (limited := row.label(f"{contestant}, time-outs")):
+        return None
+    ratio = row.ratio(limited, without)
+    return ratio.middle if ratio else None
+
+
 def beside_idle(rows: dict[str, RowFigures], contestant: str) -> float | None:
     row = rows.get("idle")
     if row is None or not (without := row.label(contestant)) or not (beside := row.label(contestant, idle=True)):
@@ -104,6 +112,7 @@ TARGETS = [
     Target("the row that is worst against its best peer", (1.0, 1.0 - TIE), worst_row),
     Target("rate with 5,000 idle connections, x that without", (0.95, 0.95), beside_idle),
     Target("bytes of an idle connection, buffer excluded", (1300, 1300), memory, at_most=True, unit="bytes"),
+    Target("echo 1 KiB x 64 with time-outs, x that without", (0.95, 0.95), with_time_outs),
     Target("echo 1 KiB x 64 by the tutorial, x the fastest form", (0.9, 0.9), tutorial),
 ]
 

@@ -1,7 +1,8 @@
 """An echo server on asyncio's interface: ``asyncio_echo.py BUFFER LOOP STYLE``.
 
 LOOP is asyncio, or a module with a loop of its own; aiofastnet has none, and puts its transports into uvloop's. STYLE
-is Protocol, streams or sock_*. BUFFER is for the last only: the others have their own.
+is Protocol, streams, time-outs or sock_*. BUFFER is for the last only: the others have their own. With time-outs are
+streams with one for each receive and each send.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import socket
 import sys
 
 BACKLOG = 1024
+SECONDS = 30.0
 
 
 class Echo(asyncio.Protocol):
@@ -26,6 +28,18 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
     while data := await reader.read(256 * 1024):
         writer.write(data)
         await writer.drain()
+    writer.close()
+
+
+async def echo_in_time(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while True:
+        async with asyncio.timeout(SECONDS):
+            data = await reader.read(256 * 1024)
+        if not data:
+            break
+        writer.write(data)
+        async with asyncio.timeout(SECONDS):
+            await writer.drain()
     writer.close()
 
 
@@ -54,8 +68,9 @@ async def serve(style: str, size: int) -> None:
         print(listening.getsockname()[1], flush=True)
         if style == "Protocol":
             await asyncio.get_running_loop().create_server(Echo, sock=listening, backlog=BACKLOG)
-        elif style == "streams":
-            await asyncio.start_server(echo, sock=listening, backlog=BACKLOG)
+        elif style in ("streams", "time-outs"):
+            handler = echo if style == "streams" else echo_in_time
+            await asyncio.start_server(handler, sock=listening, backlog=BACKLOG)
         else:
             await accept_by_hand(listening, size)
         await asyncio.Event().wait()  # and not serve_forever, after which rloop's server listens no more

@@ -1,13 +1,16 @@
-"""The fastest echo server that unio's API allows: ``unio_fastest.py BUFFER``; UNIO_BACKEND chooses the backend.
+"""The fastest echo server that unio's API allows: ``unio_fastest.py BUFFER [SECONDS]``.
+
+UNIO_BACKEND chooses the backend.
 
 Beside the tutorial's: larger batches, and nothing is called between a completion and the next submit. A connection is
 its two operations, each the other's state, and has no object beside them. BUFFER is for the other servers: here each
-receive has a buffer of its own, which grows as far as it pays.
+receive has a buffer of its own, which grows as far as it pays. SECONDS is the time-out of each receive and each send.
 """
 
 from __future__ import annotations
 
 import socket
+import sys
 
 import unio
 
@@ -20,7 +23,7 @@ def first_receive(port: unio.Port, sock: socket.socket) -> unio.Recv:
     return unio.Recv(port.associate(sock))
 
 
-def serve(port: unio.Port, listening: socket.socket) -> None:
+def serve(port: unio.Port, listening: socket.socket, timeout: float | None) -> None:
     wait, submit, recv_type, accept_type = port.wait, port.submit, unio.Recv, unio.Accept
     submit(unio.Accept(port.associate(listening)))
     while True:
@@ -34,12 +37,12 @@ def serve(port: unio.Port, listening: socket.socket) -> None:
                         operation.state = send = unio.Send(operation.handle, operation.data, state=operation)
                     else:
                         send.buffer = operation.data
-                    submit(send)
+                    submit(send, timeout)
                 else:
-                    submit(operation.state)
+                    submit(operation.state, timeout)
             elif isinstance(operation, accept_type):
                 if error is None:
-                    submit(first_receive(port, operation.socket))
+                    submit(first_receive(port, operation.socket), timeout)
                 submit(operation)
             else:
                 operation.handle.close()
@@ -49,4 +52,4 @@ def serve(port: unio.Port, listening: socket.socket) -> None:
 if __name__ == "__main__":
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listening, unio.Port() as port:
         print(listening.getsockname()[1], flush=True)
-        serve(port, listening)
+        serve(port, listening, float(sys.argv[2]) if len(sys.argv) > 2 else None)  # noqa: PLR2004 - see above
