@@ -136,6 +136,8 @@ elif not TYPE_CHECKING:
 
         def next_time(self) -> float | None:
             """When one may be due, and none before that; None if there is none."""
+            if not self._heap:
+                return None
             with self._lock:
                 return self._heap[0][0] if self._heap else None
 
