@@ -23,12 +23,12 @@ from __future__ import annotations
 import errno
 import math
 import threading
-import time
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from unio.arguments import seconds
+from unio.backends.common import clock
 from unio.backends.common.accelerator import next_sequence
 from unio.backends.common.connecting import UNDERTAKINGS
 from unio.backends.common.file_threads import FilePool
@@ -734,7 +734,7 @@ class IocpPort(Port):
     def wait(self, timeout: float | None = None, limit: int = LIMIT_DEFAULT) -> list[Completion]:
         refuse_within_lock()
         limit = check_limit(limit)
-        until = None if timeout is None else time.monotonic() + seconds(timeout, "the time-out")
+        until = None if timeout is None else clock.now() + seconds(timeout, "the time-out")
         batch: list[Completion] = []
         try:
             try:
@@ -752,7 +752,7 @@ class IocpPort(Port):
                 raise self._unusable()
             self._take_steps()
             self._expire()
-            late = until is not None and time.monotonic() >= until
+            late = until is not None and clock.now() >= until
             found = self._fetch_left(limit) if self._left else self._fetch(limit, until)
             batch = self._collect(found)
             if batch or (late and not found):
@@ -993,7 +993,7 @@ def _ms(until: float | None, deadline: float | None) -> int:
     most = SLICE_MS_MAX if threading.current_thread() is threading.main_thread() else SLEEP_MS_MAX
     if not ends:
         return most if most == SLICE_MS_MAX else win32.INFINITE
-    left = (min(ends) - time.monotonic()) * 1000
+    left = (min(ends) - clock.now()) * 1000
     return math.ceil(left) if 0 < left < most else most if left > 0 else 0  # rounded up, never to wake early
 
 

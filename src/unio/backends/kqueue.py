@@ -36,11 +36,11 @@ import fcntl
 import math
 import os
 import sys
-import time
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING
 
+from unio.backends.common import clock
 from unio.backends.common.accelerator import FastPort, has_fast_path
 from unio.backends.common.locks import Lock
 from unio.backends.engine.handle import Lifecycle
@@ -167,7 +167,7 @@ class KqueuePort(FastPort, ReadinessPort):
         if self._fifos:
             timeout = LOOK_SECONDS if timeout is None else min(timeout, LOOK_SECONDS)
         happened = self._harvest_events(timeout)
-        if self._fifos and time.monotonic() >= self._next_look:
+        if self._fifos and clock.now() >= self._next_look:
             self._look_at_fifos()
         return happened
 
@@ -196,7 +196,7 @@ class KqueuePort(FastPort, ReadinessPort):
                 self._notice(handle, readable=True, writable=True)
             else:
                 self._fifos.discard(handle)
-        self._next_look = time.monotonic() + LOOK_SECONDS
+        self._next_look = clock.now() + LOOK_SECONDS
 
     def _descriptor_event(self, number: int, serial: int, failure: int, *, readable: bool) -> None:
         handle = self._table.get(number)

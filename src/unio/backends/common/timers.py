@@ -19,8 +19,8 @@ from __future__ import annotations
 import heapq
 from typing import TYPE_CHECKING, Any
 
+from unio.backends.common import clock
 from unio.backends.common.accelerator import has_fast_path, next_sequence
-from unio.backends.common.clock import now
 from unio.backends.common.locks import Lock
 
 if TYPE_CHECKING:
@@ -181,11 +181,11 @@ class Timers(Deadlines):
 
     def set(self, operation: Operation, delay: float, detail: object = True) -> bool:  # noqa: FBT002 - any object
         """Let an operation be returned by :meth:`expired` once *delay* seconds have passed, unless it is discarded."""
-        return self.assign(operation, now() + delay, detail)
+        return self.assign(operation, clock.now() + delay, detail)
 
     def add(self, delay: float, what: object, detail: object) -> bool:
         """The same of what is no operation's deadline, and is not discarded."""
-        return self.insert(now() + delay, next_sequence(), what, detail)
+        return self.insert(clock.now() + delay, next_sequence(), what, detail)
 
     def expired(self) -> Iterator[tuple[Any, Any, int]]:
         """What is due by now, one by one in the order of its time: what, its detail, and the flight it was set for.
@@ -195,7 +195,7 @@ class Timers(Deadlines):
         """
         if self.next_time() is None:
             return
-        when = now()
+        when = clock.now()
         while (found := self.first_due(when)) is not None:
             deadline, what, detail, flight = found
             yield what, detail, flight

@@ -24,7 +24,6 @@ import errno
 import io
 import os
 import threading
-import time
 import weakref
 from abc import ABC, abstractmethod
 from collections import deque
@@ -32,6 +31,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from unio.arguments import seconds
+from unio.backends.common import clock
 from unio.backends.common.accelerator import core, has_fast_path, know_sockets, next_sequence
 from unio.backends.common.connecting import UNDERTAKINGS
 from unio.backends.common.locks import Lock, holds_lock, put_off, refuse_within_lock
@@ -635,7 +635,7 @@ class EnginePort(Port, ABC):
     def wait(self, timeout: float | None = None, limit: int = LIMIT_DEFAULT) -> list[Completion]:
         refuse_within_lock()
         limit = check_limit(limit)
-        until = None if timeout is None else time.monotonic() + seconds(timeout, "the time-out")
+        until = None if timeout is None else clock.now() + seconds(timeout, "the time-out")
         waiter = current.waiter
         if waiter is None or not waiter.belongs_to(self._queue):
             waiter = join(self._queue)
@@ -666,7 +666,7 @@ class EnginePort(Port, ABC):
                 batch = queue.take(limit)
                 if batch:
                     return batch
-            left = None if until is None else until - time.monotonic()
+            left = None if until is None else until - clock.now()
             if not self._lead(waiter, left):
                 self._follow(waiter, left)
             if left is not None and left <= 0 and self._unusable is None and not queue.has_for(waiter):
@@ -712,13 +712,13 @@ class EnginePort(Port, ABC):
     def _turn(self, waiter: Waiter, timeout: float | None) -> None:
         """Wait for events for up to *timeout* seconds and act on them; then on deadlines; then on leftovers."""
         queue = self._queue
-        until = None if timeout is None else time.monotonic() + timeout
+        until = None if timeout is None else clock.now() + timeout
         swept = False
         while True:
             happened = self._turn_once(waiter, until, swept=swept)
             if self._unusable is not None or queue.has_for_leader(waiter):
                 return
-            if until is not None and time.monotonic() >= until:
+            if until is not None and clock.now() >= until:
                 self._sweep(idle=True)
                 return
             if not happened:
@@ -743,7 +743,7 @@ class EnginePort(Port, ABC):
             queue.watching = False
             queue.watch()
         happened = self._see_to_leftovers() or happened
-        if happened and time.monotonic() >= self._next_sweep:
+        if happened and clock.now() >= self._next_sweep:
             self._sweep(idle=False)
         return happened
 
@@ -771,7 +771,7 @@ class EnginePort(Port, ABC):
     def _sleep_time(self, until: float | None, *, swept: bool) -> float | None:
         """How long the kernel may hold the leader: to the caller's time-out, the next deadline or the next sweep."""
         ends = [end for end in (until, self._queue.timers.next_time()) if end is not None]
-        left = max(0.0, min(ends) - time.monotonic()) if ends else None
+        left = max(0.0, min(ends) - clock.now()) if ends else None
         if not swept and self._table:
             return SWEEP_SECONDS if left is None else min(left, SWEEP_SECONDS)
         return None if left is None else min(left, SLEEP_SECONDS_MAX)
@@ -794,14 +794,14 @@ class EnginePort(Port, ABC):
 
         The kernel tells nobody of a close, so one has to look; rarely enough that it does not count.
         """
-        now = time.monotonic()
+        now = clock.now()
         if now < self._next_sweep and not (idle and len(self._table) <= SWEEP_FREELY):
             return False
         for handle in list(self._table.values()):
             if not handle.is_open():
                 handle.leave(Lifecycle.CLOSING)
         self._queue.start_gathered()  # which may bring the ends of their operations
-        after = time.monotonic()
+        after = clock.now()
         self._next_sweep = after + max(SWEEP_SECONDS, SWEEP_SHARE * (after - now))
         return True
 
