@@ -55,8 +55,9 @@ class Game:
         self.number += 1
         operation._sequence = self.number
         due = self.now + self.random.choice([0, 1, 2, 5, 50, 1000, math.inf])
+        before = self.deadlines.next_time()
         urgent = self.deadlines.assign(operation, due, self.number)
-        assert urgent or self.deadlines.next_time() <= due, "who sleeps until the first is to sleep no longer"
+        assert urgent or (before is not None and before <= due), "who sleeps until what was the first is to be told"
         self.model.due[self.number] = (due, operation.key, self.number)
         return f"assign {operation.key} {due} {urgent}"
 
