@@ -70,6 +70,10 @@ SLEEP_SECONDS_MAX = 86400.0
 """The longest single sleep in the kernel; a longer time-out takes several. No kernel here takes every float."""
 
 
+OWNED, URGENT = 1, 2
+"""After an operation was linked: its direction is this thread's, its deadline comes before all others."""
+
+
 class EnginePort(Port, ABC):
     """A port with a queue of its own. Subclasses add how operations are done, and the kernel."""
 
@@ -258,9 +262,8 @@ class EnginePort(Port, ABC):
             if linked is None:
                 self._queue.wake()
                 return False
-            owned, urgent = linked
-            done_at_once = self._start(handle, direction, operation, owned=owned)
-            if urgent:
+            done_at_once = self._start(handle, direction, operation, owned=bool(linked & OWNED))
+            if linked & URGENT:
                 self._queue.wake_leader()  # it may sleep past the new deadline
         except BaseException:  # if the operation is in flight all the same, somebody else shall start it
             self._backlog.append((handle, direction))
@@ -270,10 +273,11 @@ class EnginePort(Port, ABC):
 
     def _link(
         self, handle: EngineHandle, direction: Direction, operation: Operation, timeout: float | None
-    ) -> tuple[bool, bool] | None:
+    ) -> int | None:
         """Put an operation into its direction.
 
         Returns whether this thread has become the direction's owner, and whether its deadline comes before all others.
+        That is one small number, as what takes memory is not to come behind becoming the owner.
         None says that the handle has left its port, which ends the operation: at once, or with those before it.
         """
         with handle.lock:
@@ -294,7 +298,8 @@ class EnginePort(Port, ABC):
                 raise
             if handle.lifecycle != Lifecycle.OPEN:
                 return None
-            return direction is not handle.files and handle.own(direction), urgent
+            owned = direction is not handle.files and handle.own(direction)
+            return (OWNED if owned else 0) | (URGENT if urgent else 0)
 
     def _append(self, handle: EngineHandle, direction: Direction, operation: Operation, timeout: float | None) -> bool:
         """Put an operation whose flight has begun into its direction; the caller holds the handle's lock.
