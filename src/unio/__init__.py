@@ -12,10 +12,10 @@ from unio import backends
 from unio.errors import AssociationError, BackendUnavailable, Cancelled, InFlight, NotAssociated, PortClosed
 from unio.files import open, pipe  # noqa: A004 - as in os.open, the module's name says which
 from unio.handle import Handle
+from unio.names import ConnectTo, Resolve
 from unio.operations import (
     Accept,
     Connect,
-    ConnectTo,
     Disconnect,
     Flush,
     Operation,
@@ -25,7 +25,6 @@ from unio.operations import (
     Readiness,
     Recv,
     RecvFrom,
-    Resolve,
     Send,
     SendFile,
     SendTo,

@@ -107,7 +107,8 @@ class World:
         other_receives = [unio.Recv(handle, bytearray(1)) for _ in range(3)]
         send, timed = unio.Send(handle, b"x"), unio.Recv(handle, bytearray(1))
         poll, timer = unio.Poll(handle, unio.Readiness.READABLE), unio.Timer(0)
-        for operation in (*other_receives, send, poll, timer):
+        connect = unio.ConnectTo("127.0.0.1", 1)  # where nobody listens
+        for operation in (*other_receives, send, poll, timer, connect):
             port.submit(operation)
         port.submit(timed, 3600)
         port.cancel(other_receives[1])
@@ -119,7 +120,7 @@ class World:
         handle.close()
         found.append(port.wait(0))
         del found
-        return [*other_receives, send, timed, poll, timer]
+        return [*other_receives, send, timed, poll, timer, connect]
 
 
 WHAT: dict[str, Callable[[World, list[Any]], object]] = {
@@ -304,13 +305,17 @@ def test_a_weak_references_callback_may_cancel_a_handle_at_any_moment(port: unio
 
 
 @pytest.mark.clause("P6")
-def test_a_wait_in_the_middle_of_a_step_is_refused(backend: str, resources: contextlib.ExitStack) -> None:
+@pytest.mark.parametrize("what", ["wait", "detach"])
+def test_a_wait_or_a_detach_in_the_middle_of_a_step_is_refused(
+    backend: str, resources: contextlib.ExitStack, what: str
+) -> None:
     world = World(backend, resources)
     refused: list[str] = []
+    idle = world.port.associate(world.pair()[0])
 
     def wait() -> None:
-        with pytest.raises(RuntimeError, match="let it post, and wait elsewhere"):
-            world.port.wait(0)
+        with pytest.raises(RuntimeError, match="let it post, and do that elsewhere"):
+            world.port.wait(0) if what == "wait" else idle.detach()
         refused.append("")
 
     def run() -> None:

@@ -27,9 +27,14 @@ KINDS: dict[str, Callable[[unio.Handle], unio.Operation]] = {
     "send": lambda handle: unio.Send(handle, b"hello"),
     "timer": lambda _: unio.Timer(0),
     "poll": lambda handle: unio.Poll(handle, unio.Readiness.READABLE),
+    "resolve": lambda _: unio.Resolve("127.0.0.1", 80),
+    "connect to": lambda _: unio.ConnectTo("127.0.0.1", 1),
 }
 
-SEVERAL = [["recv"], ["recv"] * 3, ["empty", "recv"], ["own", "send"], ["timer", "recv"], ["poll", "recv"], ["send"]]
+SEVERAL = [
+    *(["recv"], ["recv"] * 3, ["empty", "recv"], ["own", "send"], ["timer", "recv"], ["poll", "recv"], ["send"]),
+    ["connect to", "recv"],
+]
 
 
 class World:
@@ -132,3 +137,15 @@ def test_a_port_that_is_closed_without_memory_has_nothing_in_flight(backend: str
             if not found.port.closed:  # it failed before it did anything
                 found.port.close()
             assert not any(each.in_flight for each in found.must)
+
+
+@pytest.mark.clause("S11", "A5")
+def test_a_detach_that_finds_no_memory_is_made_again_and_loses_nothing(backend: str) -> None:
+    for number in range(ALLOCATIONS):
+        with world(backend) as found, unio.Port(backend=backend) as other:
+            found.far.send(b"data")
+            if isinstance(lacking(number, found.handle.detach), MemoryError):
+                assert found.handle.detach() is found.near
+            recv = unio.Recv(other.associate(found.near), bytearray(4))
+            other.submit(recv)
+            assert [each.transferred for each in batch(other)] == [4]

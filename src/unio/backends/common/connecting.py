@@ -4,8 +4,8 @@ Which address is tried when is decided elsewhere (race). Here is what that comes
 the port, connecting, a timer, and closing what has lost.
 
 The port tells the end of each part to its state, which is this object, in a thread that waits; on some backends in two
-threads at once. So the lock is held to look and to note, and for nothing else. A step may be taken twice, where there
-was no memory the first time: a part is acted upon by whoever takes it out of those that are under way.
+threads at once. So the port's lock is held to look and to note, and for nothing else. A step may be taken twice, where
+there was no memory the first time: a part is acted upon by whoever takes it out of those that are under way.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import socket
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from unio.backends.common.locks import Lock
 from unio.backends.common.lookups import Lookup
 from unio.backends.common.race import DELAY_SECONDS, Race
 from unio.errors import as_oserror, shown
-from unio.operations import Connect, ConnectTo, Operation, Resolve, Timer
+from unio.names import ConnectTo, Resolve
+from unio.operations import Connect, Operation, Timer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,7 +53,7 @@ class Connecting:
         self._operation = weakref.ref(operation)
         self._asked = operation._host, operation._port, operation._family
         self._key = operation.key
-        self._lock = Lock()
+        self._lock = port._lock
         self._race: Race | None = None
         self._parts: dict[int, Operation] = {}  # under way, by identity; the lock guards this and the rest
         self._delay: _Delay | None = None  # the one that counts
@@ -65,7 +65,11 @@ class Connecting:
         with self._lock:
             begins, self._begun = not self._begun, True
         if begins:
-            self._take(self._begin, None)
+            try:
+                self._take(self._begin, None)
+            except BaseException:
+                self._begun = False
+                raise
 
     def abandon(self) -> None:
         """Give up what is under way: cancel the timer and the lookup, close the sockets of the attempts."""

@@ -17,7 +17,8 @@ from unio.backends.common.file_threads import FilePool
 from unio.errors import as_oserror, shown
 
 if TYPE_CHECKING:
-    from unio.operations import Operation, Resolve
+    from unio.names import Resolve
+    from unio.operations import Operation
 
 LOOKUPS_MAX = 32
 """How many names a port looks up at a time at most."""
@@ -30,7 +31,10 @@ class Undertaking(Protocol):
     """What is done for one flight of an operation without a handle."""
 
     def start(self) -> None:
-        """Begin with it, in whatever thread; no lock is held. A second call does nothing."""
+        """Begin with it, in whatever thread; no lock is held.
+
+        A second call does nothing, or goes on where there was no memory for the first.
+        """
 
     def abandon(self) -> None:
         """The operation has ended otherwise: give up what is under way. No lock is held."""
@@ -48,6 +52,7 @@ class Ends(Protocol):
 
         Returns False if it has ended before, so that nobody takes the results.
         """
+        ...
 
 
 def lookup_threads() -> FilePool:
@@ -70,7 +75,8 @@ class Lookup:
     def start(self) -> None:
         port = self._port()
         try:
-            self._found = self._look_up_number()
+            if self._found is None:
+                self._found = self._look_up_number()
             if self._found is None and port is not None:
                 port._lookups.put(self._work)
         except Exception as error:  # noqa: BLE001 - whatever went wrong, the operation ends once
