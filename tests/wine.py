@@ -87,6 +87,7 @@ ROWS: dict[str, tuple[str, tuple[int, ...]]] = {
         EVERY,
     ),
     "poll-of-itself": ("a poll of the very handle of the device that answers polls ends the wineserver", EVERY),
+    "leave-port": ("NtSetInformationFile has no FileReplaceCompletionInformation: nothing leaves its port", EVERY),
     "no-symbolic-links": ("CreateSymbolicLink says that it has made a link, and has made nothing", EVERY),
     "console-events": ("GenerateConsoleCtrlEvent fails: a child can't be sent a signal", EVERY),
 }

@@ -55,6 +55,9 @@ static int join(struct port *self, struct handle *handle) {
     if (!self->ring && kernel_add(&self->kernel, handle->number, handle->serial) < 0)
         return -1;
 #ifdef F_SETNOSIGPIPE
+    int silent = fcntl(handle->number, F_GETNOSIGPIPE);
+    if (silent < 0 || !(handle->before = Py_BuildValue("(diii)", 0.0, 0, 1, silent)))
+        return -1;
     return fcntl(handle->number, F_SETNOSIGPIPE, 1);
 #else
     return 0;

@@ -57,6 +57,7 @@ static void dealloc(PyObject *object) {
     clear(object);
     Py_CLEAR(self->kind);
     Py_CLEAR(self->identity);
+    Py_CLEAR(self->before);
     Py_CLEAR(self->port);
     Py_CLEAR(self->queue);
     Py_CLEAR(self->lock);
@@ -92,6 +93,7 @@ static PyGetSetDef attributes[] = {
     OBJECT(object),
     OBJECT(socket),
     OBJECT(identity),
+    OBJECT(before),
     OBJECT(readiness),
     OBJECT(files),
     NUMBER(number),

@@ -14,12 +14,12 @@ struct direction {
 };
 
 /* What became of a handle; engine/handle.py has the same in Lifecycle. */
-enum lifecycle { LIFECYCLE_OPEN, LIFECYCLE_CLOSING, LIFECYCLE_CLOSED, LIFECYCLE_ORPHANED };
+enum lifecycle { LIFECYCLE_OPEN, LIFECYCLE_CLOSING, LIFECYCLE_CLOSED, LIFECYCLE_ORPHANED, LIFECYCLE_DETACHED };
 
 struct handle {
     PyObject_HEAD
     PyObject *weakrefs;
-    PyObject *key, *kind, *object, *socket, *identity;
+    PyObject *key, *kind, *object, *socket, *identity, *before;
     PyObject *port;                   /* a weak reference */
     PyObject *queue;                  /* of its port */
     PyObject *lock;                   /* guards the directions, the status of their operations, and its life */

@@ -22,7 +22,7 @@ class AssociationError(ValueError):
 
 
 class NotAssociated(ValueError):
-    """The operation's handle belongs to another port than the one it was submitted to."""
+    """The operation's handle belongs to another port than the one it was submitted to; or to none, for a detach."""
 
 
 class InFlight(RuntimeError):
@@ -46,7 +46,17 @@ def cancelled(reason: str) -> Cancelled:
 
 
 def has_left() -> Cancelled:
-    return cancelled("the handle or its port was closed")
+    return cancelled("the handle or its port was closed, or the handle was detached")
+
+
+def cant_detach(handle: object) -> InFlight:
+    return InFlight(
+        f"{handle!r} can't be detached with operations in flight: cancel them, and take their completions first"
+    )
+
+
+def is_closed(handle: object) -> NotAssociated:
+    return NotAssociated(f"{handle!r} was closed or detached before")
 
 
 def as_oserror(raised: Exception) -> OSError:

@@ -77,7 +77,7 @@ class Handle:
     @property
     @abstractmethod
     def closed(self) -> bool:
-        """Whether the handle has left the port: it was closed, or the object behind it was."""
+        """Whether the handle has left the port: it was closed or detached, or the object behind it was closed."""
 
     @abstractmethod
     def cancel(self) -> int:
@@ -102,6 +102,26 @@ class Handle:
         end first, the object is closed then, where that holds nobody up. What a ``close()`` of a library's raises,
         other than :class:`OSError`, comes out of this when all is done, or of a thread of its own to
         :func:`threading.excepthook`.
+        """
+
+    @abstractmethod
+    def detach(self) -> HasFileno | int:
+        """Take the object off its port, unharmed, and return it: it is the caller's, and may join another port.
+
+        What has arrived for it and was not received stays in it. It gets back what associating has changed, unless the
+        program has changed that itself since: on POSIX whether it blocks, a socket's time-out and its low-water mark,
+        and on macOS whether a write raises SIGPIPE. To the port it is as if the handle were closed: what is submitted
+        to it from then on ends as :class:`unio.Cancelled`, and :meth:`close` does nothing.
+
+        Raises :class:`unio.InFlight` while an operation is in flight on it, also one whose completion no wait has
+        returned: :meth:`cancel` them, take what they have brought, and then detach. Raises
+        :class:`unio.NotAssociated` if it is closed or was detached before, so that of two threads one gets the object;
+        :class:`unio.PortClosed`; :class:`RuntimeError` in a finalizer that comes in the middle of a step of the port's.
+        After a :class:`MemoryError` it is called again.
+
+        On Windows it takes 8.1 or newer (``FileReplaceCompletionInformation`` of NtSetInformationFile); where that
+        can't be done it raises :class:`OSError` with ``ENOTSUP``, and the handle stays in its port. What
+        *skip_on_success* has set can't be taken back there.
         """
 
     def __repr__(self) -> str:

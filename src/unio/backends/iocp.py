@@ -126,6 +126,7 @@ class IocpPort(Port):
         if made.skip_on_success:
             flags = win32.FILE_SKIP_COMPLETION_PORT_ON_SUCCESS
             win32.check(kernel32.SetFileCompletionNotificationModes(made.pointer, flags))
+        made.skips_packets = made.skip_on_success or win32.skips_packets(made.pointer)  # of a port before this, maybe
         if made.socket is not None:
             made.socket.setblocking(False)
             if not made.stream and not made.connected:
@@ -134,6 +135,18 @@ class IocpPort(Port):
         if self._unusable is not None:  # looked at afterwards: else who closes the port finds the handle there
             raise self._unusable()
         return made
+
+    def _hand_back(self, handle: IocpHandle) -> None:
+        """Let a handle go that was detached."""
+        handle.make_as_before()
+        with self._lock:
+            if self._handles.get(handle.number) is handle:
+                del self._handles[handle.number]
+
+    def _has_any_of(self, handle: IocpHandle) -> bool:
+        """Whether an operation on a handle has ended, and no wait has returned it."""
+        ended = [*self._queue.operations(), *tuple(self._left)]
+        return any(isinstance(each, Operation) and each._handle is handle for each in ended)
 
     # Submitting
 
@@ -1002,7 +1015,7 @@ def _packet_comes(handle: IocpHandle, overlapped: Overlapped, code: int) -> bool
     if code == win32.ERROR_IO_PENDING:
         return True
     if code == 0:
-        return not handle.skip_on_success
+        return not handle.skips_packets
     return bool(overlapped.pointer.Internal >> 30 & 3 == 2)  # noqa: PLR2004 - a status that is but a warning
 
 

@@ -37,12 +37,12 @@ if TYPE_CHECKING:
     from unio._core import Lock as Lock  # noqa: PLC0414 - so that it counts as this module's
 
 
-def refuse_within_lock() -> None:
+def refuse_within_lock(what: str = "wait for completions") -> None:
     """Raise RuntimeError where the calling thread holds a lock of unio's."""
     if holds_lock():
         raise RuntimeError(
-            "a finalizer or a signal handler can't wait for completions when it comes in the middle of a step of a "
-            "port's: let it post, and wait elsewhere"
+            f"a finalizer or a signal handler can't {what} when it comes in the middle of a step of a port's: let it "
+            "post, and do that elsewhere"
         )
 
 

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from unio._core import QueueState
-    from unio.backends.engine.handle import Direction
+    from unio.backends.engine.handle import Direction, EngineHandle
     from unio.backends.engine.run_slots import Waiter
     from unio.operations import Operation
 
@@ -414,6 +414,10 @@ class CompletionQueue(QueueState):
     def count_operations(self) -> int:
         """How many operations are queued."""
         return sum([not isinstance(packet, Completion) for packet in self.packets()])
+
+    def has_any_of(self, handle: EngineHandle) -> bool:
+        """Whether an operation on a handle is queued."""
+        return any(not isinstance(packet, Completion) and packet._handle is handle for packet in self.packets())
 
     def close(self) -> None:
         """Wake everybody, and let what is still queued go."""

@@ -18,9 +18,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from unio.backends.common.accelerator import has_fast_path, next_sequence
-from unio.backends.common.locks import Lock, holds_lock, put_off
+from unio.backends.common.locks import Lock, holds_lock, put_off, refuse_within_lock
 from unio.backends.common.objects import close_elsewhere, closed, closes_at_once, stands_for
-from unio.errors import AssociationError, has_left, shown
+from unio.errors import AssociationError, cant_detach, has_left, is_closed, shown
 from unio.handle import Handle, HasFileno, Kind
 from unio.operations import Route
 from unio.port import port_closed
@@ -47,6 +47,7 @@ class Lifecycle(IntEnum):
     CLOSING = 1  # it takes nothing new; the descriptor is given back when the last system call on it has ended
     CLOSED = 2
     ORPHANED = 3  # the port was closed; the object is still the caller's to close
+    DETACHED = 4  # as CLOSED, but the object was given back; not all is done while the port has the handle in its table
 
 
 if TYPE_CHECKING:
@@ -124,6 +125,7 @@ else:
 
         __slots__ = (
             "__weakref__",
+            "before",
             "closing",
             "ended",
             "failure",
@@ -177,10 +179,13 @@ class EngineHandle(HandleState, Handle):
     """The operations of a file, which have no order."""
     is_fast: bool
     """Whether C does the plain operations of this handle."""
+    before: tuple[float | None, bool, int, int] | None
+    """What associating has changed, as it was: time-out, whether it blocks, low-water mark, whether it raises no
+    signal."""
     identity: tuple[int, int] | None
     """Of what the number stands for, where no socket object knows."""
     closing: bool
-    """Whether a thread is within its close()."""
+    """Whether a thread is within its close(), or its detach()."""
     running: int
     """Operations that are being done without the direction: of files, and polls."""
     serial: int
@@ -201,7 +206,7 @@ class EngineHandle(HandleState, Handle):
     ) -> None:
         HandleState.__init__(self)
         self.lifecycle = Lifecycle.OPEN
-        self.identity = None
+        self.before = self.identity = None
         if isinstance(given, socket.socket):
             self.kind = Kind.SOCKET
         else:
@@ -224,7 +229,7 @@ class EngineHandle(HandleState, Handle):
         self.stream = True
         self.shows_drained = self.is_fast = False
         if self.kind is Kind.SOCKET:
-            sock = given if isinstance(given, socket.socket) else _BorrowedSocket(fileno=number)
+            sock = given if isinstance(given, socket.socket) else BorrowedSocket(fileno=number)
             self.socket = sock
             self.stream = type_of(sock) == socket.SOCK_STREAM
             # Only TCP's receive ends early for no other reason: AF_UNIX stops where credentials or descriptors change,
@@ -285,11 +290,44 @@ class EngineHandle(HandleState, Handle):
             return
         self.queue.start_gathered()
         with self.lock:
-            if self.lifecycle in (Lifecycle.CLOSING, Lifecycle.CLOSED):
+            if self.lifecycle in (Lifecycle.CLOSING, Lifecycle.CLOSED, Lifecycle.DETACHED):
                 return
             self.lifecycle = Lifecycle.CLOSING
             self.closing = True  # this thread is busy with it too, and leaves it last unless others stay for longer
         self._end(closer=True)
+
+    def detach(self) -> HasFileno | int:
+        port = self.port()
+        if port is None:
+            raise port_closed()
+        if port._unusable is not None:
+            raise port._unusable()
+        refuse_within_lock("detach a handle")
+        self.queue.start_gathered()
+        is_open = self.is_open()
+        with self.lock:
+            begun = self.lifecycle == Lifecycle.DETACHED and port._table.get(self.number) is self
+            if self.closing or not is_open or not (begun or self.lifecycle == Lifecycle.OPEN):
+                raise is_closed(self)
+            if not begun and (self._is_in_use() or self.queue.has_any_of(self)):
+                raise cant_detach(self)
+            self.lifecycle = Lifecycle.DETACHED
+            self.closing = True
+        try:
+            port._hand_back(self)
+        finally:
+            self.closing = False
+        return self.object
+
+    def _is_in_use(self) -> bool:
+        """Whether anything is in flight on it, or may be being done; the caller holds the lock."""
+        return bool(self.in_flight() or self.running or self.incoming.active or self.outgoing.active)
+
+    def part_unharmed(self) -> None:
+        """Close what the port has of its own of the object, and let go of that."""
+        if isinstance(self.socket, BorrowedSocket):
+            self.socket.detach()
+        self._close_both(is_open=False)
 
     def leave(self, lifecycle: Lifecycle) -> None:
         """Take part in nothing any more: the object was closed behind the port's back, or the port was closed."""
@@ -338,7 +376,7 @@ class EngineHandle(HandleState, Handle):
         with self.lock:
             if closer:
                 self.closing = False
-            if self.lifecycle in (Lifecycle.OPEN, Lifecycle.CLOSED) or self._is_busy():
+            if self.lifecycle in (Lifecycle.OPEN, Lifecycle.CLOSED, Lifecycle.DETACHED) or self._is_busy():
                 return
             closing = self.lifecycle == Lifecycle.CLOSING
             for operation in self.in_flight():
@@ -378,7 +416,7 @@ class EngineHandle(HandleState, Handle):
     def _part(self, *, is_open: bool, here: bool) -> None:
         """Close the private descriptor, and the object if the program has not done so itself."""
         elsewhere = not here and (is_open or self.private >= 0) and not closes_at_once(self)
-        if isinstance(self.socket, _BorrowedSocket):
+        if isinstance(self.socket, BorrowedSocket):
             self.socket.detach()
         if elsewhere:
             close_elsewhere(partial(self._close_both, is_open=is_open))
@@ -443,7 +481,7 @@ class EngineHandle(HandleState, Handle):
         return self.files
 
 
-class _BorrowedSocket(socket.socket):
+class BorrowedSocket(socket.socket):
     """Makes a socket's methods available for a descriptor that is somebody else's to close."""
 
     def __del__(self) -> None:

@@ -43,7 +43,7 @@ from unio.backends.engine.attempts import ATTEMPTS_MAX, SEND_CHUNK, Outcome, unb
 from unio.backends.engine.completion_queue import ASK_SECONDS, TAKES_MAX, CompletionQueue, nothing_gathered
 from unio.backends.engine.handle import Direction, EngineHandle, Lifecycle
 from unio.backends.engine.run_slots import WATCH_SECONDS, Blocking, Waiter, current, join
-from unio.backends.engine.syscalls import make_fit
+from unio.backends.engine.syscalls import make_as_before, make_fit
 from unio.errors import NotAssociated, as_oserror, cancelled, has_left, timed_out
 from unio.handle import HasFileno, Kind
 from unio.operation_state import IDLE, PENDING, QUEUED
@@ -231,6 +231,13 @@ class EnginePort(Port, ABC):
         if registered:
             self._register_successor(handle)
 
+    def _hand_back(self, handle: EngineHandle) -> None:
+        """Let a handle go that was detached; where this raises, it can be called again."""
+        if handle.kind is not Kind.FILE:
+            make_as_before(handle)
+        handle.part_unharmed()
+        self._forget(handle, is_open=True)  # last: from here on another port may have the object
+
     def _register_successor(self, handle: EngineHandle) -> None:
         """Register once more who has joined with a handle's number, if that is another by now.
 
@@ -287,7 +294,7 @@ class EnginePort(Port, ABC):
             try:
                 _left = operation._begin()  # goes when this returns, and the lock is given back
                 urgent = False
-                if handle.lifecycle == Lifecycle.CLOSED:
+                if handle.lifecycle in (Lifecycle.CLOSED, Lifecycle.DETACHED):
                     operation._sequence = next_sequence()
                     self._queue.complete(operation, has_left())
                 else:
@@ -409,7 +416,10 @@ class EnginePort(Port, ABC):
         if isinstance(operation, ProcessExit):
             self._start_watch(operation)
         elif operation.name in UNDERTAKINGS and (undertaking := operation._native) is not None:
-            undertaking.start()
+            try:
+                undertaking.start()
+            except MemoryError:  # it is in flight, and there may be some by now
+                undertaking.start()
         self._queue.wake_leader()
         if self._queue.has_packets:
             self._queue.wake()
@@ -486,7 +496,10 @@ class EnginePort(Port, ABC):
                 setattr(operation, name, result)
             self._queue.complete(operation, error)
             del self._detached[number]
-        self._queue.wake()
+        try:
+            self._queue.wake()
+        except MemoryError:  # there may be some by now, and who calls this is to hear that it was done
+            self._queue.wake()
         return True
 
     def _end_claim(self, operation: ProcessExit, error: OSError | None) -> None:

@@ -87,6 +87,8 @@ def _is_taken(number: int, known: Any) -> bool:
 def keep_object(handle: EngineHandle) -> None:
     """Remember, for a handle whose port is closed, the object instead: it may live longer."""
     number = handle.number
+    if handle.lifecycle == Lifecycle.DETACHED:  # it may join another port, and perhaps has
+        return
     try:
         kept: weakref.ref[Any] = weakref.ref(handle.object)
     except TypeError:  # of such objects no weak references can be made

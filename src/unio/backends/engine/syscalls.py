@@ -30,7 +30,7 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from unio.backends.engine.handle import family_of, type_of
+from unio.backends.engine.handle import BorrowedSocket, family_of, type_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -63,6 +63,9 @@ RWF_NOSIGNAL = 0x100
 
 F_SETNOSIGPIPE = 73 if sys.platform == "darwin" else None
 """macOS' fcntl for it, which Python has no name for; it takes sockets and pipes."""
+F_GETNOSIGPIPE = 74 if sys.platform == "darwin" else None
+
+RCVLOWAT = socket.SO_RCVLOWAT
 
 F_FULLFSYNC: int | None = getattr(fcntl, "F_FULLFSYNC", None)
 """macOS' fcntl that has a drive write what it has, too; its fsync(2) only gives the drive what the system has."""
@@ -77,18 +80,35 @@ _gettimeout = socket.socket.gettimeout
 
 
 def make_fit(handle: EngineHandle) -> None:
-    """Make a socket or a pipe fit for overlapped work."""
-    sock = handle.socket
+    """Make a socket or a pipe fit for overlapped work, and note how it was before."""
+    sock, number = handle.socket, handle.number
+    timeout, mark = (None, 1) if sock is None else (sock.gettimeout(), sock.getsockopt(socket.SOL_SOCKET, RCVLOWAT))
+    silent = 1 if F_GETNOSIGPIPE is None else fcntl.fcntl(number, F_GETNOSIGPIPE)
+    handle.before = timeout, os.get_blocking(number), mark, silent
     if sock is None:
-        os.set_blocking(handle.number, False)
-    else:
-        if sock.gettimeout() != 0:  # or else it was told already
-            sock.setblocking(False)
-        # A socket with a low-water mark doesn't tell of fewer bytes, and those who wait would not hear of them.
-        if sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) != 1:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+        os.set_blocking(number, False)
+    elif timeout != 0:  # or else it was told already
+        sock.setblocking(False)
+    # A socket with a low-water mark doesn't tell of fewer bytes, and those who wait would not hear of them.
+    if sock is not None and mark != 1:
+        sock.setsockopt(socket.SOL_SOCKET, RCVLOWAT, 1)
     if F_SETNOSIGPIPE is not None:
-        fcntl.fcntl(handle.number, F_SETNOSIGPIPE, 1)
+        fcntl.fcntl(number, F_SETNOSIGPIPE, 1)
+
+
+def make_as_before(handle: EngineHandle) -> None:
+    """Undo that; what the program has changed itself since stays, and the descriptor follows its socket object."""
+    sock, number = handle.socket, handle.number
+    timeout, blocks, mark, silent = handle.before or (0.0, False, 1, 1)  # else C has found it fit as it was
+    with contextlib.suppress(OSError):  # the program closes it just now
+        if sock is not None and mark != 1 and sock.getsockopt(socket.SOL_SOCKET, RCVLOWAT) == 1:
+            sock.setsockopt(socket.SOL_SOCKET, RCVLOWAT, mark)
+        if not silent:
+            fcntl.fcntl(number, F_SETNOSIGPIPE or 0, 0)
+        if sock is None or isinstance(sock, BorrowedSocket):
+            os.set_blocking(number, blocks)
+        else:
+            sock.settimeout(timeout if sock.gettimeout() == 0 else sock.gettimeout())
 
 
 # Not waiting

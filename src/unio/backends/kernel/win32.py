@@ -53,6 +53,10 @@ DONE_HERE = -1
 # ntstatus.h
 STATUS_PENDING = 0x103
 
+# ntifs.h
+FILE_IO_COMPLETION_NOTIFICATION_INFORMATION = 41
+FILE_REPLACE_COMPLETION_INFORMATION = 61
+
 # winbase.h, winnt.h, fileapi.h
 FILE_SKIP_COMPLETION_PORT_ON_SUCCESS = 1
 FILE_SKIP_SET_EVENT_ON_HANDLE = 2
@@ -197,6 +201,23 @@ def is_socket(number: int) -> bool:
 def is_handle(pointer: Any) -> bool:
     """Whether a HANDLE is that of an open file or pipe."""
     return bool(kernel32.GetFileType(pointer))
+
+
+def leave_port(pointer: Any) -> None:
+    """Take a handle off its completion port, which Windows can since 8.1; that never blocks."""
+    status, nothing = ffi.new("IO_STATUS_BLOCK *"), ffi.new("FILE_COMPLETION_INFORMATION *")
+    size = ffi.sizeof("FILE_COMPLETION_INFORMATION")
+    if code := ntdll.NtSetInformationFile(pointer, status, nothing, size, FILE_REPLACE_COMPLETION_INFORMATION):
+        said = f"NtSetInformationFile says {code & 0xFFFFFFFF:#x}"
+        raise OSError(errno.ENOTSUP, f"this Windows can't take a handle off its completion port: {said}")
+
+
+def skips_packets(pointer: Any) -> bool:
+    """Whether a success at once queues no packet, as somebody has told a handle, which can't be taken back."""
+    status, modes = ffi.new("IO_STATUS_BLOCK *"), ffi.new("DWORD *")
+    size, which = ffi.sizeof("DWORD"), FILE_IO_COMPLETION_NOTIFICATION_INFORMATION
+    failed = ntdll.NtQueryInformationFile(pointer, status, modes, size, which)
+    return not failed and bool(modes[0] & FILE_SKIP_COMPLETION_PORT_ON_SUCCESS)
 
 
 def open_process(process: Any, pid: int) -> Any:

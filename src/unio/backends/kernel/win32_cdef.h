@@ -87,6 +87,18 @@ int32_t NtDeviceIoControlFile(HANDLE FileHandle, HANDLE Event, void *ApcRoutine,
                               void *IoStatusBlock, DWORD IoControlCode, void *InputBuffer,
                               DWORD InputBufferLength, void *OutputBuffer, DWORD OutputBufferLength);
 
+/* ntifs.h: how a handle leaves its port (NtSetInformationFile with FileReplaceCompletionInformation), and which modes of
+   SetFileCompletionNotificationModes it has (NtQueryInformationFile with FileIoCompletionNotificationInformation) */
+typedef struct _FILE_COMPLETION_INFORMATION {
+    HANDLE Port;
+    void *Key;
+} FILE_COMPLETION_INFORMATION;
+
+int32_t NtSetInformationFile(HANDLE FileHandle, IO_STATUS_BLOCK *IoStatusBlock, void *FileInformation, DWORD Length,
+                             int FileInformationClass);
+int32_t NtQueryInformationFile(HANDLE FileHandle, IO_STATUS_BLOCK *IoStatusBlock, void *FileInformation, DWORD Length,
+                               int FileInformationClass);
+
 /* The question to the device: not documented by Microsoft. wepoll and libuv have used it since Windows Vista. */
 typedef struct _AFD_POLL_HANDLE_INFO {
     HANDLE Handle;

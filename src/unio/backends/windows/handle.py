@@ -13,12 +13,13 @@ from collections import deque
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
-from unio.backends.common.locks import Lock, holds_lock, put_off
+from unio.backends.common.locks import Lock, holds_lock, put_off, refuse_within_lock
 from unio.backends.common.objects import close_elsewhere, closed, closes_at_once, lingers, number_of, stands_for
 from unio.backends.kernel import win32
 from unio.backends.kernel.win32 import kernel32
 from unio.backends.kernel.win32_api import ffi
-from unio.errors import AssociationError, shown
+from unio.backends.windows.kernel_queue import surely
+from unio.errors import AssociationError, cant_detach, is_closed, shown
 from unio.handle import Handle, HasFileno, Kind
 from unio.operations import Operation, Route
 from unio.port import port_closed
@@ -33,6 +34,7 @@ class Lifecycle(IntEnum):
     OPEN = 0
     CLOSING = 1  # closed; its operations have still to be reaped
     CLOSED = 2
+    DETACHED = 3  # as CLOSED, but the object was given back
 
 
 class Direction:
@@ -77,14 +79,17 @@ class IocpHandle(Handle):
         "port",
         "said",
         "skip_on_success",
+        "skips_packets",
         "socket",
         "stream",
+        "timeout",
     )
 
     def __init__(self, port: IocpPort, given: HasFileno | int, key: Any, *, skip_on_success: bool) -> None:
         self.object = given
         self.key = key
         self.skip_on_success = skip_on_success
+        self.skips_packets = False  # whether Windows queues none for a success at once, which is for ever
         self.said = number_of(given)  # what the object says that its number is; a file's is not the HANDLE
         self.kind, self.number, self.socket = _examine(given, self.said)
         self.pointer: Any = ffi.cast("HANDLE", self.number)
@@ -101,6 +106,7 @@ class IocpHandle(Handle):
         self.stream = self.socket is None or self.socket.type == socket.SOCK_STREAM
         self.connected = False
         self.disconnected = False
+        self.timeout = self.socket.gettimeout() if self.socket is not None else None  # before it joined
         if self.socket is not None and not self.stream:
             with contextlib.suppress(OSError):
                 self.socket.getpeername()
@@ -163,6 +169,36 @@ class IocpHandle(Handle):
             except MemoryError:
                 port._later(port._close_handle, self)
                 raise
+
+    def detach(self) -> HasFileno | int:
+        port = self.port()
+        if port is None:
+            raise port_closed()
+        if port._unusable is not None:
+            raise port._unusable()
+        refuse_within_lock("detach a handle")
+        is_open = self.is_open()
+        with self.lock:
+            if self.lifecycle is not Lifecycle.OPEN or not is_open:
+                raise is_closed(self)
+            if self.pending or self.calling or port._has_any_of(self):
+                raise cant_detach(self)
+            win32.leave_port(self.pointer)
+            self.lifecycle = Lifecycle.DETACHED
+        surely(port._hand_back, self)
+        return self.object
+
+    def make_as_before(self) -> None:
+        """Undo what associating has changed, as far as Windows tells what that was."""
+        if self.socket is None:
+            return
+        with contextlib.suppress(OSError):  # the program closes it just now
+            if not self.stream and not self.connected:
+                win32.report_unreachable(self.socket, report=True)
+            if isinstance(self.socket, _BorrowedSocket):
+                self.socket.detach()
+            elif self.socket.gettimeout() == 0:
+                self.socket.settimeout(self.timeout)
 
     def part(self, *, is_open: bool, here: bool) -> None:
         """Close the object, if the program has not done so itself.

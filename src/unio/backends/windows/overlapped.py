@@ -430,7 +430,7 @@ def start_disconnect(handle: IocpHandle, operation: Operation) -> int:
     overlapped.reset()
     if handle.disconnected:
         return win32.DONE_HERE
-    if handle.skip_on_success:  # Wine's DisconnectEx then promises a packet that never comes; this ends the same side
+    if handle.skips_packets:  # Wine's DisconnectEx then promises a packet that never comes; this ends the same side
         start_shutdown(handle, operation)
         handle.disconnected = True
         return win32.DONE_HERE
