@@ -6,7 +6,9 @@ import contextlib
 import errno
 import os
 import platform
+import socket
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -69,3 +71,19 @@ def test_where_python_knows_no_pidfd_the_completion_of_an_exit_says_so(
     found = run(port, unio.ProcessExit(child))
     assert isinstance(found.error, OSError)
     assert found.error.errno == errno.ENOSYS
+
+
+def watched(port: Any) -> set[int]:
+    """The numbers that the system says are in a port's epoll set."""
+    lines = Path(f"/proc/self/fdinfo/{port._epoll.fileno()}").read_text().splitlines()
+    return {int(line.split()[1]) for line in lines if line.startswith("tfd:")}
+
+
+def test_what_is_detached_does_not_stay_in_the_epoll_set(resources: contextlib.ExitStack) -> None:
+    port = resources.enter_context(unio.Port(backend="epoll"))
+    near, _far = map(resources.enter_context, socket.socketpair())
+    before = watched(port)
+    handle = port.associate(near)
+    assert watched(port) - before == {near.fileno()}
+    handle.detach()
+    assert watched(port) == before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import random
 import socket
@@ -17,6 +18,7 @@ from patience import PATIENCE
 from platforms import WINDOWS
 from support import (
     Background,
+    Stepped,
     arrived,
     assert_cancelled,
     assert_idle,
@@ -500,6 +502,33 @@ def test_submits_that_a_detach_races_complete_once_each_and_no_byte_is_lost(port
         data = b"".join(bytes(each.data) for each in receives if each.error is None)
         near.settimeout(PATIENCE)
         assert data + recv_exactly(near, 10 - len(data)) == b"0123456789"
+
+
+@wine_row("leave-port", always=False)
+@pytest.mark.process_wide
+@pytest.mark.clause("A5", "P7", "P2")
+def test_where_the_port_is_closed_at_any_line_of_it_the_object_is_free_or_stays(backend: str, make_port: Any) -> None:
+    other = make_port()
+    for line in itertools.count(1):
+        near, far = socket.socketpair()
+        with near, far, unio.Port(backend=backend) as port:
+            handle = port.associate(near)
+            detaching = Stepped(line, handle.detach)
+            reached = detaching.reached()
+            closing = Background(port.close)
+            closing.join(0.02)  # unless it waits for what the other one has
+            detaching.go()
+            closing.result()
+            try:
+                assert detaching.result() is near
+            except unio.PortClosed:
+                with pytest.raises(unio.AssociationError):
+                    other.associate(near)
+            else:
+                other.associate(near).detach()
+        if not reached:
+            break
+    assert line > 5
 
 
 @pytest.mark.skipif(not has_row("leave-port"), reason="what can't be done there is done here")

@@ -303,12 +303,11 @@ class EngineHandle(HandleState, Handle):
         if port._unusable is not None:
             raise port._unusable()
         refuse_within_lock("detach a handle")
-        self.queue.start_gathered()
         is_open = self.is_open()
         with self.lock:
             begun = self.lifecycle == Lifecycle.DETACHED and port._table.get(self.number) is self
             if self.closing or not is_open or not (begun or self.lifecycle == Lifecycle.OPEN):
-                raise is_closed(self)
+                raise port._unusable() if port._unusable is not None else is_closed(self)
             if not begun and (self._is_in_use() or self.queue.has_any_of(self)):
                 raise cant_detach(self)
             self.lifecycle = Lifecycle.DETACHED

@@ -853,7 +853,7 @@ class EnginePort(Port, ABC):
             registry.keep_object(handle)
         self._start_all()  # what was gathered on those handles ends with them
         self._queue.start_gathered = nothing_gathered
-        self._table.clear()
+        registry.clear(self._table)
         for operation in list(self._detached.values()):
             self._end(operation, cancelled("the port was closed"))
         self._lookups.close()

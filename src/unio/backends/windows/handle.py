@@ -180,7 +180,7 @@ class IocpHandle(Handle):
         is_open = self.is_open()
         with self.lock:
             if self.lifecycle is not Lifecycle.OPEN or not is_open:
-                raise is_closed(self)
+                raise port._unusable() if port._unusable is not None else is_closed(self)
             if self.pending or self.calling or port._has_any_of(self):
                 raise cant_detach(self)
             win32.leave_port(self.pointer)
