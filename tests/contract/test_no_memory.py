@@ -149,3 +149,44 @@ def test_a_detach_that_finds_no_memory_is_made_again_and_loses_nothing(backend: 
             recv = unio.Recv(other.associate(found.near), bytearray(4))
             other.submit(recv)
             assert [each.transferred for each in batch(other)] == [4]
+
+
+@pytest.mark.clause("S11", "X1", "X4")
+@pytest.mark.parametrize("ending", ["cancel", "time-out"])
+def test_what_is_ended_without_memory_before_its_turn_came_ends_once_and_can_be_submitted_again(
+    backend: str, ending: str
+) -> None:
+    for number in range(ALLOCATIONS):
+        reader, writer = unio.pipe()  # whose receives have their turns one by one
+        with unio.Port(backend=backend) as port, reader, writer:
+            port.wait(0)  # so that this thread is one that waits
+            handle = port.associate(reader)
+            first, second = unio.Recv(handle, bytearray(2)), unio.Recv(handle, bytearray(5))
+            port.submit(first)
+            port.submit(second, 0 if ending == "time-out" else None)
+            took = lacking(number, *((port.cancel, second) if ending == "cancel" else (bare_wait(port), 0, 1)))
+            found = took if ending != "cancel" and not isinstance(took, MemoryError) else port.wait(0, 1)
+            if not found:
+                assert ending == "cancel"
+                assert isinstance(took, MemoryError)
+                continue
+            assert [each.operation for each in found] == [second]
+            port.submit(second)
+            assert port.wait(0) == []
+            send = unio.Send(port.associate(writer), b"onto")
+            port.submit(send)
+            moved: dict[unio.Operation, int] = {}
+            while len(moved) < 3:
+                moved.update((each.operation, each.transferred) for each in batch(port))
+            assert moved == {first: 2, second: 2, send: 4}
+
+
+@pytest.mark.clause("S11", "X3", "P7")
+def test_a_close_that_found_no_memory_is_finished_by_the_close_of_the_port(backend: str) -> None:
+    for number in range(ALLOCATIONS):
+        with world(backend) as found:
+            found.submit("recv")
+            lacking(number, found.handle.close)
+            was_closed = found.handle.closed
+            found.port.close()
+            assert (found.near.fileno() < 0) == was_closed

@@ -232,12 +232,14 @@ class IocpPort(Port):
         self._wake()
 
     def _insist(self, step: Callable[..., object], *arguments: object) -> None:
-        """Take a step; if there is no memory for it, the next wait takes it from its beginning."""
+        """Take a step; if there is no memory for it, the next wait takes it from its beginning.
+
+        That raises nothing here: what the caller has done before is done, and is not to be done again.
+        """
         try:
             step(*arguments)
         except MemoryError:
             self._later(step, *arguments)
-            raise
 
     def _take_steps(self) -> None:
         while self._steps:
@@ -245,7 +247,12 @@ class IocpPort(Port):
                 step = self._steps.popleft()
             except IndexError:  # another thread was quicker
                 return
-            self._insist(step)
+            try:
+                step()
+            except MemoryError:
+                self._steps.append(step)
+                self._wake()
+                raise
 
     def _submit_later(self, handle: IocpHandle | None, operation: Operation, timeout: float | None) -> None:
         """Submit where this thread holds a lock: from now on the operation is in flight, and what is to be done waits.
@@ -264,7 +271,7 @@ class IocpPort(Port):
             raise
 
     def _submit_begun(self, handle: IocpHandle | None, operation: Operation, timeout: float | None) -> None:
-        """Submit an operation whose flight has begun before."""
+        """Submit an operation whose flight has begun before. Where it raises, it can be called again."""
         verdict = operation._verdict
         if self._unusable is not None or (handle is not None and handle.lifecycle is not Lifecycle.OPEN):
             verdict = verdict or has_left()
@@ -280,12 +287,11 @@ class IocpPort(Port):
             if delivered:
                 self._put(operation)
         elif handle is None:
-            self._start_detached(operation)
+            self._insist(self._start_detached, operation)
         else:
-            self._start_waiting(handle, operation.route)
-            if handle.lifecycle is Lifecycle.CLOSING:
-                self._close_handle(handle)
-            self._mind_deadlines()
+            self._insist(self._start_waiting, handle, operation.route)
+            self._finish_close(handle)
+            self._insist(self._mind_deadlines)
 
     def _handle_of(self, operation: Operation) -> IocpHandle | None:
         if not isinstance(operation, Operation):
@@ -305,6 +311,7 @@ class IocpPort(Port):
                 skipped = self._start(handle, operation, skip=operation is skipping) or skipped
             finally:
                 surely(self._started, handle, operation, sequence, direction)
+                self._finish_close(handle)
         return skipped
 
     def _started(
@@ -312,15 +319,13 @@ class IocpPort(Port):
     ) -> None:
         """The call that starts an operation has returned: catch up on what was asked for meanwhile."""
         with handle.lock:
-            handle.calling -= 1
-            if direction is not None:
-                direction.starting = False
             if operation._status == PENDING and operation.handle is handle and operation._sequence == sequence:
                 operation._native.started = True
                 if operation._verdict is not None:
                     surely(self._cancel_io, handle, operation)
-        if handle.lifecycle is Lifecycle.CLOSING:
-            self._insist(self._close_handle, handle)
+            if direction is not None:
+                direction.starting = False
+            handle.calling -= 1  # last, as what finds no memory before is done again
 
     def _next_to_start(self, handle: IocpHandle, direction: Direction) -> Operation | None:
         """The operation that this thread is to start now, or None."""
@@ -518,10 +523,7 @@ class IocpPort(Port):
         if flight.result is None and self._go_on(handle, operation):
             return None
         ended = self._ended(handle, operation, flight.result)
-        try:
-            self._start_waiting(handle, operation.route)
-        except MemoryError:  # this one has ended all the same
-            self._later(self._start_waiting, handle, operation.route)
+        self._insist(self._start_waiting, handle, operation.route)
         return operation if ended else None
 
     def _left_behind(self, handle: IocpHandle) -> None:
@@ -544,6 +546,7 @@ class IocpPort(Port):
             self._start(handle, operation, skip=False)
         finally:
             surely(self._started, handle, operation, sequence)
+            self._finish_close(handle)
         return True
 
     def _error_of(
@@ -599,9 +602,9 @@ class IocpPort(Port):
         The caller holds the handle's lock.
         """
         if not handle.pending:
-            ordered = sorted(handle.ended, key=lambda ended: ended._sequence)
-            handle.ended.clear()
-            for each in ordered:
+            handle.ended.sort(key=lambda ended: -ended._sequence)
+            while handle.ended:
+                each = handle.ended.pop()
                 if self._complete(each, each.error):
                     self._put(each)
 
@@ -674,7 +677,7 @@ class IocpPort(Port):
                 return self._ask(handle, operation, verdict, is_open=is_open)
             handle.directions[operation.route].remove(operation)
             operation._verdict = verdict
-        self._queue.post(win32.ERROR_OPERATION_ABORTED, PacketKey.FAILED, operation._native.address)
+        self._insist(self._queue.post, win32.ERROR_OPERATION_ABORTED, PacketKey.FAILED, operation._native.address)
         return True
 
     def _ask(self, handle: IocpHandle, operation: Operation, verdict: OSError, *, is_open: bool) -> bool:
@@ -695,7 +698,8 @@ class IocpPort(Port):
             return True
         if pointer is None:  # a poll that has ended before the device was asked anything
             return False
-        return bool(kernel32.CancelIoEx(pointer, operation._native.pointer)) or last_error() != win32.ERROR_NOT_FOUND
+        # Nothing that takes memory follows its success: asked once more, Windows would not find the operation.
+        return kernel32.CancelIoEx(pointer, operation._native.pointer) != 0 or last_error() != win32.ERROR_NOT_FOUND
 
     def _close_handle(self, handle: IocpHandle, *, here: bool = False) -> None:
         """Cancel what a closing handle has in flight, and part from it, once no thread is starting anything on it.
@@ -714,6 +718,11 @@ class IocpPort(Port):
                     handle.lifecycle = Lifecycle.CLOSING
                     raise
 
+    def _finish_close(self, handle: IocpHandle) -> None:
+        """Close a handle that was to be closed while a thread was starting something on it, which it has done now."""
+        if handle.lifecycle is Lifecycle.CLOSING:
+            self._insist(self._close_handle, handle)
+
     def _claim_end(self, handle: IocpHandle) -> bool:
         """Close a handle that is closing. Returns False if a thread is starting something on it, or that was done."""
         with handle.lock:
@@ -729,10 +738,11 @@ class IocpPort(Port):
                 operation._verdict = operation._verdict or cancelled("the handle was closed")
                 if operation._native.given:
                     surely(self._cancel_io, handle, operation)
-        for each in handle.directions.values():
-            while each.waiting:  # nobody starts one of these any more
-                operation = each.waiting.popleft()
-                self._queue.post(win32.ERROR_OPERATION_ABORTED, PacketKey.FAILED, operation._native.address)
+            for each in handle.directions.values():
+                while each.waiting:  # nobody starts one of these any more
+                    address = each.waiting[0]._native.address
+                    self._queue.post(win32.ERROR_OPERATION_ABORTED, PacketKey.FAILED, address)
+                    each.waiting.popleft()
         with self._lock:
             if self._handles.get(handle.number) is handle:
                 del self._handles[handle.number]
@@ -939,6 +949,7 @@ class IocpPort(Port):
 
     def _end_everything(self) -> None:
         """Close what a port consists of, as far as that has not been done yet."""
+        self._take_steps()
         handles = list(self._handles.values())
         for handle in handles:
             self._cancel_all(handle)

@@ -18,7 +18,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from unio.backends.kernel import win32
-from unio.backends.kernel.win32 import NULL, kernel32
+from unio.backends.kernel.win32 import NULL, kernel32, last_error
 from unio.backends.kernel.win32_api import ffi
 from unio.operations import Operation
 
@@ -93,7 +93,9 @@ class KernelQueue:
 
     def _post(self, count: int, key: PacketKey, number: int) -> None:
         overlapped = ffi.cast("OVERLAPPED *", number)
-        win32.check(kernel32.PostQueuedCompletionStatus(self.pointer, count, key, overlapped))
+        # Nothing that takes memory follows its success: a packet that came twice could end an operation's next flight.
+        if not kernel32.PostQueuedCompletionStatus(self.pointer, count, key, overlapped):
+            raise win32.os_error(last_error())
 
     def put(self, packet: Operation | Completion) -> None:
         """Queue what a wait is to return."""
@@ -180,7 +182,10 @@ _thread = threading.local()  # its room for the packets of one call, which is us
 
 
 def surely(step: Callable[..., Result], *arguments: Any) -> Result:
-    """Take a step that is not to be left out: once more, if there was no memory. Nothing of it was done then."""
+    """Take a step that is not to be left out: once more, if there was no memory.
+
+    Nothing of it was done then, or what was is seen by it: what it does last takes no memory afterwards.
+    """
     try:
         return step(*arguments)
     except MemoryError:  # there may be some by now
