@@ -59,6 +59,11 @@ def is_closed(handle: object) -> NotAssociated:
     return NotAssociated(f"{handle!r} was closed or detached before")
 
 
+def no_memory() -> OSError:
+    """The error of a completion where Python has found no memory; in the middle of anything."""
+    return OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+
 def as_oserror(raised: Exception) -> OSError:
     """The error of a completion, for whatever was raised on the way; the caller holds no lock.
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 
@@ -15,6 +16,7 @@ from scarcity import ALLOCATIONS, WHY_NOT, lacking
 from support import bare_wait, batch
 
 import unio
+from unio.backends.common.locks import Lock
 
 if WHY_NOT:
     pytest.skip(WHY_NOT, allow_module_level=True)
@@ -179,6 +181,33 @@ def test_what_is_ended_without_memory_before_its_turn_came_ends_once_and_can_be_
             while len(moved) < 3:
                 moved.update((each.operation, each.transferred) for each in batch(port))
             assert moved == {first: 2, second: 2, send: 4}
+
+
+@pytest.mark.clause("S1", "S11")
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_finalizer_submits_in_the_middle_of_a_step_completes_once_where_memory_is_lacking(
+    backend: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)  # which is told that there was no memory
+
+    lock = Lock()
+
+    def within_a_lock(found: World, operation: unio.Operation) -> None:
+        with lock:
+            found.port.submit(operation)
+
+    for number in range(ALLOCATIONS):
+        with world(backend) as found:
+            operation = KINDS[kind](found.handle)
+            lacking(number, within_a_lock, found, operation)
+            if operation.in_flight:
+                found.must.append(operation)
+            while kind == "send" and operation.in_flight:
+                found.note(batch(found.port))
+            if operation.transferred and kind == "send":
+                assert found.far.recv(100) == b"hello"
+            found.submit("recv")
+            found.finish()
 
 
 @pytest.mark.clause("S11", "X3", "P7")

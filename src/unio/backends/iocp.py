@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 from unio.arguments import seconds
 from unio.backends.common import clock
 from unio.backends.common.accelerator import next_sequence
+from unio.backends.common.base_port import BasePort
 from unio.backends.common.connecting import UNDERTAKINGS
 from unio.backends.common.file_threads import FilePool
 from unio.backends.common.locks import Lock, holds_lock, put_off, refuse_within_lock
@@ -42,10 +43,10 @@ from unio.backends.windows.handle import Direction, IocpHandle, Lifecycle
 from unio.backends.windows.kernel_queue import KernelQueue, PacketKey, surely
 from unio.backends.windows.overlapped import STARTS, Overlapped, finish, goes_alone, may_go_on
 from unio.backends.windows.processes import Watches
-from unio.errors import AssociationError, NotAssociated, cancelled, has_left, shown, timed_out
+from unio.errors import AssociationError, cancelled, has_left, shown, timed_out
 from unio.operation_state import IDLE, PENDING, QUEUED
 from unio.operations import Operation, ProcessExit, Route, Timer
-from unio.port import LIMIT_DEFAULT, Completion, Port, check_limit, port_closed
+from unio.port import LIMIT_DEFAULT, Completion, check_limit, port_closed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -83,7 +84,7 @@ ENDED_HERE = (995, 64, 676, 1236, 6, 10004, 10038, 10053, 10054, 232, 109)
 """
 
 
-class IocpPort(Port):
+class IocpPort(BasePort):
     """A port over a completion port of Windows'."""
 
     backend = "iocp"
@@ -254,23 +255,10 @@ class IocpPort(Port):
                 self._wake()
                 raise
 
-    def _submit_later(self, handle: IocpHandle | None, operation: Operation, timeout: float | None) -> None:
-        """Submit where this thread holds a lock: from now on the operation is in flight, and what is to be done waits.
-
-        Until then nobody has it, which its number says: a verdict is left with it.
-        """
-        idle = operation._status == IDLE
-        try:
-            if idle:
-                operation._sequence = NOT_LINKED
-            _left = operation._begin()
-            put_off(partial(self._insist, self._submit_begun, handle, operation, timeout))
-        except BaseException:
-            if idle:
-                operation._status = IDLE
-            raise
-
     def _submit_begun(self, handle: IocpHandle | None, operation: Operation, timeout: float | None) -> None:
+        self._insist(self._enter_begun, handle, operation, timeout)
+
+    def _enter_begun(self, handle: IocpHandle | None, operation: Operation, timeout: float | None) -> None:
         """Submit an operation whose flight has begun before. Where it raises, it can be called again."""
         verdict = operation._verdict
         if self._unusable is not None or (handle is not None and handle.lifecycle is not Lifecycle.OPEN):
@@ -292,14 +280,6 @@ class IocpPort(Port):
             self._insist(self._start_waiting, handle, operation.route)
             self._finish_close(handle)
             self._insist(self._mind_deadlines)
-
-    def _handle_of(self, operation: Operation) -> IocpHandle | None:
-        if not isinstance(operation, Operation):
-            raise TypeError(f"an operation is needed here, not {type(operation).__name__}")
-        handle = operation.handle
-        if handle is None or (isinstance(handle, IocpHandle) and handle.port() is self):
-            return handle
-        raise NotAssociated(f"{handle!r} belongs to another port")
 
     def _start_waiting(self, handle: IocpHandle, route: Route, skipping: Operation | None = None) -> bool:
         """Give Windows what waits to be started and may be. Returns whether *skipping* has succeeded at once."""
@@ -641,23 +621,7 @@ class IocpPort(Port):
         self._handle_of(operation)
         return self._cancel(operation, "cancelled by Port.cancel")
 
-    def _cancel(self, operation: Operation, reason: str) -> bool:
-        """Ask an operation to end. Returns whether it was in flight."""
-        if not holds_lock():
-            return self._end(operation, cancelled(reason))
-        if operation._status != PENDING:
-            return False
-        if operation._sequence == NOT_LINKED:
-            operation._verdict = operation._verdict or cancelled(reason)
-        else:
-            put_off(partial(self._end, operation, cancelled(reason), operation._sequence))
-        return True
-
     def _end(self, operation: Operation, verdict: OSError, flight: int | None = None) -> bool:
-        """Ask that an operation ends with *verdict*. Returns whether it was in flight.
-
-        With *flight*, only the one of this number: by now it may be on another.
-        """
         handle = operation.handle
         if handle is None:
             return self._detached_ended(operation, verdict, flight)

@@ -25,14 +25,14 @@ import io
 import os
 import threading
 import weakref
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import deque
-from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from unio.arguments import seconds
 from unio.backends.common import clock
 from unio.backends.common.accelerator import core, has_fast_path, know_sockets, next_sequence
+from unio.backends.common.base_port import BasePort
 from unio.backends.common.connecting import UNDERTAKINGS
 from unio.backends.common.locks import Lock, holds_lock, put_off, refuse_within_lock
 from unio.backends.common.lookups import lookup_threads
@@ -44,11 +44,11 @@ from unio.backends.engine.completion_queue import ASK_SECONDS, TAKES_MAX, Comple
 from unio.backends.engine.handle import Direction, EngineHandle, Lifecycle
 from unio.backends.engine.run_slots import WATCH_SECONDS, Blocking, Waiter, current, join
 from unio.backends.engine.syscalls import make_as_before, make_fit
-from unio.errors import NotAssociated, as_oserror, cancelled, has_left, timed_out
+from unio.errors import as_oserror, cancelled, has_left, no_memory, timed_out
 from unio.handle import HasFileno, Kind
 from unio.operation_state import IDLE, PENDING, QUEUED
 from unio.operations import BUFFER_MIN, Operation, ProcessExit, Timer
-from unio.port import LIMIT_DEFAULT, Completion, Port, check_limit, port_closed
+from unio.port import LIMIT_DEFAULT, Completion, check_limit, port_closed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,7 +74,7 @@ OWNED, URGENT = 1, 2
 """After an operation was linked: its direction is this thread's, its deadline comes before all others."""
 
 
-class EnginePort(Port, ABC):
+class EnginePort(BasePort):
     """A port with a queue of its own. Subclasses add how operations are done, and the kernel."""
 
     is_fast: ClassVar[bool] = False
@@ -320,51 +320,50 @@ class EnginePort(Port, ABC):
         direction.append(operation)
         return urgent
 
-    def _submit_later(self, handle: EngineHandle | None, operation: Operation, timeout: float | None) -> None:
-        """Submit where this thread holds a lock: from now on the operation is in flight, and what is to be done waits.
-
-        Until then it has no place in a direction, which its number says: a verdict is left with it.
-        """
-        idle = operation._status == IDLE
-        try:
-            if idle:
-                operation._sequence = NOT_LINKED
-            _left = operation._begin()
-            put_off(partial(self._submit_begun, handle, operation, timeout))
-        except BaseException:
-            if idle:
-                self._queue.forget(operation)
-            raise
-
     def _submit_begun(self, handle: EngineHandle | None, operation: Operation, timeout: float | None) -> None:
-        """Submit an operation whose flight has begun before."""
         if handle is None:
             self._submit_begun_detached(operation, timeout)
             return
+        try:
+            linked = self._link_begun(handle, operation, timeout)
+        except MemoryError:  # nobody has it, and it ends with that
+            operation._verdict = operation._verdict or no_memory()
+            linked = self._link_begun(handle, operation, timeout)
+        try:
+            if linked:
+                self._start_begun(handle, operation)
+            self._queue.wake()
+        except MemoryError:  # it is in flight, and somebody else shall start it
+            self._backlog.append((handle, handle.direction(operation)))
+            self._queue.wake_leader()
+
+    def _link_begun(self, handle: EngineHandle, operation: Operation, timeout: float | None) -> bool:
+        """Put an operation whose flight has begun before into its direction, or end it: where it raises, neither.
+
+        Returns whether it is in its direction.
+        """
         direction = handle.direction(operation)
         with handle.lock:
-            verdict = operation._verdict
-            if handle.lifecycle != Lifecycle.OPEN:
-                verdict = verdict or has_left()
-            if verdict is not None:
-                operation._sequence = next_sequence()
-                self._queue.complete(operation, verdict)
-            else:
-                self._append(handle, direction, operation, timeout)
-            owned = verdict is None and direction is not handle.files and handle.own(direction)
-        if verdict is None:
-            self._start(handle, direction, operation, owned=owned)
-            self._queue.wake_leader()
-        self._queue.wake()
+            try:
+                verdict = operation._verdict
+                if handle.lifecycle != Lifecycle.OPEN:
+                    verdict = verdict or has_left()
+                if verdict is None:
+                    self._append(handle, direction, operation, timeout)
+                else:
+                    operation._sequence = next_sequence()
+                    self._queue.complete(operation, verdict)
+            except BaseException:
+                operation._sequence = NOT_LINKED
+                raise
+            return verdict is None
 
-    def _handle_of(self, operation: Operation) -> EngineHandle | None:
-        """The handle of an operation that was given to a method; None for one that has none."""
-        if not isinstance(operation, Operation):
-            raise TypeError(f"an operation is needed here, not {type(operation).__name__}")
-        handle = operation._handle  # what the property gives, at a fifth of the price
-        if handle is None or (isinstance(handle, EngineHandle) and handle.port() is self):
-            return handle
-        raise NotAssociated(f"{handle!r} belongs to another port")
+    def _start_begun(self, handle: EngineHandle, operation: Operation) -> None:
+        direction = handle.direction(operation)
+        with handle.lock:
+            owned = direction is not handle.files and handle.own(direction)
+        self._start(handle, direction, operation, owned=owned)
+        self._queue.wake_leader()
 
     def _submit_detached(self, operation: Operation, timeout: float | None) -> None:
         with self._lock:
@@ -383,19 +382,35 @@ class EnginePort(Port, ABC):
         self._start_detached(operation)
 
     def _submit_begun_detached(self, operation: Operation, timeout: float | None) -> None:
+        try:
+            begun = self._enter_begun(operation, timeout)
+        except MemoryError:  # nobody has it, and it ends with that
+            operation._verdict = operation._verdict or no_memory()
+            begun = self._enter_begun(operation, timeout)
+        if begun:
+            self._start_detached(operation)
+        else:
+            self._queue.wake()
+
+    def _enter_begun(self, operation: Operation, timeout: float | None) -> bool:
+        """Keep an operation whose flight has begun before, or end it: where it raises, neither. Tells if it is kept."""
         with self._lock:
             verdict = operation._verdict
             if self._unusable is not None:
                 verdict = verdict or cancelled("the port was closed")
-            if verdict is None:
-                self._enter_detached(operation, timeout)
-            else:
+            try:
+                if verdict is None:
+                    self._enter_detached(operation, timeout)
+                    return True
                 operation._sequence = next_sequence()
                 self._queue.complete(operation, verdict)
-        if verdict is None:
-            self._start_detached(operation)
-        else:
-            self._queue.wake()
+            except BaseException:
+                self._claimed.discard(id(operation))
+                self._detached.pop(id(operation), None)
+                operation._native = None
+                operation._sequence = NOT_LINKED
+                raise
+        return False
 
     def _enter_detached(self, operation: Operation, timeout: float | None) -> None:
         """Keep an operation without a handle until it has ended; the caller holds the port's lock."""
@@ -571,23 +586,7 @@ class EnginePort(Port, ABC):
         self._start_gathered()
         return self._cancel(operation, "cancelled by Port.cancel")
 
-    def _cancel(self, operation: Operation, reason: str) -> bool:
-        """Ask an operation to end. Returns whether it was in flight."""
-        if not holds_lock():
-            return self._end(operation, cancelled(reason))
-        if operation._status != PENDING:
-            return False
-        if operation._sequence == NOT_LINKED:
-            operation._verdict = operation._verdict or cancelled(reason)
-        else:
-            put_off(partial(self._end, operation, cancelled(reason), operation._sequence))
-        return True
-
     def _end(self, operation: Operation, verdict: OSError, flight: int | None = None) -> bool:
-        """End an operation with *verdict* unless its own result wins. Returns whether it was in flight.
-
-        With *flight*, only the one of this number: by now it may be on another.
-        """
         handle = operation._handle  # what the property gives, at a fifth of the price
         if handle is None:
             return self._detached_ended(operation, verdict, flight)
