@@ -33,6 +33,7 @@ from unio.operations import (
     Write,
 )
 from unio.port import Completion, Port
+from unio.tasks import Task
 
 TYPE_CHECKING = False  # as typing has it, which costs an import
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ __all__ = [
     "SendFile",
     "SendTo",
     "Shutdown",
+    "Task",
     "Timer",
     "Write",
     "backends",

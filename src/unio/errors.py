@@ -87,6 +87,15 @@ def as_oserror(raised: Exception) -> OSError:
     return error
 
 
+def anew(error: OSError) -> OSError:
+    """A copy of a completion's error, to be raised: what is raised gets a traceback, and so keeps the frames alive."""
+    copy = type(error)(*error.args)
+    copy.__cause__ = error.__cause__
+    if os.name == "nt":
+        copy.winerror = error.winerror
+    return copy
+
+
 def timed_out() -> TimeoutError:
     return TimeoutError(errno.ETIMEDOUT, "the time-out of the submission passed")
 

@@ -12,16 +12,17 @@ here; what the operating system says of the input or output arrives as the compl
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol, Self
 
 from unio.arguments import Address, checked_address, checked_file, require, seconds, view, whole_number
+from unio.awaiting import Within, completed
 from unio.backends.common.accelerator import AcceptState, BufferedState, OperationState, RecvState, SendState
 from unio.errors import InFlight, shown
 from unio.handle import Handle, HasFileno, Kind
 from unio.operation_state import IDLE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Generator, Sequence
     from typing import TypeAlias
 
     from typing_extensions import Buffer
@@ -102,6 +103,21 @@ class Operation(OperationState):
                 "Operation is what all operations have in common: make one of unio's, or of a subclass of it"
             )
         self._prepare(handle, key, state)
+
+    def __await__(self) -> Generator[Any, None, Self]:
+        """Submit it and wait until it has completed, in a coroutine that :meth:`unio.Port.start` has begun.
+
+        Gives the operation itself: ``recv = await unio.Recv(handle)``. An error of its completion is raised, and so is
+        what :meth:`unio.Port.submit` raises. Its :attr:`state` is the task's meanwhile, and then what it was.
+        """
+        return completed(self, self)
+
+    def within(self, timeout: float | None) -> Within[Self]:
+        """The same with a time-out, a number of seconds: ``await unio.Recv(handle).within(30)``.
+
+        When it passes first, :class:`TimeoutError` is raised, as :meth:`unio.Port.submit` says.
+        """
+        return Within(self, timeout)
 
     def _set_handle(self, handle: Handle) -> None:
         self._must_be_idle()

@@ -5,30 +5,38 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import threading
 import warnings
 import weakref
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
 from unio import backends
 from unio.arguments import whole_number
 from unio.backends.common.accelerator import Completion as Completion  # noqa: PLC0414, TC001 - it is this module's to give
-from unio.backends.common.locks import holds_lock, put_off
+from unio.backends.common.locks import Lock, holds_lock, put_off
 from unio.backends.common.processors import usable_processors
 from unio.errors import PortClosed
 from unio.finalizers import is_ending
+from unio.tasks import Stopped, Task, checked_coroutine, dispatch_all, stop
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
     from contextlib import AbstractContextManager
     from types import TracebackType
 
     from unio.handle import Handle, HasFileno
     from unio.operations import Operation
 
+Result = TypeVar("Result")
+
 LIMIT_DEFAULT = 64
 """How many completions one wait returns at most unless told: enough to spread the cost of the call, few enough that
 other threads find something to do."""
 
+
+TURN_SECONDS = 0.5
+"""How long the main thread waits in one go, so that a signal handler's turn comes: on Windows none runs while it waits,
+and elsewhere not if the signal came just before."""
 
 CONCURRENCY_MAX = 65536
 """More threads than any process has; every backend takes this many."""
@@ -81,6 +89,10 @@ class Port:
         del backend, concurrency  # the class was chosen with the one, and knows the other
         self._unusable = None
         self._forked = False
+        self._tasks: set[Task[Any]] = set()  # those that have not ended
+        self._runs_lock = Lock()  # guards the next two
+        self._runs = 0  # how many calls of run there are
+        self._stopping = False  # whether the packet that ends them is in the queue
         _ports.add(self)
 
     def associate(self, handle: HasFileno | int, key: Any = None, *, skip_on_success: bool = False) -> Handle:
@@ -143,6 +155,80 @@ class Port:
         with it: close the port then. A program that wants to go on installs a handler that posts instead.
         """
         raise _left_to_the_backend()
+
+    def run(self) -> None:
+        """Take completions and give each to its handler, until :meth:`stop`.
+
+        The handler is the ``state`` of the operation, which is called with the completion; a posted packet that has no
+        operation has it as its key. An operation that a coroutine awaits has the coroutine go on, see :meth:`start`.
+
+        Any number of threads may be in this. One alone takes completions in batches, for speed; of several, each takes
+        one at a time, so that none waits for the handler of another while a thread is free.
+
+        A handler that raises ends nothing: the exception goes to :func:`threading.excepthook`, with a note that shows
+        the completion. Only ``KeyboardInterrupt`` and ``SystemExit`` in the main thread come out of this, once what was
+        taken has been handled; then it may be called again.
+
+        Raises :class:`unio.PortClosed` when the port is closed, also in the middle of this.
+        """
+        turn = TURN_SECONDS if threading.current_thread() is threading.main_thread() else None
+        with self._runs_lock:
+            self._runs += 1
+        end: BaseException | None = None
+        try:
+            while end is None:
+                end = dispatch_all(self.wait(turn, LIMIT_DEFAULT if self._runs == 1 else 1))
+        finally:
+            with self._runs_lock:
+                self._runs -= 1
+                if isinstance(end, Stopped):
+                    self._stopping = self._runs > 0
+                    if self._stopping:
+                        self.post(stop)  # for the next
+        if not isinstance(end, Stopped):
+            raise end
+        if end.__cause__ is not None:
+            raise end.__cause__
+
+    def stop(self) -> None:
+        """End :meth:`run`, in all threads that are in it, once what is in the queue by now has been handled.
+
+        What is in flight stays so, and :meth:`run` may be called again when it has returned everywhere. A run that
+        begins before that, or after this was called while there was none, ends where it comes to this in the queue.
+
+        It never blocks and may be called from a handler and from a signal handler too. Raises
+        :class:`unio.PortClosed`.
+        """
+        with self._runs_lock:
+            if not self._stopping:
+                self.post(stop)
+                self._stopping = True
+
+    def start(self, coroutine: Coroutine[Any, Any, Result]) -> Task[Result]:
+        """Have the threads that are in :meth:`run` run a coroutine, beginning when it is its turn in the queue.
+
+        In it, ``await operation`` submits an operation and gives it back when it has completed. It runs in a copy of
+        the context (:mod:`contextvars`) of this call. What it raises goes to :func:`threading.excepthook`, with a note.
+
+        When the port is closed, a coroutine that awaits something is closed, so that its ``finally`` blocks run; every
+        further ``await`` raises :class:`unio.PortClosed` there.
+
+        Raises :class:`TypeError` for what is no coroutine, and :class:`unio.PortClosed`.
+        """
+        task = Task(self, checked_coroutine(coroutine))
+        self._tasks.add(task)
+        try:
+            self.post(task)
+        except BaseException:
+            self._tasks.discard(task)
+            coroutine.close()
+            raise
+        return task
+
+    def _close_tasks(self) -> None:
+        """Close the coroutines that await something; the port is closed."""
+        for task in list(self._tasks):
+            task._close()
 
     def blocking(self) -> AbstractContextManager[None]:
         """Declare that this thread is about to block: another is released in its place.

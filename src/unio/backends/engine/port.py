@@ -840,6 +840,8 @@ class EnginePort(BasePort):
         except BaseException:  # there was no memory, or a signal came: nothing is to stay in flight
             self._end_everything()
             raise
+        finally:
+            self._close_tasks()
 
     def _end_everything(self) -> None:
         """Close what a port consists of, as far as that has not been done yet."""
