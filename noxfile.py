@@ -47,7 +47,7 @@ print(*[each.reason for each in unio.backends.candidates() if each.name == sys.a
 IN_PARALLEL = [
     f"tests/contract/test_{name}.py"
     for name in (
-        *("association", "cancel", "close", "completion", "flush", "operation_objects", "submit", "time_outs"),
+        *("association", "cancel", "close", "completion", "operation_objects", "start_gathered", "submit", "time_outs"),
         *("operations_disconnect", "operations_receive", "operations_send", "operations_vectored"),
         *("port_close", "port_fork", "port_post", "port_queue", "port_wait"),
     )

@@ -7,6 +7,7 @@ import functools
 import os
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -121,3 +122,11 @@ def make_pair(resources: contextlib.ExitStack) -> Callable[..., tuple[socket.soc
         return resources.enter_context(near), resources.enter_context(far)
 
     return make
+
+
+@pytest.fixture
+def hook(monkeypatch: pytest.MonkeyPatch) -> support.Hook:
+    """What is reported of handlers and tasks, and would end a thread elsewhere."""
+    hook = support.Hook()
+    monkeypatch.setattr(threading, "excepthook", hook)
+    return hook

@@ -477,6 +477,18 @@ def until(condition: Callable[[], object]) -> None:
     happened()
 
 
+class Hook:
+    """What threading.excepthook was called with; the fixture `hook` has it called."""
+
+    def __init__(self) -> None:
+        self.errors: list[BaseException] = []
+
+    def __call__(self, arguments: threading.ExceptHookArgs) -> None:
+        assert arguments.exc_value is not None
+        assert arguments.thread is threading.current_thread()
+        self.errors.append(arguments.exc_value)
+
+
 # Signals
 
 

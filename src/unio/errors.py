@@ -7,6 +7,7 @@ as the error of a completion, always an :class:`OSError`, with the same ``errno`
 
 import errno
 import os
+import sys
 
 
 class PortClosed(RuntimeError):
@@ -91,7 +92,7 @@ def anew(error: OSError) -> OSError:
     """A copy of a completion's error, to be raised: what is raised gets a traceback, and so keeps the frames alive."""
     copy = type(error)(*error.args)
     copy.__cause__ = error.__cause__
-    if os.name == "nt":
+    if sys.platform == "win32":
         copy.winerror = error.winerror
     return copy
 

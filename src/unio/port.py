@@ -5,25 +5,26 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import threading
 import warnings
 import weakref
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
 from unio import backends
-from unio.arguments import whole_number
+from unio.arguments import seconds, whole_number
 from unio.backends.common.accelerator import Completion as Completion  # noqa: PLC0414, TC001 - it is this module's to give
 from unio.backends.common.locks import Lock, holds_lock, put_off
 from unio.backends.common.processors import usable_processors
+from unio.dispatch import dispatch, run, stop
 from unio.errors import PortClosed
 from unio.finalizers import is_ending
-from unio.tasks import Stopped, Task, checked_coroutine, dispatch_all, stop
+from unio.tasks import Task, checked_coroutine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from contextlib import AbstractContextManager
     from types import TracebackType
 
+    from unio.dispatch import Run
     from unio.handle import Handle, HasFileno
     from unio.operations import Operation
 
@@ -34,9 +35,11 @@ LIMIT_DEFAULT = 64
 other threads find something to do."""
 
 
-TURN_SECONDS = 0.5
-"""How long the main thread waits in one go, so that a signal handler's turn comes: on Windows none runs while it waits,
-and elsewhere not if the signal came just before."""
+GRACE_SECONDS = 5.0
+"""How long what is in flight has to end, unless told, when a port is drained."""
+
+QUIET_SECONDS = 1.0
+"""How long something has waited for others, unless told, that counts as idle then."""
 
 CONCURRENCY_MAX = 65536
 """More threads than any process has; every backend takes this many."""
@@ -91,8 +94,9 @@ class Port:
         self._forked = False
         self._tasks: set[Task[Any]] = set()  # those that have not ended
         self._runs_lock = Lock()  # guards the next two
-        self._runs = 0  # how many calls of run there are
+        self._runs: set[Run] = set()
         self._stopping = False  # whether the packet that ends them is in the queue
+        self._draining = False
         _ports.add(self)
 
     def associate(self, handle: HasFileno | int, key: Any = None, *, skip_on_success: bool = False) -> Handle:
@@ -131,7 +135,7 @@ class Port:
         """
         raise _left_to_the_backend()
 
-    def flush(self) -> None:
+    def start_gathered(self) -> None:
         """Start what this thread has submitted and the port may still be gathering.
 
         A thread that waits on the port may have its submissions started together at its next wait; every other
@@ -171,24 +175,7 @@ class Port:
 
         Raises :class:`unio.PortClosed` when the port is closed, also in the middle of this.
         """
-        turn = TURN_SECONDS if threading.current_thread() is threading.main_thread() else None
-        with self._runs_lock:
-            self._runs += 1
-        end: BaseException | None = None
-        try:
-            while end is None:
-                end = dispatch_all(self.wait(turn, LIMIT_DEFAULT if self._runs == 1 else 1))
-        finally:
-            with self._runs_lock:
-                self._runs -= 1
-                if isinstance(end, Stopped):
-                    self._stopping = self._runs > 0
-                    if self._stopping:
-                        self.post(stop)  # for the next
-        if not isinstance(end, Stopped):
-            raise end
-        if end.__cause__ is not None:
-            raise end.__cause__
+        run(self, dispatch)
 
     def stop(self) -> None:
         """End :meth:`run`, in all threads that are in it, once what is in the queue by now has been handled.
@@ -225,10 +212,63 @@ class Port:
             raise
         return task
 
+    def tasks(self) -> list[Task[Any]]:
+        """The tasks that have not ended, in no order."""
+        return list(self._tasks)
+
+    async def drain(self, grace: float = GRACE_SECONDS, quiet: float = QUIET_SECONDS) -> list[Operation]:
+        """Bring what goes on to a good end: a coroutine for a task, whose last act is often :meth:`stop`.
+
+        From now on :attr:`draining` is True. Accepts are cancelled, and with them any that is submitted anew. So is
+        what waits for others and has done so for *quiet* seconds: a receive, a poll, a timer, an exit of a process.
+        What is left has *grace* seconds to end, with all that the handlers and the tasks submit meanwhile. Then the
+        handles on which something is in flight are closed, and so everything ends with :class:`unio.Cancelled`.
+
+        Returns the operations that were cut off in this way; none if everything has ended in time. So the end of a
+        server is ::
+
+            async def end():
+                await unio.Signal(signal.SIGTERM)
+                cut_off = await port.drain(10)
+                port.stop()
+
+        Raises :class:`ValueError` for what is no number of seconds, and :class:`unio.PortClosed`.
+        """
+        from unio.draining import drain  # noqa: PLC0415 - most programs that use a port need none of it, until they end
+
+        grace, quiet = seconds(grace, "the grace"), seconds(quiet, "the quiet time")
+        self._draining = True
+        return await drain(self, grace, quiet)
+
+    @property
+    def draining(self) -> bool:
+        """Whether :meth:`drain` was called: a server that has answered should end, and not wait for another request.
+
+        It is False again when :meth:`run` is called anew after that.
+        """
+        return self._draining
+
     def _close_tasks(self) -> None:
         """Close the coroutines that await something; the port is closed."""
         for task in list(self._tasks):
             task._close()
+
+    def _enter_run(self, run: Run) -> None:
+        with self._runs_lock:
+            if not self._runs:
+                self._draining = False
+            self._runs.add(run)
+        for other in list(self._runs):  # who looks for others after it has taken something, sees this one
+            if other is not run:
+                other.give_back()
+
+    def _leave_run(self, run: Run, *, stopped: bool) -> None:
+        with self._runs_lock:
+            self._runs.discard(run)
+            if stopped:
+                self._stopping = bool(self._runs)
+                if self._stopping:
+                    self.post(stop)  # for the next
 
     def blocking(self) -> AbstractContextManager[None]:
         """Declare that this thread is about to block: another is released in its place.
@@ -276,12 +316,22 @@ class Port:
         """Whether the port is closed, or belongs to the process that this one was forked from."""
         return self._unusable is not None
 
-    def _in_flight(self) -> int:
-        """How many operations are in flight; counted only when a port was dropped or a pool is ending.
+    def in_flight(self) -> int:
+        """How many operations are in flight; it takes the longer the more handles there are.
 
         Other threads may be at work. An operation that a thread is about to return from its wait may be missed, and
-        no other one.
+        no other one. Raises :class:`unio.PortClosed`.
         """
+        if self._unusable is not None:
+            raise self._unusable()
+        return len(self._operations())
+
+    def _give_back(self, completion: Completion) -> None:
+        """Put a completion back to the head of the queue, from where a wait has taken it."""
+        raise _left_to_the_backend()
+
+    def _operations(self) -> list[Operation]:
+        """Those that are in flight, in no order."""
         raise _left_to_the_backend()
 
     def __enter__(self) -> Self:
@@ -313,7 +363,7 @@ class Port:
             self._drop()
 
     def _drop(self) -> None:
-        if count := self._in_flight():
+        if count := len(self._operations()):
             message = f"{self!r} was dropped with {count} operations in flight: close it"
             warnings.warn(message, ResourceWarning, source=self, stacklevel=3)
         self.close()

@@ -14,18 +14,17 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import inspect
-import threading
-import traceback
-from types import CoroutineType
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
+from collections import deque
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from unio.awaiting import Within, current_task
+from unio.awaiting import Within, cancelled_await, current_task, refuse_await
 from unio.errors import Cancelled, PortClosed, shown
 from unio.operations import Operation
+from unio.reports import ends_program, report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable
+    from collections.abc import Callable, Generator
 
     from unio.completion import Completion
     from unio.port import Port
@@ -42,25 +41,47 @@ class Task(Generic[Result]):
     Whichever thread is in :meth:`unio.Port.run` goes on with it, one at a time, always in the context
     (:mod:`contextvars`) that it was started in. All methods may be called from any thread.
 
-    What it raises goes to :func:`threading.excepthook`, with a note, as what a thread raises does.
+    ``await task``, in another task, gives what the coroutine returns, or raises what it raises. If nobody awaits it
+    just then, that goes to :func:`threading.excepthook` with a note, as what a thread raises does; but not
+    :class:`unio.Cancelled`, nor :class:`unio.PortClosed` of its closed port, which say that it was ended here.
     """
 
-    __slots__ = ("__weakref__", "_awaited", "_cancelled", "_context", "_coroutine", "_port")
+    __slots__ = (
+        "__weakref__",
+        "_awaited",
+        "_cancelled",
+        "_context",
+        "_coroutine",
+        "_done",
+        "_error",
+        "_port",
+        "_result",
+        "_waiting",
+    )
+
+    _awaited: deque[Operation | Task[Any] | None]
+    """What it waits for, None for its turn in the queue. Empty while a thread is at work on it, and when it is done."""
+
+    _waiting: list[Task[Any]]
+    """The tasks that await it."""
+
+    _result: Result
 
     def __init__(self, port: Port, coroutine: Coroutine[Any, Any, Result]) -> None:
         self._port = port
         self._coroutine = coroutine
         self._context = contextvars.copy_context()
         self._context.run(current_task.set, self)
-        self._awaited: list[Operation | None] = [
-            None
-        ]  # for its turn; the list is empty while a thread is at work on it
+        self._awaited = deque([None])
+        self._waiting = []
         self._cancelled = False
+        self._done = False
+        self._error: BaseException | None = None
 
     @property
     def done(self) -> bool:
         """Whether it has ended."""
-        return self not in self._port._tasks
+        return self._done
 
     def cancel(self) -> None:
         """Ask the task to end: :class:`unio.Cancelled` is raised by the ``await`` that it is in, or else by its next.
@@ -68,56 +89,73 @@ class Task(Generic[Result]):
         The operation is cancelled, as :meth:`unio.Port.cancel` does it; where its own result wins, the next one is. A
         coroutine that goes on all the same was asked, and isn't asked again. Raises :class:`unio.PortClosed`.
         """
-        self._cancelled = True  # first: a thread that is just about to submit looks at it afterwards
-        for operation in self._awaited[:]:
-            if operation is not None:
-                self._port.cancel(operation)
+        self._cancelled = True  # first: a thread that is about to submit looks at it afterwards
+        for awaited in tuple(self._awaited):
+            if isinstance(awaited, Operation):
+                self._port.cancel(awaited)
+            elif awaited is not None and awaited._forget(self):
+                self._resume()
 
-    def __call__(self, completion: Completion) -> None:
-        """Go on with it, as what it awaits has completed: what the state of an operation is called for."""
-        try:
-            self._awaited.pop()
-        except IndexError:  # the port was closed, and the task with it
-            return
-        if self._cancelled and isinstance(completion.error, Cancelled):
+    def __await__(self) -> Generator[Any, None, Result]:
+        if current_task.get() is None:
+            refuse_await(self)
+        if not self._done:
+            yield self
+        if not self._done:
+            raise cancelled_await()
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+    # What drives it
+
+    def __call__(self, completion: Completion | None) -> None:
+        """Go on with it, as what it awaits has completed: it is the state of that, or the key of a packet."""
+        if not self._take():
+            return  # the port was closed, and the task with it
+        if self._cancelled and completion is not None and isinstance(completion.error, Cancelled):
             self._cancelled = False
         self._go_on(self._coroutine.send, None)
 
     def _go_on(self, step: Callable[[Any], Any], value: object) -> None:
         """Have the coroutine run until it awaits something that takes time, or ends; this thread has it for itself."""
-        run, send = self._context.run, self._coroutine.send
         at_once = 0
         while True:
             try:
-                request = run(step, value)
-            except BaseException as end:
-                self._port._tasks.discard(self)
-                if isinstance(end, StopIteration):
-                    return
-                raise
+                request = self._context.run(step, value)
+            except StopIteration as end:
+                self._end(end.value, None)
+                return
+            except BaseException as error:  # noqa: BLE001 - it is looked at there
+                self._end(None, error)
+                return
             try:
                 if self._wait_for(request):
                     return
                 at_once += 1
                 if at_once % AT_ONCE_MAX == 0 and self._give_turn():
                     return
-                step, value = send, None
+                step, value = self._coroutine.send, None
             except Exception as error:  # noqa: BLE001 - it is the coroutine's, which has asked for this
                 step, value = self._coroutine.throw, error
 
     def _wait_for(self, request: object) -> bool:
-        """Submit what the coroutine awaits. Returns False if it has succeeded at once.
+        """Have the task wait for what the coroutine awaits. Returns False if it has that already.
 
         Where this returns True another thread may be at work on the task by now.
         """
-        operation, timeout = request, None
-        if type(request) is Within:
-            operation, timeout = request.operation, request.timeout
-        if not isinstance(operation, Operation):
-            raise TypeError(
-                f"a coroutine that Port.start has begun awaits operations of unio's: {type(request).__name__} is "
-                "another library's"
-            )
+        if isinstance(request, Operation):
+            return self._submit(request, None)
+        if isinstance(request, Within):
+            return self._submit(request.operation, request.timeout)
+        if isinstance(request, Task):
+            return self._join(request)
+        raise TypeError(
+            f"a coroutine that Port.start has begun awaits unio's operations and tasks: {type(request).__name__} is "
+            "another library's"
+        )
+
+    def _submit(self, operation: Operation, timeout: float | None) -> bool:
         if operation.in_flight:
             operation._refuse_submission()
         operation.state = self
@@ -125,13 +163,25 @@ class Task(Generic[Result]):
         try:
             at_once = self._port.submit(operation, timeout)
         except Exception:
-            if operation.in_flight or not self._take_back():  # without memory it may be in flight all the same
+            if operation.in_flight or not self._take():  # without memory it may be in flight all the same
                 return True
             raise
+        self._look_for_cancel()
+        return not (at_once and self._take())
+
+    def _join(self, other: Task[Any]) -> bool:
+        self._awaited.append(other)
+        other._waiting.append(self)
+        if other._done and other._forget(self):  # it has ended meanwhile, and tells nobody any more
+            return not self._take()
+        self._look_for_cancel()
+        return True
+
+    def _look_for_cancel(self) -> None:
+        """See to a cancel that came while the task waited for nothing."""
         if self._cancelled:
             with contextlib.suppress(PortClosed):
-                self._port.cancel(operation)
-        return not (at_once and self._take_back())
+                self.cancel()
 
     def _give_turn(self) -> bool:
         """Let others have their turn. Returns whether this thread has given the task away."""
@@ -139,134 +189,83 @@ class Task(Generic[Result]):
         try:
             self._port.post(self)
         except Exception:  # noqa: BLE001 - whatever it is, it is no matter of the coroutine's
-            return not self._take_back()
+            return not self._take()
         return True
 
-    def _take_back(self) -> bool:
-        """Go on with the task after all, unless another thread does."""
+    def _take(self) -> bool:
+        """Have the task for this thread alone, unless another one has it already."""
         try:
             self._awaited.pop()
         except IndexError:
             return False
         return True
 
+    def _forget(self, waiting: Task[Any]) -> bool:
+        """Tell a task nothing of the end of this one. Returns False if that is being done already."""
+        try:
+            self._waiting.remove(waiting)
+        except ValueError:
+            return False
+        return True
+
+    def _resume(self) -> None:
+        """Have it go on, which awaits another task."""
+        try:
+            self._port.post(self)
+        except PortClosed:  # which closes its tasks
+            pass
+        except Exception:  # noqa: BLE001 - without memory it goes on in this thread, rather than never
+            self(None)
+
+    def _has_turn(self) -> bool:
+        """Whether it is in the queue, to go on."""
+        return None in tuple(self._awaited)
+
+    # Its end
+
+    def _end(self, result: Any, error: BaseException | None) -> None:
+        if error is not None:
+            self._coroutine.close()  # without memory, the step may not have come to it at all
+            if error.__traceback__ is not None:
+                error.__traceback__ = (
+                    error.__traceback__.tb_next
+                )  # without the frame of this driver, which has the task
+        self._result, self._error = result, error
+        self._done = True
+        self._port._tasks.discard(self)
+        awaited = False
+        while self._waiting:
+            with contextlib.suppress(IndexError):
+                self._waiting.pop()._resume()
+                awaited = True
+        if error is None or isinstance(error, GeneratorExit):
+            return
+        if ends_program(error):
+            raise error
+        if not awaited and not self._was_ended_by(error):
+            report(error, f"{self!r} raised this")
+        if not awaited:
+            error.__traceback__ = (
+                None  # it was told, and its frames have the task, which has the error: nothing is kept
+            )
+
+    def _was_ended_by(self, error: BaseException) -> bool:
+        return isinstance(error, Cancelled) or (isinstance(error, PortClosed) and self._port.closed)
+
     def _close(self) -> None:
         """End the coroutine where it is suspended, as its port was closed; one that runs learns of it by itself."""
-        if not self._take_back():
-            return
-        try:
+        if self._take():
             self._go_on(self._coroutine.throw, GeneratorExit())
-        except GeneratorExit:
-            pass
-        except BaseException as error:  # noqa: BLE001 - it is reported, and others are still to be closed
-            report(error, f"{self!r} raised this as its port was closed")
 
     def __repr__(self) -> str:
         name = getattr(self._coroutine, "__qualname__", type(self._coroutine).__name__)
-        return f"<unio.Task {name} {'done' if self.done else 'awaits' if self._awaited else 'runs'}>"
+        return f"<unio.Task {name} {'done' if self._done else 'waits' if self._awaited else 'runs'}>"
 
 
 def checked_coroutine(coroutine: object) -> Coroutine[Any, Any, Any]:
-    """What :meth:`unio.Port.start` is given, if it is a coroutine that has not begun."""
-    if not isinstance(coroutine, CoroutineType):
-        hint = "; call the function" if inspect.iscoroutinefunction(coroutine) else ""
-        raise TypeError(f"start needs a coroutine, as an async def function returns, not {shown(coroutine)}{hint}")
-    return coroutine
-
-
-# Completions
-
-
-class Stopped(BaseException):
-    """What ends the threads in :meth:`unio.Port.run`: the packet of a stop raises it as it is dispatched."""
-
-
-def stop(_: Completion) -> NoReturn:
-    """What a packet has as its key that ends the threads."""
-    raise Stopped
-
-
-def dispatch(completion: Completion) -> None:
-    """Give a completion to its handler: its operation's state or, where a packet has no operation, its key."""
-    operation = completion.operation
-    result = (completion.key if operation is None else operation.state)(completion)
-    if result is not None and isinstance(result, CoroutineType):
-        refuse_coroutine(result)
-
-
-def dispatch_all(batch: Iterable[Completion]) -> BaseException | None:
-    """Give each completion to its handler, whatever becomes of the others. Returns what ends the thread's loop, if any.
-
-    What handlers raise is reported, but for what is to end the program, which a thread that is not the main one can't.
-    If that comes beside a stop, it is the cause of that.
-    """
-    end: BaseException | None = None
-    rest = iter(batch)
-    while True:
-        try:
-            for completion in rest:
-                operation = completion.operation
-                result = (completion.key if operation is None else operation.state)(completion)
-                if result is not None and isinstance(result, CoroutineType):
-                    refuse_coroutine(result)
-        except Stopped as stopped:
-            stopped.__cause__, end = end, stopped
-        except BaseException as error:  # noqa: BLE001 - whatever it is, the next completion has its turn
-            if not ends_program(error):
-                report(*explained(error, completion))
-            elif isinstance(end, Stopped):
-                end.__cause__ = error
-            else:
-                end = error
-        else:
-            return end
-
-
-def ends_program(error: BaseException) -> bool:
-    return isinstance(error, (KeyboardInterrupt, SystemExit)) and threading.current_thread() is threading.main_thread()
-
-
-def refuse_coroutine(coroutine: Coroutine[Any, Any, Any]) -> NoReturn:
-    coroutine.close()  # or else Python complains that it was never awaited, which is not what is wrong
+    """What :meth:`unio.Port.start` was given, if it is a coroutine."""
+    if isinstance(coroutine, Coroutine):
+        return coroutine
     raise TypeError(
-        f"{coroutine.__qualname__} is a coroutine function, and a handler is called and not awaited: give it a plain "
-        "function, which may begin one with port.start(coroutine), or await the operation in a coroutine"
+        f"start takes a coroutine, which is what calling an async def function returns, and not {shown(coroutine)}"
     )
-
-
-def explained(error: BaseException, completion: Completion) -> tuple[BaseException, str]:
-    """What a handler raised, or what is wrong where it is none that could be called, and a note on where that was."""
-    operation = completion.operation
-    try:
-        handler = completion.key if operation is None else operation.state
-    except AttributeError:
-        handler = None
-    if isinstance(handler, Task):
-        return error, f"{handler!r} raised this, going on after {described(completion)}"
-    if not callable(handler):
-        error = TypeError(
-            f"Port.run calls the state of an operation with its completion, and the key of a packet: {shown(handler)} "
-            "can't be called. Give it one that can, as in unio.Recv(handle, state=function), or await the operation in "
-            "a coroutine that Port.start has begun"
-        )
-    return error, f"A handler raised this for {described(completion)}"
-
-
-def report(error: BaseException, note: str) -> None:
-    """Report what a handler or a task raised, the way that the end of a thread by it would be."""
-    try:
-        error.add_note(note)
-        if isinstance(error, SystemExit):  # the hook would pass over it without a word
-            problem = RuntimeError("SystemExit ends the program in the main thread only, and here not even the thread")
-            problem.__cause__, error = error, problem
-        arguments = (type(error), error, error.__traceback__, threading.current_thread())
-        threading.excepthook(threading.ExceptHookArgs(arguments))
-    except BaseException:  # noqa: BLE001 - a fault of the hook, or of the error: it must not cost a thread
-        traceback.print_exc()
-
-
-def described(completion: Completion) -> str:
-    """A completion, without the reprs of what is the program's own."""
-    key, operation, transferred, error = completion
-    what = Operation.__repr__(operation) if isinstance(operation, Operation) else shown(operation)
-    return f"Completion(key={shown(key)}, operation={what}, transferred={shown(transferred)}, error={error!r})"

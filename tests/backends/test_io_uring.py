@@ -484,7 +484,7 @@ def test_nothing_is_lost_that_comes_amid_an_attempt_beside_a_poll_that_goes_on(
     def change(recv: unio.RecvFrom, near: socket.socket) -> None:
         if what == "data":
             far.sendto(b"data", near.getsockname())
-            port.flush()
+            port.start_gathered()
         elif what == "cancel":
             port.cancel(recv)
         else:

@@ -267,7 +267,7 @@ def test_the_error_that_the_program_deals_with_is_left_alone(backend: str, make_
 CALLS: dict[str, Callable[[unio.Port, unio.Operation], object]] = {
     "associate": lambda port, operation: port.associate(operation.handle.object),
     "cancel": lambda port, operation: port.cancel(operation),
-    "flush": lambda port, operation: port.flush(),
+    "start_gathered": lambda port, operation: port.start_gathered(),
     "post": lambda port, operation: port.post("key"),
     "submit": lambda port, operation: port.submit(operation),
     "wait": lambda port, operation: port.wait(),

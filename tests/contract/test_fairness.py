@@ -617,7 +617,7 @@ def test_a_waiting_thread_is_disturbed_by_nothing_that_is_not_its_own(port: unio
     waiter = Background(completion, port)
     inside_wait(waiter)
     far.send(b"for nobody yet")
-    port.flush()
+    port.start_gathered()
     far.send(b"still not")
     received = unio.Recv(handle, bytearray(100))
     assert not received.in_flight

@@ -116,7 +116,7 @@ class World:
         with contextlib.suppress(BrokenPipeError):  # the finalizer has closed the other end
             self.far.send(b"a")
         found = [port.wait(0)]
-        port.flush()
+        port.start_gathered()
         handle.close()
         found.append(port.wait(0))
         del found
@@ -130,7 +130,7 @@ WHAT: dict[str, Callable[[World, list[Any]], object]] = {
     "close": lambda world, _: world.handle.close(),
     "close the port": lambda world, _: world.port.close(),
     "drop a port": lambda world, _: drop_port(world),
-    "flush": lambda world, _: world.port.flush(),
+    "start gathered": lambda world, _: world.port.start_gathered(),
     "post": lambda world, _: world.port.post("posted"),
     "submit": lambda world, more: submit(world, more, unio.Recv(world.handle, bytearray(1))),
     "submit a timer": lambda world, more: submit(world, more, unio.Timer(0, "timer")),

@@ -181,7 +181,7 @@ def test_a_thread_that_submits_while_another_sleeps_in_the_kernel_does_not_need_
     sleeping = Background(port.wait)
     inside_wait(sleeping)
     port.submit(unio.Send(handle, b"data"))
-    port.flush()
+    port.start_gathered()
     assert recv_exactly(far, 4) == b"data"
     assert [each.error for each in sleeping.result()] == [None]
     assert_idle(port)
@@ -207,7 +207,7 @@ def test_what_a_flush_completes_goes_to_those_that_sleep(
     sleeping = asleep_on(port, sleepers)
     for handle in handles:
         port.submit(unio.Send(handle, b"data"))
-    port.flush()  # and this thread runs on
+    port.start_gathered()  # and this thread runs on
     assert [[each.error for each in thread.result()] for thread in sleeping] == [[None]] * sleepers
 
 

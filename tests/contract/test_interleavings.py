@@ -298,7 +298,7 @@ def submit_together(port: unio.Port, *operations: unio.Operation) -> None:
     assert port.wait(0) == []
     for operation in operations:
         port.submit(operation)
-    port.flush()
+    port.start_gathered()
 
 
 class Collecting(Background[list[unio.Operation]]):

@@ -59,7 +59,7 @@ every_stream_and_way = pytest.mark.parametrize(
 def start(port: unio.Port, operation: unio.Operation) -> None:
     support.assert_idle(port)  # so that this thread is one that waits
     port.submit(operation)
-    port.flush()
+    port.start_gathered()
 
 
 def assert_pends(port: unio.Port, operation: unio.Operation) -> None:

@@ -82,7 +82,7 @@ def test_every_later_call_raises_the_same_error(port: unio.Port, make_pair: Any)
         lambda: port.submit(unio.Timer(0)),
         lambda: port.cancel(operation),
         lambda: port.associate(far),
-        port.flush,
+        port.start_gathered,
         handle.cancel,
     ]
     for call in calls:

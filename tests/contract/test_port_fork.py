@@ -36,7 +36,7 @@ def every_method_raises(port: unio.Port, handle: unio.Handle, operation: unio.Op
         lambda: port.submit(operation),
         lambda: port.cancel(operation),
         lambda: port.associate(near),
-        port.flush,
+        port.start_gathered,
         handle.cancel,
     ]
     for call in calls:

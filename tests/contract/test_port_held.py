@@ -21,7 +21,7 @@ def test_a_method_alone_keeps_its_port(backend: str) -> None:
     post("key", "operation", 7)
     port: unio.Port = post.__self__  # type: ignore[attr-defined]
     assert port.wait(0) == [("key", "operation", 7, None)]
-    for name in ("associate", "cancel", "close", "flush", "submit", "wait"):
+    for name in ("associate", "cancel", "close", "start_gathered", "submit", "wait"):
         method = getattr(unio.Port(backend=backend), name)
         gc.collect()
         assert not method.__self__.closed

@@ -186,7 +186,7 @@ def test_every_method_works_while_another_thread_waits(port: unio.Port, make_pai
     port.submit(received)
     far.send(b"data")
     port.submit(unio.Timer(0.01, "timer"))
-    port.flush()
+    port.start_gathered()
     port.post("post")
     found = waiter.result()
     assert sorted(each.key for each in found) == ["post", "socket", "socket", "timer"]

@@ -1,95 +1,277 @@
-"""Port.run, which gives completions to their handlers, and the coroutines that it runs."""
+"""The clauses H1 to H4 of the contract: Port.run gives completions to their handlers, until Port.stop."""
 
 from __future__ import annotations
 
-import contextlib
+import signal
+import threading
 from typing import Any
 
 import pytest
+from support import PATIENCE, Background, Hook, assert_idle, completion, in_threads, until
 
 import unio
 
 
-def test_run_calls_the_state_of_each_operation_with_its_completion(port: unio.Port, make_pair: Any) -> None:
+def run(port: unio.Port) -> None:
+    """Run the port, in a thread of its own so that it can't last for ever."""
+    Background(port.run).result()
+
+
+@pytest.mark.clause("H1")
+def test_run_calls_the_state_of_each_operation_and_the_key_of_a_packet(port: unio.Port, make_pair: Any) -> None:
     near, far = make_pair()
     seen: list[unio.Completion] = []
-
-    def received(completion: unio.Completion) -> None:
-        seen.append(completion)
-        port.stop()
-
-    recv = unio.Recv(port.associate(near, "key"), state=received)
+    recv = unio.Recv(port.associate(near, "key"), state=seen.append)
+    port.post(seen.append)
     port.submit(recv)
     far.sendall(b"hello")
-    port.run()
-    assert [(each.key, each.operation, each.transferred, each.error) for each in seen] == [("key", recv, 5, None)]
+    port.submit(unio.Timer(0.01, state=lambda _: port.stop()))
+    run(port)
+    assert [found[1:] for found in seen] == [(None, 0, None), (recv, 5, None)]
+    assert seen[1].key == "key"
 
 
-def test_a_coroutine_goes_on_when_what_it_awaits_has_completed(port: unio.Port, make_pair: Any) -> None:
+@pytest.mark.clause("H1")
+def test_a_packet_with_an_operation_goes_to_that_ones_state(port: unio.Port) -> None:
+    seen: list[unio.Completion] = []
+    timer = unio.Timer(0, state=seen.append)
+    port.post("key", timer, 5)
+    port.stop()
+    run(port)
+    assert seen == [("key", timer, 5, None)]
+
+
+@pytest.mark.clause("H1")
+@pytest.mark.parametrize("state", [None, "text", 5])
+def test_a_state_that_can_not_be_called_is_reported_with_what_to_use(port: unio.Port, hook: Hook, state: Any) -> None:
+    port.submit(unio.Timer(0, state=state))
+    port.submit(unio.Timer(0.01, state=lambda _: port.stop()))
+    run(port)
+    [error] = hook.errors
+    assert isinstance(error, TypeError)
+    assert "unio.Recv(handle, state=function)" in str(error)
+    assert "<unio.Timer" in error.__notes__[0]
+
+
+@pytest.mark.clause("H1")
+def test_a_coroutine_function_is_no_handler_and_is_reported_with_what_to_use(port: unio.Port, hook: Hook) -> None:
+    async def handle(_: unio.Completion) -> None: ...
+
+    port.post(handle)
+    port.stop()
+    run(port)
+    [error] = hook.errors
+    assert isinstance(error, TypeError)
+    assert "port.start(coroutine)" in str(error)
+
+
+@pytest.mark.clause("H2")
+def test_no_completion_waits_for_the_handler_of_another_while_a_thread_is_free(port: unio.Port) -> None:
+    seen: list[str] = []
+    ready = threading.Barrier(3)
+    go, done = threading.Event(), threading.Event()
+
+    def wait(_: unio.Completion) -> None:
+        ready.wait(PATIENCE)
+
+    def block(_: unio.Completion) -> None:
+        with port.blocking():
+            assert go.wait(PATIENCE)
+
+    threads = [Background(port.run) for _ in range(2)]
+    port.post(wait)  # both are in there, once each of them has one of these
+    port.post(wait)
+    ready.wait(PATIENCE)
+    port.post(block)
+    for number in range(10):
+        port.post(lambda found: seen.append(found.transferred), transferred=number)
+    port.post(lambda _: done.set())
+    assert done.wait(PATIENCE)
+    assert seen == list(range(10))
+    go.set()
+    port.stop()
+    for thread in threads:
+        thread.result()
+
+
+@pytest.mark.clause("H2")
+def test_what_one_thread_has_taken_and_not_begun_goes_to_the_next_that_comes(port: unio.Port) -> None:
+    seen: list[int] = []
+    blocks, go, done = threading.Event(), threading.Event(), threading.Event()
+
+    def block(_: unio.Completion) -> None:
+        blocks.set()
+        with port.blocking():
+            assert go.wait(PATIENCE)
+
+    port.post(block)
+    for number in range(10):
+        port.post(lambda found: seen.append(found.transferred), transferred=number)
+    port.post(lambda _: done.set())
+    threads = [Background(port.run)]
+    assert blocks.wait(PATIENCE)
+    threads.append(Background(port.run))
+    assert done.wait(PATIENCE)
+    assert seen == list(range(10))
+    go.set()
+    port.stop()
+    for thread in threads:
+        thread.result()
+    assert_idle(port)
+
+
+@pytest.mark.clause("H3")
+def test_what_a_handler_raises_is_reported_and_the_next_completion_has_its_turn(port: unio.Port, hook: Hook) -> None:
+    seen: list[unio.Completion] = []
+
+    def fail(_: unio.Completion) -> None:
+        raise ValueError("mine")
+
+    port.post(fail)
+    port.post(seen.append)
+    port.stop()
+    run(port)
+    assert len(seen) == 1
+    assert [str(error) for error in hook.errors] == ["mine"]
+    assert "A handler raised this for Completion(key=<function>" in hook.errors[0].__notes__[0]
+
+
+@pytest.mark.clause("H3")
+@pytest.mark.parametrize("raised", [SystemExit, KeyboardInterrupt, GeneratorExit])
+def test_outside_of_the_main_thread_nothing_that_a_handler_raises_ends_run(
+    port: unio.Port, hook: Hook, raised: type[BaseException]
+) -> None:
+    def fail(_: unio.Completion) -> None:
+        raise raised
+
+    port.post(fail)
+    port.stop()
+    run(port)
+    [error] = hook.errors
+    assert type(error) is raised or type(error.__cause__) is raised
+
+
+@pytest.mark.clause("H3")
+@pytest.mark.parametrize("raised", [SystemExit, KeyboardInterrupt])
+@pytest.mark.parametrize("stopped", [False, True])
+def test_what_ends_the_program_comes_out_of_run_when_all_that_was_taken_is_handled(
+    port: unio.Port, raised: type[BaseException], *, stopped: bool
+) -> None:
+    seen: list[str] = []
+
+    def fail(_: unio.Completion) -> None:
+        raise raised
+
+    if stopped:
+        port.stop()
+    port.post(fail)
+    port.post(lambda _: seen.append("handled"))
+    with pytest.raises(raised):
+        port.run()
+    assert seen == ["handled"]
+    assert_idle(port)
+    port.post(lambda _: port.stop())
+    port.run()  # once more
+
+
+@pytest.mark.clause("H4")
+def test_what_was_queued_before_a_stop_is_handled(port: unio.Port) -> None:
+    seen: list[int] = []
+    for number in range(200):
+        port.post(lambda found: seen.append(found.transferred), transferred=number)
+    port.stop()
+    run(port)
+    assert seen == list(range(200))
+    assert_idle(port)
+
+
+@pytest.mark.clause("H4")
+def test_one_stop_ends_all_threads_and_leaves_nothing_behind(port: unio.Port) -> None:
+    ready = threading.Barrier(5)
+    threads = [Background(port.run) for _ in range(4)]
+    for _ in threads:
+        port.post(lambda _: ready.wait(PATIENCE))
+    with port.blocking():
+        ready.wait(PATIENCE)
+    port.stop()
+    port.stop()
+    for thread in threads:
+        thread.result()
+    assert_idle(port)
+    port.post("not dispatched")
+    assert completion(port).key == "not dispatched"
+
+
+@pytest.mark.clause("H4")
+def test_run_may_be_called_again(port: unio.Port) -> None:
+    seen: list[int] = []
+    for number in range(3):
+        port.post(lambda found: seen.append(found.transferred), transferred=number)
+        port.post(lambda _: port.stop())
+        run(port)
+    assert seen == [0, 1, 2]
+
+
+@pytest.mark.clause("H4")
+def test_a_signal_handler_may_stop_run(port: unio.Port) -> None:
+    before = signal.signal(signal.SIGINT, lambda *_: port.stop())
+    try:
+        port.post(lambda _: signal.raise_signal(signal.SIGINT))
+        port.run()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert_idle(port)
+
+
+@pytest.mark.clause("H4", "P7")
+def test_a_port_that_is_closed_ends_run_with_port_closed(port: unio.Port) -> None:
+    running = threading.Event()
+    port.post(lambda _: running.set())
+    thread = Background(port.run)
+    assert running.wait(PATIENCE)
+    port.close()
+    with pytest.raises(unio.PortClosed):
+        thread.result()
+    for call in port.run, port.stop, port.in_flight:
+        with pytest.raises(unio.PortClosed):
+            call()  # type: ignore[operator]
+
+
+@pytest.mark.clause("S1")
+def test_in_flight_counts_the_operations_until_a_wait_returns_them(port: unio.Port, make_pair: Any) -> None:
     near, far = make_pair()
     handle = port.associate(near)
-    seen: list[object] = []
-
-    async def echo() -> None:
-        recv = unio.Recv(handle, state="mine")
-        assert await recv is recv
-        seen.append(bytes(recv.data))
-        assert recv.state == "mine"
-        seen.append((await unio.Send(handle, b"answer")).transferred)
-        port.stop()
-
-    port.start(echo())
-    far.sendall(b"hello")
-    port.run()
-    assert seen == [b"hello", 6]
-    assert far.recv(10) == b"answer"
+    recv, timer = unio.Recv(handle), unio.Timer(3600)
+    assert port.in_flight() == 0
+    port.submit(recv)
+    port.submit(timer)
+    port.post("a packet is none")
+    assert port.in_flight() == 2
+    far.sendall(b"x")
+    assert port.in_flight() == 2
+    until(lambda: recv in [found.operation for found in port.wait(PATIENCE)])
+    assert port.in_flight() == 1
 
 
-def test_an_error_is_raised_where_the_operation_is_awaited(port: unio.Port, make_pair: Any) -> None:
-    near, _far = make_pair()
-    recv = unio.Recv(port.associate(near))
-    seen: list[BaseException] = []
+@pytest.mark.clause("H1", "H4")
+def test_threads_that_run_one_port_handle_each_completion_once(port: unio.Port) -> None:
+    seen: list[int] = []
+    left = threading.Semaphore(0)
 
-    async def wait() -> None:
-        try:
-            await recv.within(0.01)
-        except TimeoutError as error:
-            seen.append(error)
-        port.stop()
+    def handle(found: unio.Completion) -> None:
+        seen.append(found.transferred)
+        left.release()
 
-    port.start(wait())
-    port.run()
-    assert [type(each) for each in seen] == [TimeoutError]
-    assert isinstance(recv.error, TimeoutError)
-    assert recv.error.__traceback__ is None
+    threads = [Background(port.run) for _ in range(4)]
 
+    def post(thread: int) -> None:
+        for number in range(250):
+            port.post(handle, transferred=1000 * thread + number)
 
-def test_a_coroutine_that_awaits_is_closed_with_its_port(port: unio.Port, make_pair: Any) -> None:
-    near, _far = make_pair()
-    handle = port.associate(near)
-    seen: list[object] = []
-
-    async def wait() -> None:
-        try:
-            port.post(lambda _: port.stop())
-            await unio.Recv(handle)
-        finally:
-            with contextlib.suppress(unio.PortClosed):
-                await unio.Timer(0)
-                seen.append("an await of a closed port returned")
-            seen.append("closed")
-
-    task = port.start(wait())
-    port.run()
-    assert not task.done
-    port.close()
-    assert seen == ["closed"]
-    assert task.done
-
-
-def test_elsewhere_await_says_what_to_use(port: unio.Port) -> None:
-    async def wait() -> None:
-        await unio.Timer(0)
-
-    with pytest.raises(RuntimeError, match=r"port\.start\(coroutine\)"):
-        wait().send(None)
+    in_threads(2, post)
+    for _ in range(500):
+        assert left.acquire(timeout=PATIENCE)
+    port.stop()
+    for thread in threads:
+        thread.result()
+    assert sorted(seen) == [base + number for base in (0, 1000) for number in range(250)]

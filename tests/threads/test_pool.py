@@ -21,11 +21,12 @@ from typing import Any
 import pytest
 from patience import PROGRAM
 from support import (
+    BIG,
     PATIENCE,
     Background,
+    Hook,
     assert_cancelled,
     assert_idle,
-    completion,
     completions,
     in_child,
     in_threads,
@@ -72,25 +73,6 @@ class Gate:
         return self.entered.acquire(timeout=PATIENCE)
 
 
-class Hook:
-    """What threading.excepthook was called with."""
-
-    def __init__(self) -> None:
-        self.errors: list[BaseException] = []
-
-    def __call__(self, arguments: threading.ExceptHookArgs) -> None:
-        assert arguments.exc_value is not None
-        assert arguments.thread is threading.current_thread()
-        self.errors.append(arguments.exc_value)
-
-
-@pytest.fixture
-def hook(monkeypatch: pytest.MonkeyPatch) -> Hook:
-    hook = Hook()
-    monkeypatch.setattr(threading, "excepthook", hook)
-    return hook
-
-
 @pytest.fixture
 def threads_before() -> Iterator[set[threading.Thread]]:
     """The threads before the test; after it there are no others."""
@@ -117,6 +99,8 @@ def test_the_handler_gets_operations_and_may_submit_the_next(port: unio.Port, ma
 
     def echo(found: unio.Completion) -> None:
         key, operation, transferred, error = found
+        if isinstance(error, unio.Cancelled):  # the pool is being shut down
+            return
         assert (key, error) == ("echo", None)
         if isinstance(operation, unio.Recv):
             port.submit(unio.Send(handle, bytes(operation.buffer[:transferred])))
@@ -456,19 +440,77 @@ def test_a_handler_that_runs_while_others_find_nothing_in_flight_may_begin_somet
     assert ended.is_set()
 
 
-def test_what_does_not_end_in_time_is_left_to_the_port(port: unio.Port, make_pair: MakePair) -> None:
+def test_what_does_not_end_in_time_is_cut_off_and_told(port: unio.Port, make_pair: MakePair) -> None:
     record = Record()
-    near, far = make_pair()
-    recv = unio.Recv(port.associate(near), bytearray(4))
-    port.submit(recv)
+    near, _far = make_pair()
+    send = unio.Send(port.associate(near), bytes(BIG))
+    port.submit(send)
     began = time.monotonic()
-    with unio.Pool(port, record, grace=0.1):
+    with unio.Pool(port, record, grace=0.1) as pool:
         pass
     assert time.monotonic() - began >= 0.1
-    assert record.seen == []
-    assert recv.in_flight
-    assert port.cancel(recv)
-    assert_cancelled(completion(port))
+    assert [found.operation for found in record.seen] == [send]
+    assert_cancelled(record.seen[0])
+    assert pool.cut_off == [send]
+
+
+def test_a_shutdown_ends_accepts_and_idle_receives(port: unio.Port, make_pair: MakePair, make_listener: Any) -> None:
+    record = Record()
+    near, _far = make_pair()
+    recv = unio.Recv(port.associate(near))
+    accept = unio.Accept(port.associate(make_listener()))
+    port.submit(recv)
+    port.submit(accept)
+    pool = unio.Pool(port, record, grace=LONG)
+    Background(pool.shutdown).result()
+    assert {found.operation for found in record.seen} == {recv, accept}
+    for found in record.seen:
+        assert_cancelled(found)
+    assert pool.cut_off == []
+    assert not near._closed  # type: ignore[attr-defined]
+
+
+def test_without_a_handler_the_state_of_each_operation_is_called(port: unio.Port) -> None:
+    record = Record()
+    timer = unio.Timer(0, state=record)
+    with unio.Pool(port) as pool:
+        port.submit(timer)
+        port.post(record)
+        assert pool.submit(int, "1").result(PATIENCE) == 1
+    assert {found.operation for found in record.seen} == {timer, None}
+
+
+@pytest.mark.parametrize("handler", [None, Record()], ids=["states", "one handler"])
+def test_tasks_go_on_in_the_threads_of_a_pool(port: unio.Port, handler: Record | None) -> None:
+    threads: list[str] = []
+
+    async def work() -> None:
+        for _ in range(3):
+            await unio.Timer(0)
+            threads.append(threading.current_thread().name)
+
+    with unio.Pool(port, handler):
+        port.start(work())
+    assert len(threads) == 3
+    assert all(name.startswith("unio-") for name in threads)
+    assert not handler or not handler.seen
+
+
+def test_a_handler_that_is_a_coroutine_function_is_refused_with_what_to_use(port: unio.Port) -> None:
+    async def handle(_: unio.Completion) -> None: ...
+
+    with pytest.raises(TypeError, match=r"port\.start\(coroutine\)"):
+        unio.Pool(port, handle)
+
+
+def test_a_stop_of_the_port_ends_the_pool(port: unio.Port) -> None:
+    pool = unio.Pool(port, Record())
+    port.stop()
+    Background(pool.join).result()
+    with pytest.raises(RuntimeError, match="shut down"):
+        pool.submit(int)
+    pool.shutdown()
+    assert_idle(port)
 
 
 def test_a_flood_that_renews_itself_is_ended_by_the_time_limit(port: unio.Port, make_pair: MakePair) -> None:

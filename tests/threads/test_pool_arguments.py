@@ -19,7 +19,7 @@ def handle(_: object) -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "what"),
     [
-        (lambda port: (port, None), TypeError, "its handler with each completion, and NoneType can't be called"),
+        (lambda port: (port, 1), TypeError, "its handler with each completion, and int can't be called"),
         (lambda port: (port, "handle"), TypeError, "str can't be called"),
         (lambda port: (handle, port), TypeError, r"Pool\(port, handler, ...\) needs a port first, not function"),
         (lambda _: (None, handle), TypeError, "needs a port first, not NoneType"),

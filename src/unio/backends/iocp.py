@@ -729,7 +729,7 @@ class IocpPort(BasePort):
             finally:
                 surely(self._hand_over)
         except BaseException:
-            self._give_back(batch)
+            self._keep(batch)
             raise
         return batch
 
@@ -757,7 +757,7 @@ class IocpPort(BasePort):
                 found.append(each)
             except MemoryError:
                 self._left.appendleft(each)
-                self._give_back(found)
+                self._keep(found)
                 raise
         return found
 
@@ -778,11 +778,11 @@ class IocpPort(BasePort):
         except BaseException:
             if at < len(found) and found[at] is None:
                 at += 1
-            self._give_back([*batch, *found[at:]])
+            self._keep([*batch, *found[at:]])
             raise
         return batch
 
-    def _give_back(self, found: Sequence[Packet | Completion | Operation]) -> None:
+    def _keep(self, found: Sequence[Packet | Completion | Operation]) -> None:
         """Keep what a wait can't return after all, for the next one."""
         if found:
             self._left.extendleft(reversed(found))
@@ -812,7 +812,7 @@ class IocpPort(BasePort):
                 if mine is not None:
                     surely(self._leave_deadline, mine)
         except BaseException:
-            self._give_back(found)
+            self._keep(found)
             raise
         finally:
             self._queue.leave()
@@ -968,10 +968,13 @@ class IocpPort(BasePort):
                 self._deliver_ended(handle)
             operation._status = IDLE
 
-    def _in_flight(self) -> int:
+    def _give_back(self, completion: Completion) -> None:
+        self._keep([completion])
+
+    def _operations(self) -> list[Operation]:
         # From there they go to what is put, so that none is missed in this order.
         found = [*self._overlapped.values(), *self._detached.values(), *tuple(self._left), *self._queue.operations()]
-        return sum([isinstance(each, Operation) and not each._is_part for each in found])
+        return [each for each in found if isinstance(each, Operation) and not each._is_part]
 
 
 _limbo: list[Any] = []  # memory that Windows may still write to, of ports that were closed

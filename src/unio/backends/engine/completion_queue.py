@@ -411,9 +411,9 @@ class CompletionQueue(QueueState):
             if still >= BLOCKED_SECONDS:
                 waiter.leave()
 
-    def count_operations(self) -> int:
-        """How many operations are queued."""
-        return sum([not isinstance(packet, Completion) for packet in self.packets()])
+    def operations(self) -> list[Operation]:
+        """The operations that are queued."""
+        return [packet for packet in self.packets() if not isinstance(packet, Completion)]
 
     def has_any_of(self, handle: EngineHandle) -> bool:
         """Whether an operation on a handle is queued."""

@@ -95,7 +95,7 @@ class EnginePort(BasePort):
         self._lookups = lookup_threads()
         super().__init__(backend=backend, concurrency=concurrency)
 
-    def flush(self) -> None:
+    def start_gathered(self) -> None:
         if self._unusable is not None:
             raise self._unusable()
         self._start_gathered()
@@ -869,14 +869,18 @@ class EnginePort(BasePort):
         while self._backlog:  # what was broken off, and which nobody takes up any more
             self._resume(*self._backlog.popleft())
 
-    def _in_flight(self) -> int:
+    def _give_back(self, completion: Completion) -> None:
+        self._queue.give_back([completion])
+        self._queue.wake()
+
+    def _operations(self) -> list[Operation]:
         # An operation goes from its handle to the queue, so in this order none is missed.
-        count = 0
+        found: list[Operation] = []
         for handle in list(self._table.values()):
             with handle.lock:
-                count += sum([not each._is_part for each in handle.in_flight()])
-        count += sum([not each._is_part for each in list(self._detached.values())])
-        return count + self._queue.count_operations()
+                found += handle.in_flight()
+        found += list(self._detached.values())
+        return [each for each in found if not each._is_part] + self._queue.operations()
 
 
 if has_fast_path:

@@ -1,4 +1,4 @@
-"""The clauses S of the contract: when what a thread has submitted is started, by its next wait or by a flush."""
+"""The clauses S of the contract: when what a thread has submitted is started, by its next wait or by start_gathered."""
 
 from __future__ import annotations
 
@@ -59,19 +59,19 @@ def test_what_a_thread_that_does_not_wait_submits_is_started_at_once(
 
 
 @pytest.mark.clause("S9")
-def test_flush_starts_what_a_thread_that_waits_has_submitted(port: unio.Port, make_pair: Any) -> None:
+def test_start_gathered_starts_what_a_thread_that_waits_has_submitted(port: unio.Port, make_pair: Any) -> None:
     near, far = make_pair()
     handle = port.associate(near)
-    port.flush()
+    port.start_gathered()
     for number in range(5):
         port.post("this thread waits")
         completion(port)
         operation = unio.Send(handle, bytes([number]))
         port.submit(operation)
-        port.flush()
+        port.start_gathered()
         assert far.recv(1) == bytes([number])
         assert completion(port).operation is operation
-    port.flush()
+    port.start_gathered()
     assert_idle(port)
 
 
@@ -107,7 +107,7 @@ def recv_until(sock: socket.socket, end: bytes) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "sched_yield"), reason="POSIX only")
 @pytest.mark.clause("S9", "P7")
-def test_flush_of_a_closed_port_is_refused(port: unio.Port) -> None:
+def test_start_gathered_of_a_closed_port_is_refused(port: unio.Port) -> None:
     port.close()
     with pytest.raises(unio.PortClosed):
-        port.flush()
+        port.start_gathered()
