@@ -373,6 +373,22 @@ def in_threads(count: int, function: Callable[[int], Result]) -> list[Result]:
     return [thread.result() for thread in threads]
 
 
+def running(port: unio.Port, count: int) -> list[Background[None]]:
+    """So many threads that are all in Port.run."""
+    there = threading.Event()
+    together = threading.Barrier(count, there.set)
+
+    def arrive(_: unio.Completion) -> None:
+        with port.blocking():
+            together.wait(PATIENCE)
+
+    threads = [Background(port.run) for _ in range(count)]
+    for _ in threads:
+        port.post(arrive)
+    assert there.wait(PATIENCE)
+    return threads
+
+
 def is_inside_wait(thread: threading.Thread) -> bool:
     """Whether a thread is within Port.wait, which need have no frame: it may be C."""
     return thread.ident in _waiting

@@ -37,7 +37,7 @@ async def drain(port: Port, grace: float, quiet: float) -> list[Operation]:
     while True:
         began = time.monotonic()
         operations = port._operations()
-        waiting.end_idle(operations)
+        idle = waiting.end_idle(operations)
         # Twice, with all that was in the queue meanwhile handled in between: what a thread has taken from there is
         # neither in flight, nor does the thread say at once that it is at work on it.
         at_rest = 0 if operations or is_at_work(port) else at_rest + 1
@@ -45,7 +45,7 @@ async def drain(port: Port, grace: float, quiet: float) -> list[Operation]:
         if at_rest > 1:
             return []
         if now >= until:
-            return await cut_off(port, operations)
+            return await cut_off(port, operations, idle)
         await Timer(min(max(LOOK_SECONDS, LOOK_SHARE * (now - began)), until - now))
 
 
@@ -57,9 +57,10 @@ class Waiting:
         self._quiet = quiet
         self._since: dict[int, tuple[Operation, int, float]] = {}  # by identity: a class may compare as it likes
 
-    def end_idle(self, operations: Iterable[Operation]) -> None:
-        """Cancel accepts, and what has been seen to wait for so long that it counts as idle."""
+    def end_idle(self, operations: Iterable[Operation]) -> set[int]:
+        """Cancel accepts, and what has been seen to wait for so long that it counts as idle; return which, by id."""
         before, self._since = self._since, {}
+        idle: set[int] = set()
         now = time.monotonic()
         for operation in operations:
             if operation._status != PENDING or operation.route in DOING:
@@ -70,6 +71,8 @@ class Waiting:
             self._since[id(operation)] = operation, flight, since
             if isinstance(operation, Accept) or now - since >= self._quiet:
                 self._port.cancel(operation)
+                idle.add(id(operation))
+        return idle
 
 
 def is_at_work(port: Port) -> bool:
@@ -80,10 +83,11 @@ def is_at_work(port: Port) -> bool:
     )
 
 
-async def cut_off(port: Port, operations: list[Operation]) -> list[Operation]:
-    """End what is still in flight, and wait until it has ended. Returns what that was."""
-    ended = [(each, each._sequence) for each in operations if each._status == PENDING]
-    for operation, _ in ended:
+async def cut_off(port: Port, operations: list[Operation], idle: set[int]) -> list[Operation]:
+    """End what is still in flight, and wait until it has ended. Returns what that was, but for what was idle."""
+    flights = [(each, each._sequence) for each in operations if each._status == PENDING]
+    ended = [each for each, _ in flights if id(each) not in idle]
+    for operation in ended:
         try:
             if operation.handle is None:
                 port.cancel(operation)
@@ -94,6 +98,6 @@ async def cut_off(port: Port, operations: list[Operation]) -> list[Operation]:
         except Exception as error:  # noqa: BLE001 - a library's close has raised it: the others are to be closed as well
             report(error, f"this came of closing {operation!r}")
     until = time.monotonic() + CLOSE_SECONDS
-    while time.monotonic() < until and any(each.in_flight and each._sequence == flight for each, flight in ended):
+    while time.monotonic() < until and any(each.in_flight and each._sequence == flight for each, flight in flights):
         await Timer(LOOK_SECONDS)
-    return [each for each, _ in ended if not isinstance(each, Accept)]
+    return ended

@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 import pytest
-from support import BIG, PATIENCE, Background, assert_cancelled, until
+from support import BIG, PATIENCE, Background, assert_cancelled, running, until
 
 import unio
 
@@ -18,8 +18,10 @@ LONG = 10 * PATIENCE
 """A grace that no test can wait for."""
 
 
-def drained(port: unio.Port, grace: float = LONG, quiet: float = 0.05, threads: int = 1) -> list[unio.Operation]:
-    """Have a port that some threads run drained, and return what was cut off."""
+def drained(
+    port: unio.Port, grace: float = LONG, quiet: float = 0.05, threads: list[Background[None]] | None = None
+) -> list[unio.Operation]:
+    """Have a port drained that threads run, or else one, and return what was cut off."""
     found: list[list[unio.Operation]] = []
 
     async def end() -> None:
@@ -29,14 +31,14 @@ def drained(port: unio.Port, grace: float = LONG, quiet: float = 0.05, threads: 
             port.stop()
 
     port.start(end())
-    for thread in [Background(port.run) for _ in range(threads)]:
+    for thread in threads or [Background(port.run)]:
         thread.result()
     return found[0]
 
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_a_port_on_which_nothing_goes_on_is_drained_at_once(port: unio.Port, threads: int) -> None:
-    assert drained(port, threads=threads) == []
+    assert drained(port, threads=running(port, threads)) == []
     assert port.draining
     port.stop()
     port.run()
@@ -151,8 +153,9 @@ def test_a_handler_that_is_at_work_in_another_thread_is_waited_for(port: unio.Po
             assert go.wait(PATIENCE)
         port.submit(unio.Timer(0, state=seen.append))
 
+    threads = running(port, 2)
     port.post(work)
-    draining = Background(drained, port, LONG, LONG, 2)
+    draining = Background(drained, port, LONG, LONG, threads)
     assert working.wait(PATIENCE)
     until(lambda: port.draining)
     look = threading.Event()

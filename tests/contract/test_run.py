@@ -7,7 +7,7 @@ import threading
 from typing import Any
 
 import pytest
-from support import PATIENCE, Background, Hook, assert_idle, completion, in_threads, until
+from support import PATIENCE, Background, Hook, assert_idle, completion, in_threads, running, until
 
 import unio
 
@@ -68,20 +68,13 @@ def test_a_coroutine_function_is_no_handler_and_is_reported_with_what_to_use(por
 @pytest.mark.clause("H2")
 def test_no_completion_waits_for_the_handler_of_another_while_a_thread_is_free(port: unio.Port) -> None:
     seen: list[str] = []
-    ready = threading.Barrier(3)
     go, done = threading.Event(), threading.Event()
-
-    def wait(_: unio.Completion) -> None:
-        ready.wait(PATIENCE)
 
     def block(_: unio.Completion) -> None:
         with port.blocking():
             assert go.wait(PATIENCE)
 
-    threads = [Background(port.run) for _ in range(2)]
-    port.post(wait)  # both are in there, once each of them has one of these
-    port.post(wait)
-    ready.wait(PATIENCE)
+    threads = running(port, 2)
     port.post(block)
     for number in range(10):
         port.post(lambda found: seen.append(found.transferred), transferred=number)
@@ -187,12 +180,7 @@ def test_what_was_queued_before_a_stop_is_handled(port: unio.Port) -> None:
 
 @pytest.mark.clause("H4")
 def test_one_stop_ends_all_threads_and_leaves_nothing_behind(port: unio.Port) -> None:
-    ready = threading.Barrier(5)
-    threads = [Background(port.run) for _ in range(4)]
-    for _ in threads:
-        port.post(lambda _: ready.wait(PATIENCE))
-    with port.blocking():
-        ready.wait(PATIENCE)
+    threads = running(port, 4)
     port.stop()
     port.stop()
     for thread in threads:
@@ -262,7 +250,7 @@ def test_threads_that_run_one_port_handle_each_completion_once(port: unio.Port) 
         seen.append(found.transferred)
         left.release()
 
-    threads = [Background(port.run) for _ in range(4)]
+    threads = running(port, 4)
 
     def post(thread: int) -> None:
         for number in range(250):

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import pytest
-from support import Background, Hook, assert_idle
+from support import Background, Hook, assert_idle, running
 
 import unio
 
@@ -216,8 +216,9 @@ def test_many_tasks_in_many_threads_each_see_what_they_did_before(port: unio.Por
             await task
         port.stop()
 
+    threads = running(port, 4)
     port.start(all_of_them())
-    for thread in [Background(port.run) for _ in range(4)]:
+    for thread in threads:
         thread.result()
     assert counts == dict.fromkeys(range(20), 50)
     assert port.tasks() == []
