@@ -4,6 +4,7 @@ A member that doesn't read is dropped once too much waits for it: it neither del
 """
 
 import argparse
+import contextlib
 import signal
 import socket
 
@@ -16,25 +17,23 @@ members: set["Member"] = set()
 
 
 class Member:
-    """A client of the chat: it is received from and sent to at the same time."""
+    """A client of the chat. A task receives from it; what is sent to it meanwhile follows its own completions."""
 
     def __init__(self, port: unio.Port, sock: socket.socket) -> None:
         self.port = port
-        self.handle = port.associate(sock, key=self)
-        self.buffer, self.line, self.backlog = memoryview(bytearray(LINE_MAX)), bytearray(), bytearray()
-        self.recv = unio.Recv(self.handle, self.buffer)
-        self.send = unio.Send(self.handle, b"")
+        self.handle = port.associate(sock)
+        self.line, self.backlog = bytearray(), bytearray()
+        self.send = unio.Send(self.handle, b"", state=self.sent)
         members.add(self)
-        port.submit(self.recv)
 
-    def completed(self, operation: unio.Operation, transferred: int, error: OSError | None) -> None:
-        if error or not transferred or self not in members:  # what ended before leave() may still arrive after it
-            self.leave()
-        elif operation is self.send:
-            self.tell(b"")
-        else:
-            self.received(self.buffer[:transferred])
-            self.port.submit(self.recv)
+    async def talk(self) -> None:
+        recv = unio.Recv(self.handle, bytearray(LINE_MAX))
+        try:
+            with contextlib.suppress(OSError), self.handle:
+                while (await recv).transferred and self in members:
+                    self.received(recv.data)
+        finally:
+            members.discard(self)
 
     def received(self, data: memoryview) -> None:
         self.line += data
@@ -53,9 +52,23 @@ class Member:
         elif len(self.backlog) > BACKLOG_MAX:
             self.leave()
 
+    def sent(self, completion: unio.Completion) -> None:
+        if completion.error:
+            self.leave()
+        elif self in members:
+            self.tell(b"")
+
     def leave(self) -> None:
         members.discard(self)
-        self.handle.close()
+        self.handle.close()  # which ends the task's receive
+
+
+async def serve(port: unio.Port, listening: socket.socket) -> None:
+    accept = unio.Accept(port.associate(listening))
+    while not port.draining:
+        with contextlib.suppress(OSError):
+            await accept
+            port.start(Member(port, accept.take()).talk())
 
 
 def main() -> None:
@@ -71,21 +84,10 @@ def main() -> None:
         socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
     )  # for its connections: what is said is heard at once
     with listening, unio.Port() as port:
-        signal.signal(signal.SIGINT, lambda *_: port.post("exit"))
-        port.submit(unio.Accept(port.associate(listening)))
+        signal.signal(signal.SIGINT, lambda *_: port.stop())
+        port.start(serve(port, listening))
         print("listening on {}:{}".format(*listening.getsockname()), f"({port.backend})", flush=True)
-        while True:
-            # Windows runs a signal handler only between two waits, so that none of them may last for ever.
-            for key, operation, transferred, error in port.wait(timeout=0.5):
-                match operation:
-                    case None:  # the packet that Ctrl-C posted
-                        return
-                    case unio.Accept():
-                        if not error:
-                            Member(port, operation.socket)
-                        port.submit(operation)
-                    case _:
-                        key.completed(operation, transferred, error)
+        port.run()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """A hashing server: each client gets the SHA-256 of what it has sent, computed in the threads of a pool."""
 
 import argparse
+import contextlib
 import hashlib
 import signal
 import socket
@@ -10,43 +11,21 @@ import unio
 BUFFER_SIZE = 64 * 1024  # bytes, per client
 
 
-class Client:
-    """One client. It has one operation in flight, so that one thread at a time works on it, and needs no lock."""
-
-    def __init__(self, port: unio.Port, sock: socket.socket) -> None:
-        self.port = port
-        self.handle = port.associate(sock, key=self)
-        self.hash = hashlib.sha256()
-        self.buffer = memoryview(bytearray(BUFFER_SIZE))
-        self.recv = unio.Recv(self.handle, self.buffer)
-        port.submit(self.recv)
-
-    def completed(self, operation: unio.Operation, transferred: int, error: OSError | None) -> None:
-        if error or operation is not self.recv:  # it is gone, or has its answer
-            self.handle.close()
-        elif transferred:
-            self.hash.update(self.buffer[:transferred])  # meanwhile other threads compute for other clients
-            self.port.submit(self.recv)
-        else:  # it has sent everything
-            self.port.submit(unio.Send(self.handle, f"{self.hash.hexdigest()}\n".encode()))
+async def digest(port: unio.Port, sock: socket.socket) -> None:
+    with contextlib.suppress(OSError), port.associate(sock) as handle:
+        hashed = hashlib.sha256()
+        recv = unio.Recv(handle, bytearray(BUFFER_SIZE))
+        while (await recv).transferred:
+            hashed.update(recv.data)  # meanwhile other threads compute for other clients
+        await unio.Send(handle, f"{hashed.hexdigest()}\n".encode())
 
 
-def serve(port: unio.Port, listening: socket.socket) -> None:
-    def handle(completion: unio.Completion) -> None:
-        key, operation, transferred, error = completion
-        if isinstance(operation, unio.Accept):
-            sock = operation.socket
-            port.submit(operation)  # from here on another thread may have the next client in it
-            if not error:
-                Client(port, sock)
-        else:
-            key.completed(operation, transferred, error)
-
-    port.submit(unio.Accept(port.associate(listening)))
-    with unio.Pool(port, handle, grace=0) as pool:  # no grace: the accept is always in flight
-        signal.signal(signal.SIGINT, lambda *_: pool.shutdown(wait=False))
-        print("listening on {}:{}".format(*listening.getsockname()), f"({port.backend})", flush=True)
-        pool.join()
+async def serve(port: unio.Port, listening: socket.socket) -> None:
+    accept = unio.Accept(port.associate(listening))
+    while not port.draining:
+        with contextlib.suppress(OSError):
+            await accept
+            port.start(digest(port, accept.take()))  # from here on any thread may go on with it
 
 
 def main() -> None:
@@ -58,8 +37,11 @@ def main() -> None:
         listening = socket.create_server((options.host, options.port))
     except (OSError, OverflowError) as problem:
         parser.error(f"can't listen on {options.host}:{options.port}: {problem}")
-    with listening, unio.Port() as port:
-        serve(port, listening)
+    with listening, unio.Port() as port, unio.Pool(port, grace=0) as pool:
+        signal.signal(signal.SIGINT, lambda *_: pool.shutdown(wait=False))
+        port.start(serve(port, listening))
+        print("listening on {}:{}".format(*listening.getsockname()), f"({port.backend})", flush=True)
+        pool.join()
 
 
 if __name__ == "__main__":

@@ -1,33 +1,38 @@
-"""An echo server: every client gets back what it sends."""
+"""An echo server: every client gets back what it sends. Ctrl-C or SIGTERM ends it in order."""
 
 import argparse
+import contextlib
 import signal
 import socket
+import sys
 
 import unio
 
-BUFFER_SIZE = 64 * 1024  # bytes, per client
+GRACE_SECONDS = 5.0  # for what is being sent when the server is to end
 
 
-class Client:
-    """One client: a buffer, and the two operations that take turns with it."""
+async def echo(port: unio.Port, sock: socket.socket) -> None:
+    with contextlib.suppress(OSError), port.associate(sock) as handle:
+        recv, send = unio.Recv(handle), unio.Send(handle, b"")
+        while (await recv).transferred:  # 0 bytes: the client has sent everything
+            send.buffer = recv.data
+            await send
 
-    def __init__(self, port: unio.Port, sock: socket.socket) -> None:
-        self.port = port
-        self.handle = port.associate(sock, key=self)
-        self.buffer = memoryview(bytearray(BUFFER_SIZE))
-        self.recv = unio.Recv(self.handle, self.buffer)
-        self.send = unio.Send(self.handle, b"")
-        port.submit(self.recv)
 
-    def completed(self, operation: unio.Operation, transferred: int, error: OSError | None) -> None:
-        if error or not transferred:  # 0 bytes received: the client has sent everything
-            self.handle.close()
-        elif operation is self.recv:
-            self.send.buffer = self.buffer[:transferred]
-            self.port.submit(self.send)
-        else:
-            self.port.submit(self.recv)
+async def serve(port: unio.Port, listening: socket.socket) -> None:
+    accept = unio.Accept(port.associate(listening))
+    while not port.draining:
+        with contextlib.suppress(OSError):  # such as that no descriptor is free: the listener survives that
+            await accept
+            port.start(echo(port, accept.take()))
+
+
+async def end(port: unio.Port) -> None:
+    """Let what is being sent end, and cut off the rest."""
+    cut_off = await port.drain(GRACE_SECONDS, quiet=0)
+    if cut_off:
+        print(f"{len(cut_off)} operations were cut off", file=sys.stderr)
+    port.stop()
 
 
 def main() -> None:
@@ -40,21 +45,11 @@ def main() -> None:
     except (OSError, OverflowError) as problem:
         parser.error(f"can't listen on {options.host}:{options.port}: {problem}")
     with listening, unio.Port() as port:
-        signal.signal(signal.SIGINT, lambda *_: port.post("exit"))
-        port.submit(unio.Accept(port.associate(listening)))
+        for number in signal.SIGINT, signal.SIGTERM:
+            signal.signal(number, lambda *_: port.start(end(port)))
+        port.start(serve(port, listening))
         print("listening on {}:{}".format(*listening.getsockname()), f"({port.backend})", flush=True)
-        while True:
-            # Windows runs a signal handler only between two waits, so that none of them may last for ever.
-            for key, operation, transferred, error in port.wait(timeout=0.5):
-                match operation:
-                    case None:  # the packet that Ctrl-C posted
-                        return
-                    case unio.Accept():
-                        if not error:
-                            Client(port, operation.socket)
-                        port.submit(operation)
-                    case _:
-                        key.completed(operation, transferred, error)
+        port.run()
 
 
 if __name__ == "__main__":

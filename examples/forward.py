@@ -1,6 +1,7 @@
 """A TCP forwarder: every connection goes on to the target, both ways, and so does the end of each direction."""
 
 import argparse
+import contextlib
 import signal
 import socket
 
@@ -9,50 +10,36 @@ import unio
 BUFFER_SIZE = 64 * 1024  # bytes, per direction: no more is received before all of it was sent
 
 
-class Direction:
-    """From one of the two to the other."""
+async def pump(source: unio.Handle, target: unio.Handle) -> None:
+    """Send to the one what the other sends, and then its end. An error of either ends both directions."""
+    try:
+        recv, send = unio.Recv(source, bytearray(BUFFER_SIZE)), unio.Send(target, b"")
+        while (await recv).transferred:
+            send.buffer = recv.data
+            await send
+        await unio.Shutdown(target)
+    except OSError:
+        source.close()
+        target.close()
 
-    def __init__(self, source: unio.Handle, target: unio.Handle) -> None:
-        self.buffer = memoryview(bytearray(BUFFER_SIZE))
-        self.recv = unio.Recv(source, self.buffer, state=self)
-        self.send = unio.Send(target, b"", state=self)
-        self.shutdown = unio.Shutdown(target, state=self)
+
+async def link(port: unio.Port, sock: socket.socket, family: int, address: object) -> None:
+    with contextlib.suppress(OSError), port.associate(sock) as client:
+        other = socket.socket(family)  # unless no descriptor is left for it
+        other.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with port.associate(other) as target:
+            await unio.Connect(target, address)
+            answers = port.start(pump(target, client))
+            await pump(client, target)
+            await answers
 
 
-class Link:
-    """A client, the connection to the target made for it, and the two directions between them."""
-
-    def __init__(self, port: unio.Port, client: socket.socket, target: socket.socket, address: object) -> None:
-        target.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.port = port
-        self.client = port.associate(client, key=self)
-        self.target = port.associate(target, key=self)
-        self.directions = [Direction(self.client, self.target), Direction(self.target, self.client)]
-        port.submit(unio.Connect(self.target, address))
-
-    def completed(self, operation: unio.Operation, transferred: int, error: OSError | None) -> None:
-        direction = operation.state
-        match operation:
-            case _ if error or self.client.closed:
-                self.close()
-            case unio.Connect():
-                for each in self.directions:
-                    self.port.submit(each.recv)
-            case unio.Recv() if transferred:
-                direction.send.buffer = direction.buffer[:transferred]
-                self.port.submit(direction.send)
-            case unio.Send():
-                self.port.submit(direction.recv)
-            case unio.Recv():
-                self.port.submit(direction.shutdown)
-            case unio.Shutdown():
-                self.directions.remove(direction)
-                if not self.directions:
-                    self.close()
-
-    def close(self) -> None:
-        self.client.close()
-        self.target.close()
+async def serve(port: unio.Port, listening: socket.socket, family: int, address: object) -> None:
+    accept = unio.Accept(port.associate(listening))
+    while not port.draining:
+        with contextlib.suppress(OSError):
+            await accept
+            port.start(link(port, accept.take(), family, address))
 
 
 def main() -> None:
@@ -71,24 +58,10 @@ def main() -> None:
         parser.error(f"can't forward {options.host}:{options.port} to {options.target_host}: {problem}")
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # for its connections: nothing waits for more
     with listening, unio.Port() as port:
-        signal.signal(signal.SIGINT, lambda *_: port.post("exit"))
-        port.submit(unio.Accept(port.associate(listening)))
+        signal.signal(signal.SIGINT, lambda *_: port.stop())
+        port.start(serve(port, listening, family, address))
         print("listening on {}:{}".format(*listening.getsockname()), f"({port.backend})", flush=True)
-        while True:
-            # Windows runs a signal handler only between two waits, so that none of them may last for ever.
-            for key, operation, transferred, error in port.wait(timeout=0.5):
-                match operation:
-                    case None:  # the packet that Ctrl-C posted
-                        return
-                    case unio.Accept():
-                        if not error:
-                            try:
-                                Link(port, operation.socket, socket.socket(family), address)
-                            except OSError:  # no descriptor is left for the second connection
-                                operation.socket.close()
-                        port.submit(operation)
-                    case _:
-                        key.completed(operation, transferred, error)
+        port.run()
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ LOOK_SHARE = 20
 CLOSE_SECONDS = 1.0
 """How long it waits for the end of what it has cut off; a file operation that a thread is doing may take longer."""
 
-DOING = (Route.OUTGOING, Route.FILE)
+DOING = (Route.OUTGOING, Route.FILE, Route.NAME)
 """The routes of operations that do something. All others wait for others to do something, or for a time."""
 
 

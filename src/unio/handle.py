@@ -5,9 +5,12 @@ from __future__ import annotations
 import enum
 import socket
 from abc import abstractmethod
-from typing import Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self
 
 from unio.errors import shown
+
+if TYPE_CHECKING:
+    from types import TracebackType
 
 _fileno = socket.SocketType.fileno
 
@@ -36,7 +39,7 @@ class Handle:
     handle never receives or delivers anything that belongs to the successor. It keeps the object that was
     associated alive until the handle or the port is closed.
 
-    All methods may be called from any thread.
+    At the end of a ``with`` block it is closed. All methods may be called from any thread.
     """
 
     __slots__ = ()
@@ -123,6 +126,14 @@ class Handle:
         can't be done it raises :class:`OSError` with ``ENOTSUP``, and the handle stays in its port. What
         *skip_on_success* has set can't be taken back there.
         """
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
 
     def __repr__(self) -> str:
         # No code of the program's runs here, such as its object's fileno(): see shown.

@@ -22,6 +22,7 @@ from unio.handle import Handle, HasFileno, Kind
 from unio.operation_state import IDLE
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Generator, Sequence
     from typing import TypeAlias
 
@@ -347,6 +348,18 @@ class Accept(AcceptState, Operation):
         super().__init__(handle, handle.key, state)
         self.socket = None  # type: ignore[assignment]  # or else every program would have to assert that there is one
         self.address = None
+
+    def take(self) -> socket.socket:
+        """Give the socket that was accepted away: it is the caller's to close, and the operation has none any more.
+
+        So it lives as long as the caller has it, and not until another connection is accepted. Raises
+        :class:`RuntimeError` where there is none, or it was taken already.
+        """
+        taken = self.socket
+        if taken is None:
+            raise RuntimeError(f"{Operation.__repr__(self)} has no socket to give: none was accepted, or it was taken")
+        self.socket = None  # type: ignore[assignment]
+        return taken
 
 
 class Connect(_Addressed):

@@ -181,7 +181,7 @@ def test_operations_are_found_without_a_search_and_none_is_left(port: unio.Port,
         assert sys.getallocatedblocks() - before < 600
     finally:
         gc.enable()
-    assert port._in_flight() == 0
+    assert port.in_flight() == 0
     assert not gc.collect()
 
 

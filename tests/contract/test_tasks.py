@@ -102,8 +102,8 @@ def test_what_submit_raises_is_raised_by_await_and_leaves_the_other_flight_alone
 ) -> None:
     near, far = make_pair()
     recv = unio.Recv(port.associate(near))
-    closed = unio.Recv(port.associate(make_pair()[0]))
-    closed.handle.close()
+    other = unio.Port(backend=port.backend)
+    foreign = unio.Recv(other.associate(make_pair()[0]))
     seen: list[object] = []
 
     async def first() -> None:
@@ -111,10 +111,11 @@ def test_what_submit_raises_is_raised_by_await_and_leaves_the_other_flight_alone
 
     async def second() -> None:
         seen.append(type(await result_of(recv)))
-        seen.append(type(await result_of(closed)))
+        seen.append(type(await result_of(foreign)))
         far.sendall(b"x")
 
-    run(port, first(), second())
+    with other:
+        run(port, first(), second())
     assert seen == [unio.InFlight, unio.NotAssociated, 1]
 
 
