@@ -544,7 +544,7 @@ def test_a_client_that_is_slow_but_takes_something_is_kept(tmp_path, monkeypatch
 
         def step():
             [completion] = batch(port, limit=1)
-            completion.operation.state(completion.operation)
+            completion.operation.state(completion)
             return completion
 
         server = SimpleNamespace(port=port, stopping=False, remove=lambda connection: None)

@@ -93,7 +93,7 @@ def test_a_client_that_comes_while_the_server_stops_is_let_go():
         connection.start()
         while not connection.handle.closed:
             [completion] = batch(port, limit=1)
-            completion.operation.state(completion.operation)
+            completion.operation.state(completion)
             if isinstance(completion.operation, unio.Shutdown):
                 assert client.recv(1) == b""
                 client.shutdown(socket.SHUT_WR)

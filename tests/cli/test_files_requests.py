@@ -45,7 +45,7 @@ def answer_to_pieces(directory, pieces):
 
         def step():
             [completion] = batch(port, limit=1)
-            completion.operation.state(completion.operation)
+            completion.operation.state(completion)
             return completion.operation
 
         connection.start()

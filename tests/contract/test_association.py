@@ -556,3 +556,16 @@ def test_closing_an_idle_object_behind_the_port_queues_nothing(port: unio.Port, 
 def test_only_a_port_makes_handles() -> None:
     with pytest.raises(TypeError, match=r"Port\.associate"):
         unio.Handle()
+
+
+@pytest.mark.clause("X3")
+def test_a_handle_is_closed_at_the_end_of_a_with_block(port: unio.Port, make_pair: Any) -> None:
+    near, _far = make_pair()
+    recv = None
+    with contextlib.suppress(ZeroDivisionError), port.associate(near) as handle:
+        recv = unio.Recv(handle)
+        port.submit(recv)
+        raise ZeroDivisionError
+    assert handle.closed
+    assert near.fileno() == -1
+    assert type(completion(port).error) is unio.Cancelled

@@ -36,6 +36,24 @@ def test_an_accept_carries_the_key_of_the_listener_and_no_bytes(
     resources.enter_context(accept.socket)
 
 
+@pytest.mark.clause("O1")
+def test_take_gives_the_accepted_socket_away_once(port: unio.Port, make_listener: Any) -> None:
+    listening = make_listener()
+    accept = unio.Accept(port.associate(listening))
+    with pytest.raises(RuntimeError, match="no socket to give"):
+        accept.take()
+    with socket.create_connection(listening.getsockname(), support.PATIENCE) as client:
+        support.succeed(port, accept)
+        taken = accept.socket
+        with accept.take() as accepted:
+            assert accepted is taken
+            assert accept.socket is None
+            with pytest.raises(RuntimeError, match="or it was taken"):
+                accept.take()
+            client.sendall(b"x")
+            assert accepted.getpeername() == client.getsockname()
+
+
 @pytest.mark.clause("O1", "C3")
 @channels.every_socket
 def test_the_accepted_socket_and_the_address_of_its_peer_are_on_the_operation(

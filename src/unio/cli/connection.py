@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+import traceback
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import unio
+from unio.cli.output import complain
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
 
     from unio.cli.server import Server
 
@@ -29,8 +32,8 @@ class Connection(ABC):
     def __init__(self, server: Server, client: socket.socket) -> None:
         self.server = server
         self.handle = server.port.associate(client, key=self)
-        self.recv = unio.Recv(self.handle, bytearray(BUFFER_SIZE), state=self.received)
-        self.send = unio.Send(self.handle, b"", state=self.sent)
+        self.recv = unio.Recv(self.handle, bytearray(BUFFER_SIZE), state=self.guarded(self.received))
+        self.send = unio.Send(self.handle, b"", state=self.guarded(self.sent))
         self._linger_until: float | None = None
 
     @abstractmethod
@@ -41,6 +44,18 @@ class Connection(ABC):
 
     @abstractmethod
     def sent(self, send: unio.Send) -> None: ...
+
+    def guarded(self, method: Callable[[Any], None]) -> Callable[[unio.Completion], None]:
+        """The state of an operation that is to be given to *method*: a fault there ends this connection alone."""
+
+        def handle(completion: unio.Completion) -> None:
+            try:
+                method(completion.operation)
+            except Exception:  # noqa: BLE001 - whatever it is, the server goes on
+                complain(traceback.format_exc())
+                self.close()
+
+        return handle
 
     def receive(self, timeout: float | None = None) -> None:
         """Wait for the client, at most *timeout* seconds, unless the server is stopping."""
@@ -60,8 +75,8 @@ class Connection(ABC):
         read yet. So the write side ends first, and what the client still sends is received and dropped.
         """
         self._linger_until = time.monotonic() + LINGER_SECONDS
-        self.recv.state = self._drained
-        self.server.port.submit(unio.Shutdown(self.handle, state=self._shut_down))
+        self.recv.state = self.guarded(self._drained)
+        self.server.port.submit(unio.Shutdown(self.handle, state=self.guarded(self._shut_down)))
 
     def close(self) -> None:
         self.handle.close()

@@ -43,7 +43,7 @@ class FilesConnection(Connection):
         self._http = h11.Connection(h11.SERVER)
         self._deadline = 0.0
         self._body: bytes | FileRange | FileStream = b""
-        self._send_file = unio.SendFile(self.handle, -1, state=self._sent_file)  # no file yet
+        self._send_file = unio.SendFile(self.handle, -1, state=self.guarded(self._sent_file))  # no file yet
 
     def start(self) -> None:
         self._deadline = time.monotonic() + REQUEST_SECONDS

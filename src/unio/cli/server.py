@@ -1,26 +1,25 @@
 """What the servers have in common: a listener, the threads that serve its connections, and an orderly end.
 
-Every operation carries, as its state, the method that takes its completion. So the threads need no table of who waits
-for what: they wait on the one port and call.
+Every operation carries, as its state, what is called with its completion. So the threads need no table of who waits for
+what: they are all in :meth:`unio.Port.run` of the one port.
 """
 
 from __future__ import annotations
 
 import contextlib
-import enum
 import signal
 import socket
 import threading
-import traceback
-from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeAlias
 
 import unio
-from unio.cli.connection import Connection
 from unio.cli.output import Problem, complain
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from types import FrameType
+
+    from unio.cli.connection import Connection
 
 ACCEPTS = 32
 """How many accepts are in flight: a burst of clients is taken in batches, not one by one."""
@@ -29,13 +28,6 @@ BACKLOG = 1024
 """How many clients may wait to be accepted, as far as the system allows."""
 
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)]
-
-
-class Packet(enum.Enum):
-    """What is posted to the port as a key."""
-
-    STOP = "accept no more, and end when what is in flight has ended"
-    EXIT = "end this thread"
 
 
 @contextlib.contextmanager
@@ -70,7 +62,7 @@ class Server:
         self._said: set[str] = set()
 
     def run(self, threads: int, ready: Callable[[], None]) -> None:
-        """Serve with this thread and as many others as make *threads*, until STOP was posted and all is done.
+        """Serve with this thread and as many others as make *threads*, until :meth:`stop` was called and all is done.
 
         *ready* is called once they are there. Raises Problem if the system doesn't have so many.
         """
@@ -78,7 +70,7 @@ class Server:
             self.port.submit(unio.Accept(self._listener, state=self._accepted))
         with self._helpers(threads - 1):
             ready()
-            self._work()
+            self.port.run()
         for connection in self._current():  # what had not ended when the time was up
             connection.close()
 
@@ -89,10 +81,10 @@ class Server:
         try:
             with signals_blocked():
                 for _ in range(count):
-                    helpers.append(start_thread(self._work))  # noqa: PERF401 - to know those before one that fails
+                    helpers.append(start_thread(self.port.run))  # noqa: PERF401 - to know those before one that fails
             yield
         finally:
-            self.port.post(Packet.EXIT)
+            self.port.stop()  # also where not all of them could be started
             for helper in helpers:
                 helper.join()
 
@@ -101,23 +93,13 @@ class Server:
             self._connections.discard(connection)
             was_last = self.stopping and not self._connections
         if was_last:
-            self.port.post(Packet.EXIT)
+            self.port.stop()
 
-    def _work(self) -> None:
-        while True:
-            for key, operation, _transferred, _error in self.port.wait():
-                if key is Packet.EXIT:
-                    self.port.post(Packet.EXIT)  # one packet ends all threads: each passes it on
-                    return
-                if key is Packet.STOP:
-                    self._stop()
-                else:
-                    call(key, operation)
-
-    def _accepted(self, accept: unio.Accept) -> None:
-        client, error = accept.socket, accept.error
+    def _accepted(self, completion: unio.Completion) -> None:
+        accept, error = completion.operation, completion.error
         if isinstance(error, unio.Cancelled):
             return
+        client = None if error is not None else accept.take()
         if error is not None:
             # Without free descriptors the clients stay in the backlog, and the port makes the next accept wait a
             # moment. So submitting again is all there is to do.
@@ -138,7 +120,8 @@ class Server:
             self._connections.add(connection)
         connection.start()
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
+        """Accept no more, and end when what is in flight has ended."""
         # The order matters: a connection that starts to receive looks at `stopping` afterwards, so that either it
         # sees it or it is asked to stop here.
         self.stopping = True
@@ -148,10 +131,10 @@ class Server:
         for connection in connections:
             connection.stop()
         if not connections:
-            self.port.post(Packet.EXIT)
+            self.port.stop()
 
-    def _time_is_up(self, _timer: unio.Timer) -> None:
-        self.port.post(Packet.EXIT)
+    def _time_is_up(self, _: unio.Completion) -> None:
+        self.port.stop()
 
     def _current(self) -> list[Connection]:
         with self._lock:
@@ -164,7 +147,7 @@ class Server:
             complain(f"{message}\n")
 
 
-Connect: TypeAlias = Callable[[Server, socket.socket], Connection]
+Connect: TypeAlias = "Callable[[Server, socket.socket], Connection]"
 """What makes the connection of an accepted socket. Raises OSError when the system lacks what it takes."""
 
 
@@ -175,16 +158,6 @@ def start_thread(work: Callable[[], None]) -> threading.Thread:
     except RuntimeError as error:
         raise Problem(f"can't serve with that many threads: {error}") from error
     return thread
-
-
-def call(key: Server | Connection, operation: unio.Operation) -> None:
-    """Give an operation that completed to the method that waits for it."""
-    try:
-        operation.state(operation)
-    except Exception:  # noqa: BLE001 - a fault in serving one client ends that client's connection, not the server
-        complain(traceback.format_exc())
-        if isinstance(key, Connection):
-            key.close()
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -204,7 +177,7 @@ def printable(address: tuple[str, int]) -> str:
 
 
 @contextlib.contextmanager
-def stopping_on_signals(port: unio.Port) -> Iterator[None]:
+def stopping_on_signals(server: Server) -> Iterator[None]:
     """Let the first Ctrl-C or SIGTERM stop the server in order, and the second one end the process at once.
 
     A handler of Python's runs in the main thread, once that is awake; a signal that comes just before it goes to sleep
@@ -219,8 +192,8 @@ def stopping_on_signals(port: unio.Port) -> Iterator[None]:
     told, tells = socket.socketpair()
     with told, tells:
         tells.setblocking(False)
-        handle = port.associate(told)
-        port.submit(unio.Recv(handle, bytearray(1), state=lambda _recv: port.post(Packet.STOP)))
+        handle = server.port.associate(told)
+        server.port.submit(unio.Recv(handle, bytearray(1), state=lambda _: server.stop()))
         before = signal.set_wakeup_fd(tells.fileno(), warn_on_full_buffer=False)
         for number in SIGNALS:  # after that, or one could come between and be told to nobody
             signal.signal(number, next_one_kills)

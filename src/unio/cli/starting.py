@@ -27,7 +27,7 @@ def serve(options: argparse.Namespace, connect: Connect) -> int:
     with listener, make_port(options.backend) as port, contextlib.ExitStack() as stack:
         with about_to("serve"):
             server = Server(port, listener, connect, options.grace)
-            stack.enter_context(stopping_on_signals(port))
+            stack.enter_context(stopping_on_signals(server))
         server.run(options.threads, lambda: say(f"listening on {server.address} ({port.backend})\n"))
     return 0
 
