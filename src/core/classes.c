@@ -117,7 +117,8 @@ static PyObject *learn(PyObject *Py_UNUSED(module), PyObject *args) {
     file_type = (PyTypeObject *)Py_NewRef(file_class);
     Py_INCREF(accepted_socket);
     Py_INCREF(socket_kind);
-    if (find_offsets() < 0 || find_slow_forms(port_class) < 0 || intern_names() < 0)
+    if (find_offsets() < 0 || find_slow_forms(port_class) < 0 || intern_names() < 0 ||
+        know_awaiting() < 0)
         return NULL;
     pthread_atfork(NULL, NULL, forked);
     Py_RETURN_NONE;

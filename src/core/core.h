@@ -166,8 +166,8 @@ int ring_has_results(PyObject *ring);
 unsigned ring_take_some(PyObject *ring);
 
 extern PyType_Spec lock_spec, queue_spec, waiter_spec, direction_spec, handle_spec, port_spec, ring_spec;
-extern PyType_Spec deadline_spec, deadlines_spec;
+extern PyType_Spec deadline_spec, deadlines_spec, task_spec;
 extern PyType_Spec operation_spec, buffered_spec, recv_spec, send_spec, accept_spec, completion_spec;
-extern PyMethodDef lock_functions[], socket_functions[], class_functions[], association_functions[];
+extern PyMethodDef lock_functions[], socket_functions[], class_functions[], association_functions[], task_functions[];
 
 #endif

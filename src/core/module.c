@@ -31,6 +31,7 @@ static int add_types(PyObject *module) {
         {"QueueState", &queue_spec, NULL},
         {"WaiterState", &waiter_spec, NULL},
         {"FastPort", &port_spec, NULL},
+        {"TaskState", &task_spec, NULL},
         {"Ring", &ring_spec, NULL},
     };
     for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
@@ -52,7 +53,7 @@ static int fill(PyObject *module) {
     if (add_types(module) < 0 || PyModule_AddIntConstant(module, "IDLE", IDLE) < 0 ||
         PyModule_AddIntConstant(module, "PENDING", PENDING) < 0 || PyModule_AddIntConstant(module, "QUEUED", QUEUED) < 0)
         return -1;
-    PyMethodDef *functions[] = {lock_functions, socket_functions, class_functions, association_functions};
+    PyMethodDef *functions[] = {lock_functions, socket_functions, class_functions, association_functions, task_functions};
     for (size_t i = 0; i < sizeof functions / sizeof *functions; i++) {
         if (PyModule_AddFunctions(module, functions[i]) < 0)
             return -1;

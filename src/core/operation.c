@@ -280,6 +280,7 @@ static PyType_Slot operation_slots[] = {
     {Py_tp_methods, operation_methods},
     {Py_tp_getset, operation_accessors},
     {Py_tp_members, operation_members},
+    {Py_am_await, operation_await},
     {0, NULL},
 };
 

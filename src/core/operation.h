@@ -105,6 +105,10 @@ int set_in_python(PyObject *operation, const char *method, PyObject *value, cons
 /* A new reference, or AttributeError as a slot of Python's raises it. */
 PyObject *field_or_error(PyObject *operation, PyObject **field, const char *name);
 
+/* Awaiting one (task.c); in a task, C does so from when it knows what it makes for that. */
+PyObject *operation_await(PyObject *operation);
+int know_awaiting(void);
+
 /* What holds the memory of an operation with a buffer, if that is one piece, and where it is; NULL if not. */
 PyObject *memory_of(PyObject *operation, char **data, Py_ssize_t *size);
 

@@ -15,6 +15,8 @@ from unio.operation_state import OperationState as OperationState
 from unio.operation_state import RecvState as RecvState
 from unio.operation_state import SendState as SendState
 from unio.operations import Operation
+from unio.task_state import TaskState as TaskState
+from unio.task_state import in_task as in_task
 
 IDLE: int
 PENDING: int

@@ -8,10 +8,11 @@ it by both.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Generator
 
     from unio.arguments import Address
     from unio.handle import Handle
@@ -58,6 +59,8 @@ class OperationState:
 
     if TYPE_CHECKING:  # what both forms leave to Operation
 
+        def _await(self) -> Generator[Any, None, Self]: ...
+
         def _must_be_idle(self) -> None:
             """Raise InFlight for what is in flight."""
 
@@ -97,6 +100,9 @@ class OperationState:
     @handle.setter
     def handle(self, handle: Handle) -> None:
         self._set_handle(handle)
+
+    def __await__(self) -> Generator[Any, None, Self]:
+        return self._await()
 
     @property
     def key(self) -> Any:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol, Self
 from unio.arguments import Address, checked_address, checked_file, require, seconds, view, whole_number
 from unio.awaiting import Within, completed
 from unio.backends.common.accelerator import AcceptState, BufferedState, OperationState, RecvState, SendState
-from unio.errors import InFlight, shown
+from unio.errors import InFlight, anew, shown
 from unio.handle import Handle, HasFileno, Kind
 from unio.operation_state import IDLE
 
@@ -78,7 +78,12 @@ class HasPid(Protocol):
 
 
 class Operation(OperationState):
-    """What all operations have in common; make one of its subclasses."""
+    """What all operations have in common; make one of its subclasses.
+
+    In a coroutine that :meth:`unio.Port.start` has begun, ``await operation`` submits it, waits until it has completed,
+    and gives it back: ``recv = await unio.Recv(handle)``. The error of its completion is raised there, and so is what
+    :meth:`unio.Port.submit` raises. Its :attr:`state` is the task meanwhile, and then what it was before.
+    """
 
     __slots__ = ()
 
@@ -105,16 +110,15 @@ class Operation(OperationState):
             )
         self._prepare(handle, key, state)
 
-    def __await__(self) -> Generator[Any, None, Self]:
-        """Submit it and wait until it has completed, in a coroutine that :meth:`unio.Port.start` has begun.
-
-        Gives the operation itself: ``recv = await unio.Recv(handle)``. An error of its completion is raised, and so is
-        what :meth:`unio.Port.submit` raises. Its :attr:`state` is the task's meanwhile, and then what it was.
-        """
+    def _await(self) -> Generator[Any, None, Self]:
         return completed(self, self)
 
+    def _raise_error(self) -> NoReturn:
+        assert self.error is not None
+        raise anew(self.error)
+
     def within(self, timeout: float | None) -> Within[Self]:
-        """The same with a time-out, a number of seconds: ``await unio.Recv(handle).within(30)``.
+        """Awaits it with a time-out, a number of seconds: ``await unio.Recv(handle).within(30)``.
 
         When it passes first, :class:`TimeoutError` is raised, as :meth:`unio.Port.submit` says.
         """

@@ -5,21 +5,20 @@ operation`` gives the operation to the task, which makes itself the operation's 
 finds the task as it finds any other handler, in whichever thread has taken it.
 
 Two threads never work on one task. From the moment at which an operation is submitted another thread may go on with the
-task, so the submit comes last, outside of the coroutine and of its context. What the task waits for stands in
-``_awaited`` until some thread takes it out to go on, in one step: the one that has its completion, or the one that
-closes the port.
+task, so the submit comes last, outside of the coroutine and of its context. What the task waits for is noted until some
+thread takes that out to go on, in one step: the one that has its completion, or the one that closes the port.
 """
 
 from __future__ import annotations
 
 import contextlib
 import contextvars
-from collections import deque
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from unio.awaiting import Within, cancelled_await, current_task, refuse_await
-from unio.errors import Cancelled, PortClosed, shown
+from unio.awaiting import Within, refuse_await
+from unio.backends.common.accelerator import TaskState, in_task
+from unio.errors import Cancelled, PortClosed, cancelled, shown
 from unio.operations import Operation
 from unio.reports import ends_program, report
 
@@ -35,7 +34,7 @@ AT_ONCE_MAX = 64
 """How many operations that succeed within submit a task goes on with before others have their turn."""
 
 
-class Task(Generic[Result]):
+class Task(TaskState, Generic[Result]):
     """A coroutine that a port runs; :meth:`unio.Port.start` makes it.
 
     Whichever thread is in :meth:`unio.Port.run` goes on with it, one at a time, always in the context
@@ -46,21 +45,7 @@ class Task(Generic[Result]):
     :class:`unio.Cancelled`, nor :class:`unio.PortClosed` of its closed port, which say that it was ended here.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_awaited",
-        "_cancelled",
-        "_context",
-        "_coroutine",
-        "_done",
-        "_error",
-        "_port",
-        "_result",
-        "_waiting",
-    )
-
-    _awaited: deque[Operation | Task[Any] | None]
-    """What it waits for, None for its turn in the queue. Empty while a thread is at work on it, and when it is done."""
+    __slots__ = ("__weakref__", "_done", "_error", "_port", "_result", "_waiting")
 
     _waiting: list[Task[Any]]
     """The tasks that await it."""
@@ -68,15 +53,12 @@ class Task(Generic[Result]):
     _result: Result
 
     def __init__(self, port: Port, coroutine: Coroutine[Any, Any, Result]) -> None:
+        super().__init__()
         self._port = port
-        self._coroutine = coroutine
-        self._context = contextvars.copy_context()
-        self._context.run(current_task.set, self)
-        self._awaited = deque([None])
         self._waiting = []
-        self._cancelled = False
         self._done = False
         self._error: BaseException | None = None
+        self._begin(coroutine, contextvars.copy_context(), port.submit)
 
     @property
     def done(self) -> bool:
@@ -90,30 +72,30 @@ class Task(Generic[Result]):
         coroutine that goes on all the same was asked, and isn't asked again. Raises :class:`unio.PortClosed`.
         """
         self._cancelled = True  # first: a thread that is about to submit looks at it afterwards
-        for awaited in tuple(self._awaited):
+        for awaited in self._awaits():
             if isinstance(awaited, Operation):
                 self._port.cancel(awaited)
-            elif awaited is not None and awaited._forget(self):
+            elif isinstance(awaited, Task) and awaited._forget(self):
                 self._resume()
 
     def __await__(self) -> Generator[Any, None, Result]:
-        if current_task.get() is None:
+        if not in_task():
             refuse_await(self)
         if not self._done:
             yield self
-        if not self._done:
-            raise cancelled_await()
         if self._error is not None:
             raise self._error
         return self._result
 
-    # What drives it
+    # What drives it, beyond what is plain
 
-    def __call__(self, completion: Completion | None) -> None:
-        """Go on with it, as what it awaits has completed: it is the state of that, or the key of a packet."""
-        if not self._take():
-            return  # the port was closed, and the task with it
-        if self._cancelled and completion is not None and isinstance(completion.error, Cancelled):
+    def _go_on_cancelled(self, completion: Completion | None, awaited: object) -> None:
+        """Go on with a task that was cancelled, as what it awaits has completed: it is told so, unless it is already."""
+        if isinstance(awaited, Task) and not awaited._done:
+            self._cancelled = False
+            self._go_on(self._coroutine.throw, cancelled("cancelled by Task.cancel"))
+            return
+        if completion is not None and isinstance(completion.error, Cancelled):
             self._cancelled = False
         self._go_on(self._coroutine.send, None)
 
@@ -122,11 +104,13 @@ class Task(Generic[Result]):
         at_once = 0
         while True:
             try:
-                request = self._context.run(step, value)
+                request = self._step(step, value)
             except StopIteration as end:
                 self._end(end.value, None)
                 return
             except BaseException as error:  # noqa: BLE001 - it is looked at there
+                if error.__traceback__ is not None:
+                    error.__traceback__ = error.__traceback__.tb_next  # without this frame, which has the task
                 self._end(None, error)
                 return
             try:
@@ -139,15 +123,25 @@ class Task(Generic[Result]):
             except Exception as error:  # noqa: BLE001 - it is the coroutine's, which has asked for this
                 step, value = self._coroutine.throw, error
 
+    def _asked(self, request: object) -> None:
+        """Go on after the coroutine has asked for something."""
+        try:
+            waits = self._wait_for(request)
+        except Exception as error:  # noqa: BLE001 - it is the coroutine's
+            self._go_on(self._coroutine.throw, error)
+        else:
+            if not waits:
+                self._go_on(self._coroutine.send, None)
+
     def _wait_for(self, request: object) -> bool:
         """Have the task wait for what the coroutine awaits. Returns False if it has that already.
 
         Where this returns True another thread may be at work on the task by now.
         """
         if isinstance(request, Operation):
-            return self._submit(request, None)
+            return self._submit_within(request, None)
         if isinstance(request, Within):
-            return self._submit(request.operation, request.timeout)
+            return self._submit_within(request.operation, request.timeout)
         if isinstance(request, Task):
             return self._join(request)
         raise TypeError(
@@ -155,22 +149,42 @@ class Task(Generic[Result]):
             "another library's"
         )
 
-    def _submit(self, operation: Operation, timeout: float | None) -> bool:
+    def _submit_within(self, operation: Operation, timeout: float | None) -> bool:
         if operation.in_flight:
             operation._refuse_submission()
-        operation.state = self
-        self._awaited.append(operation)
+        state, operation.state = operation.state, self
+        self._put(operation)
         try:
             at_once = self._port.submit(operation, timeout)
         except Exception:
-            if operation.in_flight or not self._take():  # without memory it may be in flight all the same
+            if self._is_submitted(operation, state):
                 return True
             raise
         self._look_for_cancel()
         return not (at_once and self._take())
 
+    def _submitted(self, at_once: bool) -> None:  # noqa: FBT001 - C calls it
+        """See to a submission by C that has succeeded at once, or in a task that was cancelled meanwhile."""
+        self._look_for_cancel()
+        if at_once and self._take():
+            self._go_on(self._coroutine.send, None)
+
+    def _refused(self, operation: Operation, state: object, error: BaseException) -> None:
+        """See to a submission by C that has failed."""
+        if not isinstance(error, Exception):
+            raise error
+        if not self._is_submitted(operation, state):
+            self._go_on(self._coroutine.throw, error)
+
+    def _is_submitted(self, operation: Operation, state: object) -> bool:
+        """Whether an operation is in flight though its submit has raised, as it does where there is no memory."""
+        if operation.in_flight or not self._take():
+            return True
+        operation.state = state
+        return False
+
     def _join(self, other: Task[Any]) -> bool:
-        self._awaited.append(other)
+        self._put(other)
         other._waiting.append(self)
         if other._done and other._forget(self):  # it has ended meanwhile, and tells nobody any more
             return not self._take()
@@ -185,19 +199,11 @@ class Task(Generic[Result]):
 
     def _give_turn(self) -> bool:
         """Let others have their turn. Returns whether this thread has given the task away."""
-        self._awaited.append(None)
+        self._put(None)
         try:
             self._port.post(self)
         except Exception:  # noqa: BLE001 - whatever it is, it is no matter of the coroutine's
             return not self._take()
-        return True
-
-    def _take(self) -> bool:
-        """Have the task for this thread alone, unless another one has it already."""
-        try:
-            self._awaited.pop()
-        except IndexError:
-            return False
         return True
 
     def _forget(self, waiting: Task[Any]) -> bool:
@@ -219,7 +225,7 @@ class Task(Generic[Result]):
 
     def _has_turn(self) -> bool:
         """Whether it is in the queue, to go on."""
-        return None in tuple(self._awaited)
+        return self._awaits() == (None,)
 
     # Its end
 
@@ -259,7 +265,7 @@ class Task(Generic[Result]):
 
     def __repr__(self) -> str:
         name = getattr(self._coroutine, "__qualname__", type(self._coroutine).__name__)
-        return f"<unio.Task {name} {'done' if self._done else 'waits' if self._awaited else 'runs'}>"
+        return f"<unio.Task {name} {'done' if self._done else 'waits' if self._awaits() else 'runs'}>"
 
 
 def checked_coroutine(coroutine: object) -> Coroutine[Any, Any, Any]:

@@ -101,6 +101,14 @@ else:
     made_completion = Completion._make
 
 
+if TYPE_CHECKING or not has_fast_path:
+    from unio.task_state import TaskState as TaskState  # noqa: PLC0414
+    from unio.task_state import in_task as in_task  # noqa: PLC0414
+else:
+    TaskState = core.TaskState
+    in_task = core.in_task
+
+
 if TYPE_CHECKING:
     from unio._core import FastPort as FastPort  # noqa: PLC0414 - so that it counts as this module's
 elif has_fast_path:
