@@ -90,7 +90,7 @@ class Task(TaskState, Generic[Result]):
     # What drives it, beyond what is plain
 
     def _go_on_cancelled(self, completion: Completion | None, awaited: object) -> None:
-        """Go on with a task that was cancelled, as what it awaits has completed: it is told so, unless it is already."""
+        """Go on with a task that was cancelled, as what it awaits has completed: it is told so, unless that says it."""
         if isinstance(awaited, Task) and not awaited._done:
             self._cancelled = False
             self._go_on(self._coroutine.throw, cancelled("cancelled by Task.cancel"))

@@ -104,7 +104,6 @@ class Server:
             # Without free descriptors the clients stay in the backlog, and the port makes the next accept wait a
             # moment. So submitting again is all there is to do.
             self._say_once(f"can't accept: {error.strerror}")
-        accept.socket = None  # type: ignore[assignment]  # it is this server's now
         self.port.submit(accept)  # cancelled, where the server is stopping and has closed the listener
         if client is not None:
             self._begin(client)
