@@ -21,11 +21,15 @@ def run(port: unio.Port) -> None:
 def test_run_calls_the_state_of_each_operation_and_the_key_of_a_packet(port: unio.Port, make_pair: Any) -> None:
     near, far = make_pair()
     seen: list[unio.Completion] = []
-    recv = unio.Recv(port.associate(near, "key"), state=seen.append)
+
+    def received(found: unio.Completion) -> None:
+        seen.append(found)
+        port.stop()
+
+    recv = unio.Recv(port.associate(near, "key"), state=received)
     port.post(seen.append)
     port.submit(recv)
     far.sendall(b"hello")
-    port.submit(unio.Timer(0.01, state=lambda _: port.stop()))
     run(port)
     assert [found[1:] for found in seen] == [(None, 0, None), (recv, 5, None)]
     assert seen[1].key == "key"
