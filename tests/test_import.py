@@ -39,6 +39,7 @@ NOT_NEEDED = {
     "unio.__main__",
     "unio.backends.epoll",
     "unio.backends.kqueue",
+    "unio.streams",
     "urllib",
 }
 

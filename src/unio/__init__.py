@@ -8,8 +8,19 @@
 'hello'
 """
 
+import importlib
+
 from unio import backends
-from unio.errors import AssociationError, BackendUnavailable, Cancelled, InFlight, NotAssociated, PortClosed
+from unio.errors import (
+    AssociationError,
+    BackendUnavailable,
+    Cancelled,
+    InFlight,
+    LimitExceeded,
+    NotAssociated,
+    PortClosed,
+    StreamEnded,
+)
 from unio.files import open, pipe  # noqa: A004 - as in os.open, the module's name says which
 from unio.handle import Handle
 from unio.names import ConnectTo, Resolve
@@ -38,6 +49,7 @@ from unio.tasks import Task
 TYPE_CHECKING = False  # as typing has it, which costs an import
 if TYPE_CHECKING:
     from unio.pool import Pool
+    from unio.streams.stream import Stream
 
 __version__ = "0.1.0"
 
@@ -53,6 +65,7 @@ __all__ = [
     "Flush",
     "Handle",
     "InFlight",
+    "LimitExceeded",
     "NotAssociated",
     "Operation",
     "Poll",
@@ -69,6 +82,8 @@ __all__ = [
     "SendFile",
     "SendTo",
     "Shutdown",
+    "Stream",
+    "StreamEnded",
     "Task",
     "Timer",
     "Write",
@@ -82,11 +97,13 @@ def __dir__() -> list[str]:
     return sorted([*__all__, "__version__"])
 
 
-def __getattr__(name: str) -> object:
-    # The one name that is fetched when it is used: it imports concurrent.futures, which others need not pay for.
-    if name != "Pool":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from unio.pool import Pool  # noqa: PLC0415
+_FETCHED = {"Pool": "unio.pool", "Stream": "unio.streams.stream"}
+"""Names that are fetched when they are used, and from where: others need not pay for what these import."""
 
-    globals()[name] = Pool
-    return Pool
+
+def __getattr__(name: str) -> object:
+    if name not in _FETCHED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    thing: object = getattr(importlib.import_module(_FETCHED[name]), name)
+    globals()[name] = thing
+    return thing

@@ -3,6 +3,9 @@
 There are two paths and no third. *Misuse* (a closed port, a handle that never joined, an operation that is still in
 flight) raises from the call that was wrong. Whatever the operating system says of the input or output itself travels
 as the error of a completion, always an :class:`OSError`, with the same ``errno`` on every backend.
+
+A :class:`unio.Stream` raises both kinds from its awaits, and says of bytes that came, but not as they should have, that
+the stream ended too soon or that a limit was exceeded.
 """
 
 import errno
@@ -40,6 +43,14 @@ class Cancelled(OSError):
     Its ``errno`` is ``ECANCELED``. It is never the peer's doing: when the peer resets the connection, the error is a
     :class:`ConnectionResetError`.
     """
+
+
+class StreamEnded(EOFError):
+    """A stream ended before what was to be read from it had come. What did come can still be read."""
+
+
+class LimitExceeded(ValueError):
+    """What was to be read from a stream, such as a line, is longer than the reader allows. It can still be read."""
 
 
 def cancelled(reason: str) -> Cancelled:
@@ -97,8 +108,16 @@ def anew(error: OSError) -> OSError:
     return copy
 
 
+TIMED_OUT = "the time-out of the submission passed"
+
+
 def timed_out() -> TimeoutError:
-    return TimeoutError(errno.ETIMEDOUT, "the time-out of the submission passed")
+    return TimeoutError(errno.ETIMEDOUT, TIMED_OUT)
+
+
+def is_timed_out(error: OSError) -> bool:
+    """Whether the time-out of a submission has passed; the system has time-outs of its own, which end a connection."""
+    return isinstance(error, TimeoutError) and error.strerror == TIMED_OUT
 
 
 def not_listening() -> OSError:
