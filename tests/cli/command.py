@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from patience import PATIENCE, PROGRAM
+from support import batch
 
 import unio
 
@@ -51,6 +52,24 @@ def run(*arguments: str, before: str = "", **changes: str) -> subprocess.Complet
         timeout=PROGRAM,
         check=False,
     )
+
+
+FAULTY = """
+import unio
+write = unio.Stream.write
+async def faulty(stream, data):
+    await write(stream, data)
+    1 / (len(data) - 13)
+unio.Stream.write = faulty
+"""
+"""Python with which a server meets with a fault when it has sent 13 bytes."""
+
+
+def step(port: unio.Port) -> unio.Completion:
+    """Have a port that nobody runs do one thing: what it did."""
+    [completion] = batch(port, limit=1)
+    (completion.key if completion.operation is None else completion.operation.state)(completion)
+    return completion
 
 
 class DidNotStart(AssertionError):

@@ -9,7 +9,7 @@ import struct
 import threading
 
 import pytest
-from command import PATIENCE, Served, everything, received
+from command import FAULTY, PATIENCE, Served, everything, received
 from platforms import needs_rlimit, needs_signals
 
 CLIENTS = 20
@@ -89,12 +89,7 @@ def test_running_out_of_descriptors_is_survived():
 
 @needs_signals
 def test_a_fault_in_serving_one_client_harms_no_other():
-    before = (
-        "import unio.cli.echo as e\n"
-        "sent = e.EchoConnection.sent\n"
-        "e.EchoConnection.sent = lambda self, send: sent(self, send) if send.transferred != 13 else 1 / 0"
-    )
-    with Served("echo", before=before) as served:
+    with Served("echo", before=FAULTY) as served:
         with served.connect() as other, served.connect() as client:
             client.sendall(b"thirteen byte")
             assert everything(client) == b"thirteen byte"

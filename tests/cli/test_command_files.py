@@ -19,10 +19,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from command import PATIENCE, UNPRIVILEGED, Served, everything, received
+from command import PATIENCE, UNPRIVILEGED, Served, everything, received, step
 from patience import PROGRAM
 from platforms import WINDOWS, needs_names_of_bytes, needs_rlimit, needs_signals, needs_to_lose_rights
-from support import batch
 from web import get, raw, request
 from wine import wine_row
 
@@ -541,30 +540,27 @@ def test_a_client_that_is_slow_but_takes_something_is_kept(tmp_path, monkeypatch
         (tmp_path / "crowd" / f"{number:0200}").touch()
     near, client = socket.socketpair()
     with unio.Port() as port, near, client:
-
-        def step():
-            [completion] = batch(port, limit=1)
-            completion.operation.state(completion)
-            return completion
-
-        server = SimpleNamespace(port=port, stopping=False, remove=lambda connection: None)
-        connection = files.FilesConnection(tmp_path, server, near)
-        connection.start()
-        client.sendall(f"GET {target} HTTP/1.1\r\nHost: here\r\n\r\n".encode())
         monkeypatch.setattr(files, "STALL_SECONDS", 0.05)
+        server = SimpleNamespace(port=port, context=None, stopping=False, remove=lambda connection: None)
+        connection = files.FilesConnection(tmp_path, server, near)
+        port.start(connection.run())
+        step(port)
+        client.sendall(f"GET {target} HTTP/1.1\r\nHost: here\r\n\r\n".encode())
         for expected in [unio.Recv, *given_first]:
-            assert isinstance(step().operation, expected)
+            assert isinstance(step(port).operation, expected)
         monkeypatch.setattr(files, "STALL_SECONDS", PATIENCE)
-        stalled = step()  # nobody reads, but the first bytes fit into the socket
+        connection.stream._sender._idle_timeout = PATIENCE
+        stalled = step(port)  # nobody reads, but the first bytes fit into the socket
         assert isinstance(stalled.error, TimeoutError)
         assert stalled.transferred > 0
 
         found = []
         reader = threading.Thread(target=lambda: found.append(everything(client)))
         reader.start()
-        assert step().error is None  # the rest of it
+        assert step(port).error is None  # the rest of it
         client.shutdown(socket.SHUT_WR)
-        step()  # so it is closed
+        while not connection.stream.handle.closed:
+            step(port)
         reader.join(PATIENCE)
     head, _, body = found[0].partition(b"\r\n\r\n")
     assert f"Content-Length: {len(body)}\r\n".encode() in head + b"\r\n"

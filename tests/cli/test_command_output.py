@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from command import PATIENCE, command, environment, everything, received, run
+from command import FAULTY, PATIENCE, command, environment, everything, received, run
 from platforms import LINUX, WINDOWS, needs_rlimit, needs_signals
 
 STDIN, STDOUT, STDERR = range(3)
@@ -163,17 +163,10 @@ def test_a_server_without_any_stream_serves_and_ends_in_order(like):
     assert process.returncode == 0
 
 
-TROUBLE = (
-    "import unio.cli.echo as e\n"
-    "sent = e.EchoConnection.sent\n"
-    "e.EchoConnection.sent = lambda self, send: sent(self, send) if send.transferred != 13 else 1 / 0"
-)
-
-
 @needs_signals
 @pytest.mark.parametrize("like", BAD)
 def test_a_fault_that_cannot_be_said_harms_no_other_client(like):
-    with started(["serve", "echo", "--port", "0"], [STDERR], like, before=TROUBLE) as process:
+    with started(["serve", "echo", "--port", "0"], [STDERR], like, before=FAULTY) as process:
         port = int(process.stdout.readline().split()[2].split(":")[1])
         with connected(process, port) as other:
             for _ in range(2):

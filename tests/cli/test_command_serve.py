@@ -8,9 +8,8 @@ import socket
 from types import SimpleNamespace
 
 import pytest
-from command import PATIENCE, Served, everything, received
+from command import PATIENCE, Served, everything, received, step
 from platforms import needs_signals
-from support import batch
 
 import unio
 from unio.cli.echo import EchoConnection
@@ -88,13 +87,11 @@ def test_a_download_in_flight_is_finished(directory, number):
 def test_a_client_that_comes_while_the_server_stops_is_let_go():
     near, client = socket.socketpair()
     with unio.Port() as port, near, client:
-        server = SimpleNamespace(port=port, stopping=True, remove=lambda connection: None)
+        server = SimpleNamespace(port=port, context=None, stopping=True, remove=lambda connection: None)
         connection = EchoConnection(server, near)
-        connection.start()
-        while not connection.handle.closed:
-            [completion] = batch(port, limit=1)
-            completion.operation.state(completion)
-            if isinstance(completion.operation, unio.Shutdown):
+        port.start(connection.run())
+        while not connection.stream.handle.closed:
+            if isinstance(step(port).operation, unio.Shutdown):
                 assert client.recv(1) == b""
                 client.shutdown(socket.SHUT_WR)
 

@@ -6,9 +6,8 @@ import socket
 from types import SimpleNamespace
 
 import pytest
-from command import PATIENCE, Served, everything
+from command import PATIENCE, Served, everything, step
 from patience import PROGRAM
-from support import batch
 from web import get, raw, request
 
 import unio
@@ -40,23 +39,19 @@ def answer_to_pieces(directory, pieces):
     near, client = socket.socketpair()
     with unio.Port() as port, near, client:
         client.settimeout(PATIENCE)
-        server = SimpleNamespace(port=port, stopping=False, remove=lambda connection: None)
+        server = SimpleNamespace(port=port, context=None, stopping=False, remove=lambda connection: None)
         connection = files.FilesConnection(directory, server, near)
-
-        def step():
-            [completion] = batch(port, limit=1)
-            completion.operation.state(completion)
-            return completion.operation
-
-        connection.start()
+        port.start(connection.run())
+        step(port)
         for piece in pieces:
             client.sendall(piece)
-            assert isinstance(step(), unio.Recv)
-            if not connection.recv.in_flight:  # it answers
+            received = step(port).operation
+            assert isinstance(received, unio.Recv)
+            if not received.in_flight:  # it answers
                 break
         client.shutdown(socket.SHUT_WR)
-        while not connection.handle.closed:
-            step()
+        while not connection.stream.handle.closed:
+            step(port)
         return everything(client)
 
 

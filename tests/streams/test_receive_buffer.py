@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import unio
@@ -80,6 +80,7 @@ def outcome(subject: object, name: str, *arguments: object) -> object:
         return type(error)
 
 
+@settings(deadline=None)
 @given(st.lists(st.one_of(TEXTS, READS, st.just(None)), max_size=60), st.booleans())
 def test_each_read_gives_what_the_plainest_buffer_gives(steps: list, direct: bool) -> None:
     buffer, model = ReceiveBuffer(), Model()
@@ -107,6 +108,7 @@ def fill(buffer: ReceiveBuffer, data: bytes) -> None:
         data = data[size:]
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=3 * SIZE_MIN), st.lists(st.integers(1, SIZE_MIN), min_size=1))
 def test_what_was_read_is_what_came(data: bytes, sizes: list[int]) -> None:
     buffer, found = buffer_of(data), b""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import array
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unio.streams.write_queue import PIECES_MAX, SMALL, WriteQueue
@@ -23,6 +23,7 @@ def queue_of(*pieces: object) -> WriteQueue:
 PIECES = st.one_of(st.binary(max_size=50), st.integers(SMALL - 1, SMALL + 1).map(bytes))
 
 
+@settings(deadline=None)
 @given(st.lists(PIECES), st.lists(st.tuples(st.integers(1, 3 * SMALL), st.floats(0, 1)), min_size=1))
 def test_what_leaves_is_what_was_added(pieces: list[bytes], turns: list[tuple[int, float]]) -> None:
     queue, left = queue_of(*pieces), b""

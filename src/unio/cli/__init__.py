@@ -74,6 +74,7 @@ def parser() -> Parser:
     for server in (echo, files):
         server.add_argument("--host", default="127.0.0.1", help="the address to listen on (%(default)s)")
         server.add_argument("--port", type=number(0, 65535), default=8000, help="0 picks a free one (%(default)s)")
+        server.add_argument("--tls", nargs=2, metavar=("CERT", "KEY"), help="encrypt; both are files in PEM")
         server.add_argument("--backend", metavar="NAME", help="the backend of the port (the first one available)")
         server.add_argument("--threads", type=number(1, THREADS_MAX), default=1, metavar="N", help="(%(default)s)")
         server.add_argument(

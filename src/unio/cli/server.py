@@ -1,7 +1,6 @@
 """What the servers have in common: a listener, the threads that serve its connections, and an orderly end.
 
-Every operation carries, as its state, what is called with its completion. So the threads need no table of who waits for
-what: they are all in :meth:`unio.Port.run` of the one port.
+The threads run the one port. Each connection is a coroutine that whichever of them is free goes on with.
 """
 
 from __future__ import annotations
@@ -10,19 +9,23 @@ import contextlib
 import signal
 import socket
 import threading
+import time
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeAlias
 
 import unio
+from unio.cli.connection import Connection
 from unio.cli.output import Problem, complain
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    import ssl
     from types import FrameType
-
-    from unio.cli.connection import Connection
 
 ACCEPTS = 32
 """How many accepts are in flight: a burst of clients is taken in batches, not one by one."""
+
+LOOK_SECONDS = 0.02
+"""How long a server that is stopping sleeps between two looks at what is left."""
 
 BACKLOG = 1024
 """How many clients may wait to be accepted, as far as the system allows."""
@@ -50,19 +53,27 @@ def signals_blocked() -> Iterator[None]:
 class Server:
     """Accepts connections on one listener and serves each until it ends."""
 
-    def __init__(self, port: unio.Port, listener: socket.socket, connect: Connect, grace: float) -> None:
+    def __init__(
+        self,
+        port: unio.Port,
+        listener: socket.socket,
+        connect: Connect,
+        grace: float,
+        context: ssl.SSLContext | None = None,
+    ) -> None:
         self.port = port
         self.address = printable(listener.getsockname())
+        self.context = context
         self.stopping = False
-        self._listener = port.associate(listener, key=self)
+        self._listener = port.associate(listener)
         self._connect = connect
-        self._grace = unio.Timer(grace, key=self, state=self._time_is_up)
+        self._grace = grace
         self._connections: set[Connection] = set()
         self._lock = threading.Lock()  # guards _connections
         self._said: set[str] = set()
 
     def run(self, threads: int, ready: Callable[[], None]) -> None:
-        """Serve with this thread and as many others as make *threads*, until :meth:`stop` was called and all is done.
+        """Serve with this thread and as many others as make *threads*, until it was stopped and all is done.
 
         *ready* is called once they are there. Raises Problem if the system doesn't have so many.
         """
@@ -84,16 +95,24 @@ class Server:
                     helpers.append(start_thread(self.port.run))  # noqa: PERF401 - to know those before one that fails
             yield
         finally:
-            self.port.stop()  # also where not all of them could be started
+            self.port.stop()
             for helper in helpers:
                 helper.join()
 
     def remove(self, connection: Connection) -> None:
         with self._lock:
             self._connections.discard(connection)
-            was_last = self.stopping and not self._connections
-        if was_last:
-            self.port.stop()
+
+    async def stop(self) -> None:
+        """Accept no more, and have the threads end when all is done, or the time for that is up."""
+        self.stopping = True
+        self._listener.close()
+        end = time.monotonic() + self._grace
+        while (connections := self._current()) and (left := end - time.monotonic()) > 0:
+            for connection in connections:
+                connection.stop()
+            await unio.Timer(min(LOOK_SECONDS, left))
+        self.port.stop()
 
     def _accepted(self, completion: unio.Completion) -> None:
         accept, error = completion.operation, completion.error
@@ -117,23 +136,7 @@ class Server:
             return
         with self._lock:
             self._connections.add(connection)
-        connection.start()
-
-    def stop(self) -> None:
-        """Accept no more, and end when what is in flight has ended."""
-        # The order matters: a connection that starts to receive looks at `stopping` afterwards, so that either it
-        # sees it or it is asked to stop here.
-        self.stopping = True
-        self._listener.close()
-        self.port.submit(self._grace)
-        connections = self._current()
-        for connection in connections:
-            connection.stop()
-        if not connections:
-            self.port.stop()
-
-    def _time_is_up(self, _: unio.Completion) -> None:
-        self.port.stop()
+        self.port.start(connection.run())
 
     def _current(self) -> list[Connection]:
         with self._lock:
@@ -146,7 +149,7 @@ class Server:
             complain(f"{message}\n")
 
 
-Connect: TypeAlias = "Callable[[Server, socket.socket], Connection]"
+Connect: TypeAlias = Callable[[Server, socket.socket], Connection]
 """What makes the connection of an accepted socket. Raises OSError when the system lacks what it takes."""
 
 
@@ -191,8 +194,9 @@ def stopping_on_signals(server: Server) -> Iterator[None]:
     told, tells = socket.socketpair()
     with told, tells:
         tells.setblocking(False)
-        handle = server.port.associate(told)
-        server.port.submit(unio.Recv(handle, bytearray(1), state=lambda _: server.stop()))
+        port = server.port
+        handle = port.associate(told)
+        port.submit(unio.Recv(handle, bytearray(1), state=lambda _: port.start(server.stop()) and None))
         before = signal.set_wakeup_fd(tells.fileno(), warn_on_full_buffer=False)
         for number in SIGNALS:  # after that, or one could come between and be told to nobody
             signal.signal(number, next_one_kills)

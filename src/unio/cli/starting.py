@@ -6,7 +6,8 @@ import contextlib
 import errno
 import os
 import socket
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 import unio
 from unio.cli.doctor import describe, wrapped
@@ -16,17 +17,18 @@ from unio.cli.server import Connect, Server, listen, stopping_on_signals
 
 if TYPE_CHECKING:
     import argparse
+    import ssl
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 def serve(options: argparse.Namespace, connect: Connect) -> int:
     """Listen, say where, and serve until a signal ends it."""
+    context = secured(*options.tls) if options.tls else None
     with about_to(f"listen on {options.host} port {options.port}"):
         listener = listen(options.host, options.port)
     with listener, make_port(options.backend) as port, contextlib.ExitStack() as stack:
         with about_to("serve"):
-            server = Server(port, listener, connect, options.grace)
+            server = Server(port, listener, connect, options.grace, context)
             stack.enter_context(stopping_on_signals(server))
         server.run(options.threads, lambda: say(f"listening on {server.address} ({port.backend})\n"))
     return 0
@@ -40,6 +42,26 @@ def readable_directory(path: str) -> Path:
         # The dot, which pathlib drops, makes it take both rights: to list the directory and to enter it.
         os.scandir(os.path.join(directory, os.curdir)).close()  # noqa: PTH118 - as said
     return directory
+
+
+def secured(certificate: str, key: str) -> ssl.SSLContext:
+    """What a server needs for TLS."""
+    import ssl  # noqa: PLC0415 - who doesn't want it need not have it
+
+    for path in (certificate, key):
+        with about_to(f"read {path!r}"):
+            Path(path).read_bytes()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(certificate, key, password=no_password)
+    except (ssl.SSLError, ValueError) as error:
+        reason = getattr(error, "reason", None) or str(error)
+        raise Problem(f"{certificate!r} and {key!r} are no certificate and its key, in PEM: {reason}") from error
+    return context
+
+
+def no_password() -> NoReturn:
+    raise ValueError("the key is encrypted")  # nobody is asked for the password: a server may have nobody to ask
 
 
 def make_port(backend: str | None) -> unio.Port:

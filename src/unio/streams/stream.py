@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from unio.arguments import seconds, whole_number
-from unio.errors import Cancelled, InFlight, NotAssociated, is_timed_out
+from unio.errors import Cancelled, InFlight, cancelled, is_timed_out
 from unio.handle import Handle, Kind
 from unio.operations import Recv, Shutdown
 from unio.streams.deadlines import again, call_timed_out, deadline_of, idled, time_for, time_left
@@ -370,5 +370,5 @@ class Stream:
         return f"<unio.Stream {'TLS ' if self.tls else ''}of {self.handle!r}>"
 
 
-def closed() -> NotAssociated:
-    return NotAssociated("the stream was closed here")
+def closed() -> Cancelled:
+    return cancelled("the stream was closed here")
