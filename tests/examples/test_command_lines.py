@@ -9,9 +9,14 @@ from typing import Any
 
 import pytest
 import support
+from certificates import SERVER
 
 Run = Callable[..., Any]
-SERVERS = {"echo": (), "chat": (), "digest": (), "forward": ("127.0.0.1", "9")}
+SERVERS = {
+    **dict.fromkeys(("chat", "digest", "echo", "redis", "socks"), ()),
+    "forward": ("127.0.0.1", "9"),
+    "https": (*SERVER, "."),
+}
 
 
 @pytest.mark.parametrize(
@@ -28,6 +33,7 @@ SERVERS = {"echo": (), "chat": (), "digest": (), "forward": ("127.0.0.1", "9")}
         ("forward", ["127..0.0.1", "80"], "label"),
         ("forward", ["127.0.0.1", "80", "--port", "-1"], "65535"),
         ("copyfile", ["only-one"], "destination"),
+        ("https", ["cert.pem", "key.pem", "."], "No such file"),
     ],
 )
 def test_a_wrong_argument_is_named_with_the_usage(run: Run, name: str, arguments: list[str], complaint: str) -> None:
@@ -52,7 +58,7 @@ def test_a_port_in_use_is_named(run: Run, name: str) -> None:
 @pytest.mark.parametrize("name", SERVERS)
 def test_ctrl_c_ends_a_server_that_has_clients(run: Run, name: str) -> None:
     with support.listener() as target:
-        arguments = target.getsockname() if name == "forward" else ()
+        arguments = target.getsockname() if name == "forward" else SERVERS[name]
         server = run(name, *arguments)
         with server.connect() as one, server.connect() as two:
             one.sendall(b"hello\n")

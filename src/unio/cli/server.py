@@ -196,7 +196,7 @@ def stopping_on_signals(server: Server) -> Iterator[None]:
         tells.setblocking(False)
         port = server.port
         handle = port.associate(told)
-        port.submit(unio.Recv(handle, bytearray(1), state=lambda _: port.start(server.stop()) and None))
+        port.submit(unio.Recv(handle, bytearray(1), state=lambda _: port.start(server.stop())))
         before = signal.set_wakeup_fd(tells.fileno(), warn_on_full_buffer=False)
         for number in SIGNALS:  # after that, or one could come between and be told to nobody
             signal.signal(number, next_one_kills)
