@@ -112,8 +112,8 @@ class Port:
         Raises :class:`unio.AssociationError` for a handle that has joined a port already (it can do so once), is
         closed, or is of a kind that can't do overlapped I/O such as a directory or a device; :class:`TypeError` for
         what is no handle, and for what encrypts what it sends, such as an :class:`ssl.SSLSocket`: associate the plain
-        socket, and run TLS over :class:`ssl.MemoryBIO` with the bytes that operations move; :class:`OSError` when the
-        system lacks descriptors or memory; :class:`unio.PortClosed`.
+        socket, and have :meth:`unio.Stream.start_tls` encrypt; :class:`OSError` when the system lacks descriptors or
+        memory; :class:`unio.PortClosed`.
         """
         raise _left_to_the_backend()
 

@@ -68,8 +68,7 @@ def number_of(given: HasFileno | int) -> int:
     if _encrypts(given):
         raise TypeError(
             f"{shown(given)} encrypts what it sends, and operations would send past it, in plain text: associate the "
-            "plain socket, and run TLS over ssl.MemoryBIO with the bytes that Recv and Send move; to Poll alone, "
-            "associate its fileno()"
+            "plain socket, and have Stream.start_tls encrypt; to Poll alone, associate its fileno()"
         )
     return number
 
