@@ -331,15 +331,16 @@ class CompletionQueue(QueueState):
 
         Where it raises, as there is no memory, the operation is still in flight, and this can be called again.
         """
+        hand_over = self._leave_to_leader if operation._is_part else self.append  # first, as it takes memory
         operation._error = error
         if operation._expiry is not None:
             self.timers.discard(operation)
         native, operation._native = operation._native, None
         operation._status = QUEUED
         try:
-            self._hand_over(operation)
+            hand_over(operation)
         except MemoryError:
-            self._hand_over_again(operation, native)
+            self._hand_over_again(hand_over, operation, native)
         if self.closed:  # looked at after the append, as close() empties the queue after saying so: one of them sees it
             self._empty()
 
@@ -356,21 +357,18 @@ class CompletionQueue(QueueState):
                 direction.restore(operation)
             raise
 
-    def _hand_over(self, operation: Operation) -> None:
-        """Put an operation that has ended where it is taken: by a wait or, a part of another one, by the leader."""
-        if not operation._is_part:
-            self.append(operation)
-            return
+    def _leave_to_leader(self, operation: Operation) -> None:
+        """Have the leader go on with what an operation is a part of; it may be this thread, which holds a lock."""
         self.timers.add(0, operation, False)
         if holds_lock():
             put_off(self.wake_leader)
         else:
             self.wake_leader()
 
-    def _hand_over_again(self, operation: Operation, native: Any) -> None:
+    def _hand_over_again(self, hand_over: Callable[[Operation], None], operation: Operation, native: Any) -> None:
         """Hand over an operation for which there was no memory at first: the system may have found some."""
         try:
-            self._hand_over(operation)
+            hand_over(operation)
         except BaseException:
             operation._status = PENDING
             operation._native = native
