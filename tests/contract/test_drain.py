@@ -78,6 +78,13 @@ def test_what_waits_for_others_ends_when_it_has_been_quiet(port: unio.Port, make
     assert not handle.closed
 
 
+def assert_goes_on(port: unio.Port, draining: Background[Any]) -> None:
+    """It is not over, with ample time for some looks."""
+    until(lambda: port.draining)
+    draining.join(0.2)
+    assert draining.is_alive()
+
+
 def test_a_receive_to_which_something_comes_in_time_is_not_ended(port: unio.Port, make_pair: Any) -> None:
     near, far = make_pair()
     recv = unio.Recv(port.associate(near))
@@ -86,15 +93,15 @@ def test_a_receive_to_which_something_comes_in_time_is_not_ended(port: unio.Port
     async def serve() -> None:
         while (await recv).transferred:
             seen.append(recv.transferred)
-            if len(seen) == 3:
-                far.close()
-            else:
-                far.sendall(b"x")
 
     port.start(serve())
+    draining = Background(drained, port, LONG, LONG)
+    assert_goes_on(port, draining)
     far.sendall(b"x")
-    assert drained(port, quiet=LONG) == []
-    assert seen == [1, 1, 1]
+    until(lambda: seen)
+    far.close()
+    assert draining.result() == []
+    assert seen == [1]
 
 
 def test_what_does_something_may_end_until_the_time_is_up(port: unio.Port, make_pair: Any) -> None:
@@ -157,35 +164,29 @@ def test_a_handler_that_is_at_work_in_another_thread_is_waited_for(port: unio.Po
     port.post(work)
     draining = Background(drained, port, LONG, LONG, threads)
     assert working.wait(PATIENCE)
-    until(lambda: port.draining)
-    look = threading.Event()
-    for _ in range(5):  # which it has ample time to find nothing in flight in
-        port.post(lambda _: look.set())
-        assert look.wait(PATIENCE)
-        look.clear()
+    assert_goes_on(port, draining)
     go.set()
     assert draining.result() == []
     assert len(seen) == 1
 
 
-def test_a_task_that_has_its_turn_all_the_time_is_waited_for(port: unio.Port, make_pair: Any) -> None:
+def test_a_task_that_is_always_about_to_have_its_turn_is_waited_for(port: unio.Port, make_pair: Any) -> None:
     near, far = make_pair()
     handle = port.associate(near, skip_on_success=True)
-    ended: list[str] = []
-    count = 0
+    far.setblocking(False)
+    ended = False
 
     async def busy() -> None:
-        nonlocal count
-        far.setblocking(False)
-        while count < 500:
+        while not ended:
             await unio.Send(handle, b"x")
             far.recv(10)
-            count += 1
-        ended.append("busy")
 
-    port.start(busy())
-    assert drained(port) == []
-    assert ended == ["busy"]
+    task = port.start(busy())
+    draining = Background(drained, port, LONG, LONG)
+    assert_goes_on(port, draining)
+    ended = True
+    assert draining.result() == []
+    assert task.done
 
 
 @pytest.mark.parametrize(("grace", "quiet"), [(-1, 0), (0, -1), (float("nan"), 0)])
