@@ -232,10 +232,6 @@ class Task(TaskState, Generic[Result]):
     def _end(self, result: Any, error: BaseException | None) -> None:
         if error is not None:
             self._coroutine.close()  # without memory, the step may not have come to it at all
-            if error.__traceback__ is not None:
-                error.__traceback__ = (
-                    error.__traceback__.tb_next
-                )  # without the frame of this driver, which has the task
         self._result, self._error = result, error
         self._done = True
         self._port._tasks.discard(self)
@@ -250,10 +246,8 @@ class Task(TaskState, Generic[Result]):
             raise error
         if not awaited and not self._was_ended_by(error):
             report(error, f"{self!r} raised this")
-        if not awaited:
-            error.__traceback__ = (
-                None  # it was told, and its frames have the task, which has the error: nothing is kept
-            )
+        if not awaited:  # it was told, and its frames have the task, which has the error: nothing is to be kept by that
+            error.__traceback__ = None
 
     def _was_ended_by(self, error: BaseException) -> bool:
         return isinstance(error, Cancelled) or (isinstance(error, PortClosed) and self._port.closed)

@@ -160,13 +160,23 @@ def test_a_handler_that_is_at_work_in_another_thread_is_waited_for(port: unio.Po
             assert go.wait(PATIENCE)
         port.submit(unio.Timer(0, state=seen.append))
 
+    async def end() -> None:
+        cut_off.extend(await port.drain(LONG, LONG))
+        drained.set()
+        port.stop()
+
+    cut_off: list[unio.Operation] = []
+    drained = threading.Event()
     threads = running(port, 2)
     port.post(work)
-    draining = Background(drained, port, LONG, LONG, threads)
     assert working.wait(PATIENCE)
-    assert_goes_on(port, draining)
+    port.start(end())
+    until(lambda: port.draining)
+    assert not drained.wait(0.2)  # with ample time for some looks
     go.set()
-    assert draining.result() == []
+    for thread in threads:
+        thread.result()
+    assert cut_off == []
     assert len(seen) == 1
 
 

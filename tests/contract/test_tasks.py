@@ -7,6 +7,7 @@ import contextlib
 import contextvars
 import gc
 import threading
+import traceback
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
@@ -117,7 +118,7 @@ def test_what_submit_raises_is_raised_by_await_and_leaves_the_other_flight_alone
     near, far = make_pair()
     recv = unio.Recv(port.associate(near))
     other = unio.Port(backend=port.backend)
-    foreign = unio.Recv(other.associate(make_pair()[0]))
+    foreign = unio.Recv(other.associate(make_pair()[0]), state="mine")
     seen: list[object] = []
 
     async def first() -> None:
@@ -131,6 +132,7 @@ def test_what_submit_raises_is_raised_by_await_and_leaves_the_other_flight_alone
     with other:
         run(port, first(), second())
     assert seen == [unio.InFlight, unio.NotAssociated, 1]
+    assert foreign.state == "mine"
 
 
 @pytest.mark.clause("H5", "S4")
@@ -266,14 +268,24 @@ def test_await_of_a_task_gives_its_result_or_raises_its_error(port: unio.Port, h
 
 
 @pytest.mark.clause("H7")
-def test_what_a_task_raises_is_reported_with_its_name(port: unio.Port, hook: Hook) -> None:
+def test_what_a_task_raises_is_reported_with_its_name(
+    port: unio.Port, hook: Hook, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def fail() -> None:
         await unio.Timer(0)
         raise ValueError("mine")
 
+    frames: list[str] = []
+
+    def report(arguments: threading.ExceptHookArgs) -> None:
+        frames.extend(frame.name for frame in traceback.extract_tb(arguments.exc_traceback))
+        hook(arguments)
+
+    monkeypatch.setattr(threading, "excepthook", report)
     run_unawaited(port, fail())
     [error] = hook.errors
     assert str(error) == "mine"
+    assert frames == ["fail"]
     assert "fail" in error.__notes__[0]
 
 
