@@ -23,6 +23,7 @@ class Run:
         self.port = port
         self.results: list[Any] = [None] * len(coroutines)
         self.error: BaseException | None = None
+        self.over = threading.Event()
         self._left = len(coroutines)
         self._lock = threading.Lock()
         for number, coroutine in enumerate(coroutines):
@@ -38,22 +39,31 @@ class Run:
             self._left -= 1
             is_last = self._left == 0
         if is_last or self.error is not None:
-            self.port.stop()
+            self.end()
 
     def give_up(self) -> None:
         self.error = self.error or AssertionError("nothing happened any more")
+        self.end()
+
+    def end(self) -> None:
+        self.over.set()
         self.port.stop()
 
 
 def run_all(port: unio.Port, *coroutines: Coroutine[Any, Any, Any], threads: int = 1) -> list[Any]:
-    """Run these, by so many threads, and return what they return; raises what one of them has raised first."""
+    """Run these, by so many threads or this one. Returns what they return, or raises what one has raised first."""
+    helpers = [Background(port.run) for _ in range(threads)] if threads > 1 else []
     run = Run(port, coroutines)
     watchdog = threading.Timer(PROGRAM, run.give_up)
     watchdog.start()
     try:
-        helpers = [Background(port.run) for _ in range(threads - 1)]
-        port.run()
+        while not helpers and not run.over.is_set():
+            port.run()
+        run.over.wait()
         for helper in helpers:
+            while helper.is_alive():  # one that came late was not there to be stopped
+                port.stop()
+                helper.join(0.01)
             helper.result()
     finally:
         watchdog.cancel()

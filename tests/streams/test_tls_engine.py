@@ -30,8 +30,7 @@ class End:
     def take(self, records: bytes) -> bytes:
         """Be given records, and return what is new."""
         if records:
-            self.engine.feed(records)
-            self.engine.decrypt(self.received)
+            self.engine.receive(records, self.received)
         return self.received.read_some(1 << 30) or b""
 
 

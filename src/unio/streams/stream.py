@@ -186,14 +186,20 @@ class Stream:
         if self._engine is None:
             self._received.received(self._recv.transferred)
         else:
-            self._engine.feed(self._recv.data)
-            self._decrypt(self._engine)
+            self._decrypt(self._engine, self._recv.data)
+            self._answer(self._engine)
 
-    def _decrypt(self, engine: TlsEngine) -> None:
+    def _decrypt(self, engine: TlsEngine, records: memoryview | None = None) -> None:
         try:
-            engine.decrypt(self._received)
+            if records is None:
+                engine.decrypt(self._received)
+            else:
+                engine.receive(records, self._received)
         except OSError as error:  # it is raised when there is nothing left of what came before
             self._read_failure = again(error)
+
+    def _answer(self, engine: TlsEngine) -> None:
+        """Have what TLS itself says to what has come leave."""
         if self._is_shut_down:  # nothing may follow the end
             engine.records()
         elif engine.pending:
@@ -299,10 +305,10 @@ class Stream:
             if isinstance(error, OSError) and is_timed_out(error):
                 raise TimeoutError(errno.ETIMEDOUT, "the TLS handshake took too long") from None
             raise
-        self._engine = engine
+        self._engine, self.tls = engine, engine.info
+        self._decrypt(engine)  # before others may write, and end, for which OpenSSL reads
         self._sender.encrypt_with(engine)
-        self.tls = engine.info
-        self._decrypt(engine)
+        self._answer(engine)
 
     async def _handshake_step(self, engine: TlsEngine, deadline: float | None) -> bool:
         try:

@@ -101,6 +101,15 @@ class TlsEngine:
             raise _eof("the peer ended the connection in the middle of the TLS handshake") from None
         return True
 
+    def receive(self, records: Buffer, into: ReceiveBuffer) -> None:
+        """Take what the connection has received, and decrypt it, in one step.
+
+        Between the two, shut_down would find what is not its own.
+        """
+        with self._lock:
+            self.feed(records)
+            self.decrypt(into)
+
     def decrypt(self, into: ReceiveBuffer) -> None:
         """Have all that has come received there, and the end.
 
