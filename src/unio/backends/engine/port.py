@@ -104,7 +104,7 @@ class EnginePort(BasePort):
         if holds_lock():
             put_off(self._queue.start_gathered)
         else:
-            self._queue.start_gathered()
+            self._start_all()
 
     def _gather(self, ring: Ring | None) -> None:
         """Gather what threads submit between two waits, in C where that is there; over a ring, if one is given."""
@@ -623,7 +623,7 @@ class EnginePort(BasePort):
         if run:
             self._run(handle, direction)
         if being_done or run:
-            self._queue.start_gathered()
+            self._start_all()
         if not being_done:
             self._queue.wake()
         return True
