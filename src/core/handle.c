@@ -1,25 +1,87 @@
 /* unio._core.HandleState: what a handle keeps. Its methods are those of EngineHandle, in Python; but for close(), whose
  * short form is in association.c. */
 #include "fields.h"
-#include "handle.h"
+#include "port.h"
 
+#include <string.h>
 #include <structmember.h> /* T_OBJECT and its like, until Python 3.12 */
 
-PyObject *handle_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(keywords)) {
-    PyObject *made = type->tp_alloc(type, 0);
-    struct handle *self = handle_of(made);
-    if (!made)
+#ifndef Py_GIL_DISABLED
+
+/* A server makes a handle for each connection, with three objects that go with it. So those of which nobody has anything any
+ * more are kept for the next, as completions are. */
+#define KEPT_MAX 64
+
+static PyObject *kept[KEPT_MAX];
+static int kept_count;
+
+static int is_unused(PyObject *direction) {
+    return direction && Py_REFCNT(direction) == 1 && !has_first(direction_of(direction));
+}
+
+/* Whether a handle is one of the usual class, and what goes with it is to be kept. */
+static int is_to_keep(PyObject *object) {
+    struct handle *self = handle_of(object);
+    return kept_count < KEPT_MAX && Py_TYPE(object) == handle_type && self->lock && Py_REFCNT(self->lock) == 1 &&
+           is_unused(self->incoming) && is_unused(self->outgoing);
+}
+
+static void keep(PyObject *object) { kept[kept_count++] = object; }
+
+static void begin_anew(PyObject *direction) {
+    struct direction *self = direction_of(direction);
+    self->request = 0;
+    self->ready = 1;
+    self->active = self->resting = self->drained = 0;
+}
+
+static PyObject *kept_handle(PyTypeObject *type) {
+    if (type != handle_type || !kept_count)
         return NULL;
-    self->private = -1;
-    self->stream = 1;
+    PyObject *made = kept[--kept_count];
+    struct handle *self = handle_of(made), fresh = {.lock = self->lock, .incoming = self->incoming, .outgoing = self->outgoing};
+    begin_anew(self->incoming);
+    begin_anew(self->outgoing);
+    memcpy((char *)made + sizeof(PyObject), (char *)&fresh + sizeof(PyObject), sizeof fresh - sizeof(PyObject));
+    PyObject_Init(made, type);
+    PyObject_GC_Track(made);
+    return made;
+}
+
+#else
+
+static int is_to_keep(PyObject *object) {
+    (void)object;
+    return 0;
+}
+
+static void keep(PyObject *object) { (void)object; }
+
+static PyObject *kept_handle(PyTypeObject *type) {
+    (void)type;
+    return NULL;
+}
+
+#endif
+
+static int make_parts(struct handle *self) {
     self->lock = lock_type->tp_alloc(lock_type, 0);
     self->incoming = direction_type->tp_alloc(direction_type, 0);
     self->outgoing = direction_type->tp_alloc(direction_type, 0);
-    if (!self->lock || !self->incoming || !self->outgoing) {
-        Py_DECREF(made);
-        return NULL;
-    }
+    if (!self->lock || !self->incoming || !self->outgoing)
+        return -1;
     direction_of(self->incoming)->ready = direction_of(self->outgoing)->ready = 1;
+    return 0;
+}
+
+PyObject *handle_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(keywords)) {
+    PyObject *made = kept_handle(type);
+    if (!made && (made = type->tp_alloc(type, 0)) && make_parts(handle_of(made)) < 0)
+        Py_CLEAR(made);
+    if (made) {
+        handle_of(made)->private = -1;
+        handle_of(made)->stream = 1;
+    }
     return made;
 }
 
@@ -60,6 +122,11 @@ static void dealloc(PyObject *object) {
     Py_CLEAR(self->before);
     Py_CLEAR(self->port);
     Py_CLEAR(self->queue);
+    if (is_to_keep(object)) {
+        keep(object);
+        Py_DECREF(type); /* whose instance it is no longer */
+        return;
+    }
     Py_CLEAR(self->lock);
     Py_CLEAR(self->incoming);
     Py_CLEAR(self->outgoing);
