@@ -17,21 +17,25 @@ import unio
 LIMIT = 256
 """Completions of one wait."""
 
-
-def first_receive(port: unio.Port, sock: socket.socket) -> unio.Recv:
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return unio.Recv(port.associate(sock))
+ACCEPTS = 16
+"""Accepts that are in flight at once: so many connections at most are accepted in one go."""
 
 
 def serve(port: unio.Port, listening: socket.socket, timeout: float | None) -> None:
     wait, submit, recv_type, accept_type = port.wait, port.submit, unio.Recv, unio.Accept
-    submit(unio.Accept(port.associate(listening)))
+    associate, no_delay = port.associate, (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    listening.setsockopt(*no_delay)  # which what is accepted has from there
+    listener = associate(listening)
+    for _ in range(ACCEPTS):
+        submit(accept_type(listener))
     while True:
-        for _, operation, transferred, error in wait(None, LIMIT):
-            if transferred and error is None:
-                # The interpreter finds an attribute at once where it is always that of one class: hence two places that
-                # read the state, and no isinstance, which asks a send for its __class__.
-                if type(operation) is recv_type:
+        # The interpreter finds an attribute at once where it is always that of one class. It takes longer to unpack a
+        # completion, and to ask a property: hence the attributes of the completion.
+        for found in wait(None, LIMIT):
+            operation = found.operation
+            kind = type(operation)
+            if found.transferred and found.error is None:
+                if kind is recv_type:
                     send = operation.state
                     if send is None:  # it is made when there is something to send
                         operation.state = send = unio.Send(operation.handle, operation.data, state=operation)
@@ -40,9 +44,9 @@ def serve(port: unio.Port, listening: socket.socket, timeout: float | None) -> N
                     submit(send, timeout)
                 else:
                     submit(operation.state, timeout)
-            elif isinstance(operation, accept_type):
-                if error is None:
-                    submit(first_receive(port, operation.socket), timeout)
+            elif kind is accept_type:
+                if found.error is None:
+                    submit(recv_type(associate(operation.socket)), timeout)
                 submit(operation)
             else:
                 operation.handle.close()

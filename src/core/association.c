@@ -35,6 +35,8 @@ static int is_plain_socket(PyObject *object) {
     if (Py_TYPE(object) != socket_type || number_in(object) < 0 || int_in(object, at.type) != SOCK_STREAM ||
         !tells_of_any(number_in(object)))
         return 0;
+    if (socket_is_unblocked(object))
+        return 1;
     PyObject *timeout = PyObject_CallMethodNoArgs(object, name.gettimeout);
     int plain = timeout && PyFloat_CheckExact(timeout) && PyFloat_AS_DOUBLE(timeout) == 0;
     Py_XDECREF(timeout);

@@ -6,8 +6,6 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "address.h"
-
 int is_plain(PyObject *operation, enum kind kind) {
     if (!PEEK(OP(operation)->key)) /* a subclass has not called its base's __init__ */
         return 0;
@@ -37,27 +35,63 @@ static int prepare_buffer(struct attempt *attempt, PyObject *operation) {
     return 1;
 }
 
-int prepare(struct port *self, struct attempt *attempt, PyObject *handle, struct direction *direction) {
-    PyObject *operation = direction->first;
-    if (!is_open(handle) || !has_first(direction))
-        return 0;
+/* Finds what an attempt of an operation needs. Returns 0 where that is not for C, and leaves the attempt as it is. */
+static int prepare_operation(struct attempt *attempt, PyObject *operation) {
     enum kind kind = kind_in(operation);
     if (kind == NEITHER || !is_plain(operation, kind))
         return 0;
-    struct attempt made = {.number = number_at(handle_of(handle)->socket), .kind = (char)kind};
+    struct attempt made = *attempt;
+    made.kind = (char)kind;
     if (kind != ACCEPT && !prepare_buffer(&made, operation))
         return 0;
-    if (kind == ACCEPT && !(made.peer = PyMem_Malloc(sizeof *made.peer)))
+    if (kind == ACCEPT && !made.peer && !(made.peer = PyMem_Malloc(sizeof *made.peer)))
         return 0;
     if (kind == ACCEPT)
         made.peer->size = sizeof made.peer->address;
-    if (!self->ring)
-        POKE(direction->ready, 0); /* without the lock: the owner alone does this, and its call to the kernel is behind it */
-    made.handle = Py_NewRef(handle);
-    made.direction = (struct direction *)Py_NewRef(direction);
     made.operation = Py_NewRef(operation);
     *attempt = made;
     return 1;
+}
+
+/* What was seen before is not to count as seen after. Without the lock: the owner alone does this, and its call to the kernel
+ * is behind it. */
+static void expect_event(struct port *self, struct direction *direction) {
+    if (!self->ring)
+        POKE(direction->ready, 0);
+}
+
+int prepare(struct port *self, struct attempt *attempt, PyObject *handle, struct direction *direction) {
+    if (!is_open(handle) || !has_first(direction))
+        return 0;
+    struct attempt made = {.number = number_at(handle_of(handle)->socket)};
+    if (!prepare_operation(&made, direction->first))
+        return 0;
+    expect_event(self, direction);
+    made.handle = Py_NewRef(handle);
+    made.direction = (struct direction *)Py_NewRef(direction);
+    *attempt = made;
+    return 1;
+}
+
+/* Makes an attempt the one of what is first in its direction now. Returns 0 where that is not for C. */
+static int prepare_next(struct port *self, struct attempt *a) {
+    PyObject *operation = a->operation, *memory = a->memory, *accepted = a->accepted;
+    a->memory = a->accepted = NULL;
+    a->follows = a->kind == ACCEPT;
+    a->number = number_at(handle_of(a->handle)->socket); /* a request does not keep it */
+    int prepared = prepare_operation(a, a->direction->first);
+    if (prepared) {
+        expect_event(self, a->direction);
+        a->skips = a->skips && a->operation == operation;
+        Py_DECREF(operation);
+    }
+    if (a->kind != ACCEPT) {
+        PyMem_Free(a->peer);
+        a->peer = NULL;
+    }
+    Py_XDECREF(memory);
+    Py_XDECREF(accepted); /* last: what the program had there may run its code */
+    return prepared;
 }
 
 #ifndef MSG_NOSIGNAL /* macOS: its descriptors are told when they join */
@@ -94,7 +128,7 @@ static int accept_for_here(int number, struct peer *peer) {
 
 static ssize_t attempt_once(struct attempt *a) {
     int number = __atomic_load_n(a->number, __ATOMIC_RELAXED); /* right before the call, as Python's own sockets do */
-    if (a->kind == ACCEPT || (SENDS_WAIT && a->kind == SEND))
+    if ((a->kind == ACCEPT && !a->follows) || (SENDS_WAIT && a->kind == SEND))
         unblock(number);
     if (a->kind == SEND)
         return send(number, a->data, a->size, MSG_DONTWAIT | MSG_NOSIGNAL);
@@ -117,23 +151,15 @@ static void perform(struct attempt *attempts, int count) {
 /* Makes the socket object of an accepted connection. If that raises, the connection is closed. */
 static PyObject *socket_of(PyObject *listener, int number) {
     PyObject *made = socket_accepted(listener, number);
+    if (!made && PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_MemoryError)) {
+        PyErr_Clear(); /* there may be some memory by now */
+        made = socket_accepted(listener, number);
+    }
     if (!made && PyErr_Occurred())
         close(number);
     else if (!made) /* it closes the number by itself where it raises */
         made = PyObject_CallFunction(accepted_socket, "Oi", listener, number);
     return made;
-}
-
-static int adopt(struct attempt *a) {
-    PyObject *address = address_to(&a->peer->address, a->peer->size);
-    if (address)
-        a->accepted = socket_of(handle_of(a->handle)->socket, (int)a->result);
-    else
-        close((int)a->result);
-    if (a->accepted)
-        set_field(a->operation, &ACCEPTING(a->operation)->address, Py_NewRef(address));
-    Py_XDECREF(address);
-    return a->accepted ? 0 : -1;
 }
 
 /* Queues an operation that has succeeded and has no deadline any more, as CompletionQueue.complete does. Like all that is
@@ -146,7 +172,9 @@ static int succeed(struct port *self, PyObject *operation) {
     return -1;
 }
 
-enum next { OVER, RUN_ON, JUDGE };
+/* What is left to do for a direction after an attempt: nothing; another attempt, by this thread at once or by the leader
+ * later; or what Python knows, which makes the attempt once more, or judges what came of it. */
+enum next { OVER, GO_ON, LATER, RUN, JUDGE };
 
 /* Whether an attempt has done what its operation is to do. */
 static int is_done(const struct attempt *a) {
@@ -163,40 +191,60 @@ static int has_drained(const struct attempt *a) {
 
 /* Notes what an operation that has succeeded has brought. */
 static void note(struct attempt *a) {
-    if (a->kind == ACCEPT) /* the former one is dropped without the lock: its finalizer may take it */
+    if (a->kind == ACCEPT) { /* what it had is dropped without the lock: its finalizer may take it */
         a->accepted = exchange_field(a->operation, &ACCEPTING(a->operation)->socket, a->accepted);
-    else
+        a->peer = exchange_peer(a->operation, a->peer, &a->memory);
+    } else {
         set_transferred(a->operation, (long long)a->done + a->result);
+    }
 }
 
-/* Acts on the result of an attempt, under the handle's lock. Says what is left to do without it. */
-static enum next settle_locked(struct port *self, struct attempt *a, int *failed) {
-    PyObject *operation = a->operation, *handle = a->handle;
+/* Notes what an attempt has achieved, under the handle's lock. Says what that leaves to Python; nothing, if that is OVER. */
+static enum next achieve_locked(struct port *self, struct attempt *a, int *failed) {
+    PyObject *operation = a->operation;
+    enum next otherwise = a->kind == ACCEPT ? RUN : JUDGE; /* what accept4 says, it says again */
+    if (is_done(a)) {
+        note(a);
+        if (!has_drained(a))
+            POKE(a->direction->ready, 1);
+        direction_remove(a->direction, operation); /* first: once it is queued, another thread may submit it to another handle */
+        if (a->skips) {
+            set_status(operation, IDLE);
+            a->skipped = 1;
+        } else if (succeed(self, operation) < 0) {
+            direction_restore(a->direction, operation);
+            if (a->kind == SEND) /* what it has sent now is counted by who judges that */
+                set_transferred(operation, (long long)a->done);
+            *failed = 1;
+            return otherwise;
+        }
+    } else if (self->ring || OP(operation)->verdict != Py_None) {
+        return otherwise;
+    } else if (a->kind == SEND && a->result > 0) { /* a part */
+        set_transferred(operation, (long long)a->done + a->result);
+        POKE(a->direction->ready, 1);
+    } else if (a->result != -EAGAIN) {
+        return otherwise;
+    }
+    return OVER;
+}
+
+/* Acts on the result of an attempt, and gives the direction up if that was the last or enough. It is one step: a cancel that
+ * comes before it leaves its verdict for it, and one that comes after it finds that nobody is at it. */
+static enum next settle_locked(struct port *self, struct attempt *a, int is_last, int *failed) {
     struct direction *direction = a->direction;
     if (self->ring) {
         direction->request = 0;
         POKE(direction->drained, !a->more && a->result != 0);
     }
-    if (is_done(a)) {
-        note(a);
-        if (!has_drained(a))
-            POKE(direction->ready, 1);
-        direction_remove(direction, operation); /* first: once it is queued, another thread may submit it to another handle */
-        if (a->skips) {
-            set_status(operation, IDLE);
-            a->skipped = 1;
-        } else if (succeed(self, operation) < 0) {
-            direction_restore(direction, operation);
-            *failed = 1;
-            return a->kind == ACCEPT ? RUN_ON : JUDGE;
-        }
-        if (has_first(direction) && PEEK(direction->ready) && is_open(handle))
-            return RUN_ON;
-    } else if (a->result != -EAGAIN || OP(operation)->verdict != Py_None || PEEK(direction->ready)) {
-        return a->kind == ACCEPT ? RUN_ON : JUDGE; /* what accept4 says, it says again */
-    }
+    enum next next = achieve_locked(self, a, failed);
+    if (next != OVER)
+        return next;
+    int goes_on = has_first(direction) && PEEK(direction->ready) && is_open(a->handle);
+    if (goes_on && !is_last)
+        return GO_ON;
     POKE(direction->active, 0);
-    return OVER;
+    return goes_on ? LATER : OVER;
 }
 
 static void drop(struct attempt *a) {
@@ -208,37 +256,64 @@ static void drop(struct attempt *a) {
     PyMem_Free(a->peer);
 }
 
-static int settle(struct port *self, struct attempt *a) {
-    PyObject *kept = NULL;
+/* Has Python go on with a direction that this thread owns. */
+static int run_in_python(struct port *self, struct attempt *a, enum next next) {
+    if (next == RUN)
+        return call_port(self, name.run, a->handle, (PyObject *)a->direction, NULL);
+    PyObject *result = PyLong_FromSsize_t(a->result);
+    if (!result && (PyErr_Clear(), 1))
+        result = PyLong_FromSsize_t(a->result); /* what it says would be lost, and there may be some memory by now */
+    int done = result ? call_port(self, name.run_on, a->handle, (PyObject *)a->direction, result) : -1;
+    Py_XDECREF(result);
+    return done;
+}
+
+/* Leaves a direction that has had its attempts to the leader, which lets the others have their turn before. Returns 0 where
+ * there is no memory for that: then it is this thread's again. */
+static int leave_to_leader(struct port *self, struct attempt *a, PyObject **kept) {
+    PyObject *entry = PyTuple_Pack(2, a->handle, a->direction);
+    PyObject *result = entry ? PyObject_CallMethodOneArg(self->backlog, name.append, entry) : NULL;
+    Py_XDECREF(entry);
+    Py_XDECREF(result);
+    if (result && queue_wake_leader(self->queue) < 0)
+        keep_first(kept);
+    if (result)
+        return 1;
+    PyErr_Clear();
+    lock_acquire(handle_of(a->handle)->lock);
+    int owned = own_locked(a->handle, a->direction);
+    lock_release(handle_of(a->handle)->lock);
+    return !owned; /* or else somebody else is at it by now */
+}
+
+/* Acts on the result of an attempt. Returns whether it is the next one of its direction now, and to be made. */
+static int settle(struct port *self, struct attempt *a, int is_last, PyObject **kept) {
     int failed = 0;
-    if (a->kind == ACCEPT && a->result >= 0 && adopt(a) < 0)
-        keep_first(&kept);
+    if (a->kind == ACCEPT && a->result >= 0 && !(a->accepted = socket_of(handle_of(a->handle)->socket, (int)a->result)))
+        keep_first(kept);
     if (is_done(a)) /* its direction is this thread's, so nobody else ends it */
         deadline_discard(self->timers, a->operation);
     lock_acquire(handle_of(a->handle)->lock);
-    enum next next = settle_locked(self, a, &failed);
+    enum next next = settle_locked(self, a, is_last, &failed);
     lock_release(handle_of(a->handle)->lock);
-    if (PyErr_Occurred()) { /* it is not to be seen by what is called now */
-        keep_first(&kept);
-        failed = 0;
-    }
+    if (failed) /* it is not to be seen by what is called now */
+        keep_first(kept);
     if (PEEK(self->closed) && call((PyObject *)self->queue, name.empty) < 0) /* with what has ended too late to be emptied by who closed it */
-        keep_first(&kept);
-    if (next == RUN_ON) {
-        failed |= call_port(self, name.run, a->handle, (PyObject *)a->direction, NULL) < 0;
-    } else if (next == JUDGE) {
-        PyObject *result = PyLong_FromSsize_t(a->result);
-        if (!result && (PyErr_Clear(), 1))
-            result = PyLong_FromSsize_t(a->result); /* what it says would be lost, and there may be some memory by now */
-        failed |= !result || call_port(self, name.run_on, a->handle, (PyObject *)a->direction, result) < 0;
-        Py_XDECREF(result);
-    } else if (!is_open(a->handle)) {
-        failed |= call(a->handle, name.release) < 0;
-    }
+        keep_first(kept);
+    if (next == LATER && !leave_to_leader(self, a, kept))
+        next = GO_ON;
+    if (next == GO_ON && prepare_next(self, a))
+        return 1;
+    if (next == GO_ON)
+        next = RUN;
+    if (next == RUN || next == JUDGE)
+        failed = run_in_python(self, a, next);
+    else
+        failed = !is_open(a->handle) ? call(a->handle, name.release) : 0;
+    if (failed < 0)
+        keep_first(kept);
     drop(a);
-    if (failed)
-        keep_first(&kept);
-    return raise_kept(kept);
+    return 0;
 }
 
 void keep_first(PyObject **kept) {
@@ -263,24 +338,35 @@ int raise_kept(PyObject *kept) {
     return -1;
 }
 
-void settle_all(struct port *self, struct attempt *attempts, int count, PyObject **kept) {
-    for (int i = 0; i < count; i++) {
-        if (settle(self, &attempts[i]) < 0)
-            keep_first(kept);
-    }
-    for (int i = 0; i < count && queue_has_parked(self->queue) && queue_count(self->queue) > 0; i++) {
+/* Lets parked threads have what has come, as far as they may run. */
+static void wake_parked(struct port *self, int most, PyObject **kept) {
+    for (int i = 0; i < most && queue_has_parked(self->queue) && queue_count(self->queue) > 0; i++) {
         if (queue_wake(self->queue) < 0)
             keep_first(kept);
     }
 }
 
-void make_attempts(struct port *self, struct attempt *attempts, int count, PyObject **kept) {
-    if (!count) /* giving Python's lock up costs as much as some of the calls */
-        return;
-    Py_BEGIN_ALLOW_THREADS
-    perform(attempts, count);
-    Py_END_ALLOW_THREADS
-    settle_all(self, attempts, count, kept);
+/* Acts on the results of attempts. Returns how many of them are the next of their directions now, and to be made; those come
+ * first. */
+static int settle_all(struct port *self, struct attempt *attempts, int count, int is_last, PyObject **kept) {
+    int left = 0;
+    for (int i = 0; i < count; i++) {
+        if (settle(self, &attempts[i], is_last, kept))
+            attempts[left++] = attempts[i];
+    }
+    wake_parked(self, count, kept);
+    return left;
+}
+
+/* Makes attempts, and what follows them in their directions, until it would block or each has had its turn. All that is first
+ * comes before all that is second: no direction keeps another one waiting. */
+static void make_attempts(struct port *self, struct attempt *attempts, int count, PyObject **kept) {
+    for (int left = constant.attempts_max - 1; count; left--) { /* giving Python's lock up costs as much as some of the calls */
+        Py_BEGIN_ALLOW_THREADS
+        perform(attempts, count);
+        Py_END_ALLOW_THREADS
+        count = settle_all(self, attempts, count, left <= 0, kept);
+    }
 }
 
 /* Prepares a request for an attempt, unless its operation is to end. With the handle's lock held, so that nobody ends it in
@@ -315,9 +401,21 @@ static void request_attempt(struct port *self, struct attempt *a, PyObject **kep
 
 /* Requests each of a row of attempts; the next time that somebody enters the ring, the kernel has them. */
 static void request_attempts(struct port *self, struct attempt *attempts, int count, PyObject **kept) {
-    ring_make_room(self->ring, (unsigned)count);
+    if (count)
+        ring_make_room(self->ring, (unsigned)count);
     for (struct attempt *a = attempts; a < attempts + count; a++)
         request_attempt(self, a, kept);
+}
+
+void settle_requests(struct port *self, struct attempt *attempts, int count, PyObject **kept) {
+    request_attempts(self, attempts, settle_all(self, attempts, count, 0, kept), kept);
+}
+
+void start_attempts(struct port *self, struct attempt *attempts, int count, PyObject **kept) {
+    if (self->ring)
+        request_attempts(self, attempts, count, kept);
+    else
+        make_attempts(self, attempts, count, kept);
 }
 
 /* Takes out what is gathered, which makes place for more. Returns how many there are. */
@@ -341,10 +439,7 @@ static void attempt_gathered(struct port *self, struct room *room, unsigned coun
         Py_DECREF(each->handle);
         Py_DECREF(each->direction);
     }
-    if (!self->ring)
-        make_attempts(self, room->attempts, prepared, kept);
-    else
-        request_attempts(self, room->attempts, prepared, kept);
+    start_attempts(self, room->attempts, prepared, kept);
 }
 
 /* Takes out what one of the threads has gathered. A gathering goes with its thread, under the queue's mutex. */
@@ -398,10 +493,14 @@ int attempt_at_once(struct port *self, PyObject *handle, struct direction *direc
     if (!prepare(self, &attempt, handle, direction)) /* the handle was closed in the meantime */
         return call_port(self, name.run, handle, (PyObject *)direction, NULL);
     attempt.skips = 1;
+    PyObject *kept = NULL;
     Py_BEGIN_ALLOW_THREADS
     perform(&attempt, 1);
     Py_END_ALLOW_THREADS
-    if (settle(self, &attempt) < 0)
-        return -1;
-    return attempt.skipped;
+    if (settle(self, &attempt, 0, &kept)) { /* what another thread has put behind it */
+        start_attempts(self, &attempt, 1, &kept);
+        if (queue_count(self->queue) > 0 && queue_wake(self->queue) < 0)
+            keep_first(&kept);
+    }
+    return raise_kept(kept) < 0 ? -1 : attempt.skipped;
 }

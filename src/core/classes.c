@@ -65,6 +65,7 @@ static int intern_names(void) {
         const char *spelled;
     } wanted[] = {
         {&name.act_on_results, "_act_on_results"},
+        {&name.append, "append"},
         {&name.buffer, "buffer"},
         {&name.close, "close"},
         {&name.close_kernel_once, "_close_kernel_once"},

@@ -115,6 +115,7 @@ struct attempt {
     struct peer *peer;  /* of an accept: who it is */
     PyObject *accepted; /* its socket */
     char kind;
+    char follows; /* another one of this direction, at once */
     char skips; /* it is attempted within submit, and queues nothing if it succeeds there */
     char skipped;
     char more; /* to receive: as far as a ring tells */
@@ -126,7 +127,7 @@ extern struct constants {
     double ask_seconds;      /* how soon after the first of them it is asked again */
     double sweep_seconds;    /* how soon Python is let look for handles that were closed behind the port's back */
     double lock_seconds_max; /* the longest wait for a lock */
-    int attempts_max;        /* how often what has ended in a ring is looked for in one go */
+    int attempts_max;        /* of a direction in one go; so often what has ended in a ring is looked for, too */
     Py_ssize_t limit;        /* of the completions of one wait, unless told */
     Py_ssize_t sweep_freely; /* handles up to which they are looked at whenever a wait ends with nothing */
     Py_ssize_t send_max;     /* bytes; what is larger goes in parts */
@@ -136,7 +137,7 @@ extern struct constants {
 /* The names of what is called, made once: a string that is made for each call costs more than some of the calls. */
 extern struct names {
     PyObject *run, *run_on, *resume, *event, *fileno, *lead, *close_kernel_once, *release, *empty, *leave, *look_again,
-        *act_on_results, *timeout, *limit, *key, *gettimeout, *close, *slow_close, *state, *buffer,
+        *act_on_results, *append, *timeout, *limit, *key, *gettimeout, *close, *slow_close, *state, *buffer,
         *init, *socket;
 } name;
 

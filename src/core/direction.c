@@ -60,6 +60,14 @@ void direction_restore(struct direction *self, PyObject *operation) {
     put_ref(following ? &OP(following)->previous : &self->last, operation);
 }
 
+int own_locked(PyObject *handle, struct direction *direction) {
+    POKE(direction->ready, 1);
+    if (!has_first(direction) || !is_free(direction) || !is_open(handle))
+        return 0;
+    POKE(direction->active, 1);
+    return 1;
+}
+
 static PyObject *restore(PyObject *self, PyObject *operation) {
     direction_restore(direction_of(self), operation);
     Py_RETURN_NONE;

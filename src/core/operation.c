@@ -4,6 +4,7 @@
  * gives, and the words of what is raised.
  */
 #include "operation.h"
+#include "address.h"
 
 #include <structmember.h> /* T_OBJECT_EX and its like, until Python 3.12 */
 
@@ -305,7 +306,47 @@ static int accept_traverse(PyObject *self, visitproc visit, void *arg) {
 static int accept_clear(PyObject *self) {
     Py_CLEAR(ACCEPTING(self)->socket);
     Py_CLEAR(ACCEPTING(self)->address);
+    PyMem_Free(ACCEPTING(self)->peer);
+    ACCEPTING(self)->peer = NULL;
     return state_clear(self);
+}
+
+static struct peer *exchange_whom(PyObject *operation, struct peer *peer, PyObject *address, PyObject **former) {
+    struct peer *former_peer;
+    BEGIN_SECTION(operation);
+    former_peer = ACCEPTING(operation)->peer;
+    *former = ACCEPTING(operation)->address;
+    ACCEPTING(operation)->peer = peer;
+    ACCEPTING(operation)->address = address;
+    END_SECTION();
+    return former_peer;
+}
+
+struct peer *exchange_peer(PyObject *operation, struct peer *peer, PyObject **address) {
+    return exchange_whom(operation, peer, NULL, address);
+}
+
+static PyObject *get_address(PyObject *self, void *Py_UNUSED(ignored)) {
+    struct peer peer;
+    PyObject *address;
+    int is_told;
+    BEGIN_SECTION(self);
+    address = Py_XNewRef(ACCEPTING(self)->address);
+    if ((is_told = ACCEPTING(self)->peer != NULL))
+        peer = *ACCEPTING(self)->peer;
+    END_SECTION();
+    if (is_told)
+        return address_to(&peer.address, peer.size);
+    if (!address)
+        PyErr_SetString(PyExc_AttributeError, "address");
+    return address;
+}
+
+static int set_address(PyObject *self, PyObject *address, void *Py_UNUSED(ignored)) {
+    PyObject *former;
+    PyMem_Free(exchange_whom(self, NULL, Py_XNewRef(address), &former));
+    Py_XDECREF(former);
+    return 0;
 }
 
 static void accept_dealloc(PyObject *self) { state_dealloc(self, accept_clear); }
@@ -313,8 +354,12 @@ static void accept_dealloc(PyObject *self) { state_dealloc(self, accept_clear); 
 static PyMemberDef accept_members[] = {
     {"socket", T_OBJECT_EX, offsetof(struct accept, socket), 0,
      "The socket that was accepted last, the caller's to close; None before there was one."},
-    {"address", T_OBJECT_EX, offsetof(struct accept, address), 0, "The address of its peer."},
     {NULL, 0, 0, 0, NULL},
+};
+
+static PyGetSetDef accept_accessors[] = {
+    {"address", get_address, set_address, "The address of its peer.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
 };
 
 static PyType_Slot accept_slots[] = {
@@ -324,6 +369,7 @@ static PyType_Slot accept_slots[] = {
     {Py_tp_traverse, accept_traverse},
     {Py_tp_clear, accept_clear},
     {Py_tp_members, accept_members},
+    {Py_tp_getset, accept_accessors},
     {0, NULL},
 };
 

@@ -34,9 +34,12 @@ struct buffered {
     char grows;       /* of a receive: whether the buffer is its own */
 };
 
+/* Of its peer it has an address or, until somebody asks for that, what the kernel has said; neither until __init__ has been
+ * called. */
 struct accept {
     struct operation operation;
-    PyObject *socket, *address; /* NULL until __init__ has been called */
+    PyObject *socket, *address;
+    struct peer *peer;
 };
 
 static inline struct operation *OP(PyObject *operation) { return (struct operation *)operation; }
@@ -108,6 +111,10 @@ PyObject *field_or_error(PyObject *operation, PyObject **field, const char *name
 /* Awaiting one (task.c); in a task, C does so from when it knows what it makes for that. */
 PyObject *operation_await(PyObject *operation);
 int know_awaiting(void);
+
+/* Gives an accept what the kernel has said of its peer. Returns what it had of the former one, which is the caller's to free,
+ * and in *address its address, to drop where no lock is held. */
+struct peer *exchange_peer(PyObject *operation, struct peer *peer, PyObject **address);
 
 /* What holds the memory of an operation with a buffer, if that is one piece, and where it is; NULL if not. */
 PyObject *memory_of(PyObject *operation, char **data, Py_ssize_t *size);

@@ -41,7 +41,7 @@ static void settle_results(struct port *self, PyObject **kept) {
         keep_first(kept);
     while (count == EVENTS_MAX) {
         count = ring_take_attempts(self->ring, room->attempts, EVENTS_MAX);
-        settle_all(self, room->attempts, count, kept);
+        settle_requests(self, room->attempts, count, kept);
     }
     if (room)
         give_back_room(self, room);
@@ -118,9 +118,9 @@ struct submission {
     PyObject *error, *verdict;
 };
 
-/* Links an operation into its direction, if nothing stands before it; where that is not for this file, refuses. Says
- * OWNED where this thread has become the direction's owner, and FULL where it has gathered that, and there is room for
- * no more. FAILED is a lack of memory: the operation is idle again. */
+/* Links an operation into its direction; where that is not for this file, refuses. Says OWNED where this thread has become
+ * the direction's owner, and FULL where it has gathered that, and there is room for no more. FAILED is a lack of memory: the
+ * operation is idle again. */
 enum linked { FAILED = -1, REFUSED, LINKED, OWNED, FULL };
 
 /* Of the operation whose flight has just begun: sets its deadline, if it has one. */
@@ -134,7 +134,8 @@ static int limit_locked(struct port *self, struct submission *it) {
 static enum linked link_locked(struct port *self, struct submission *it) {
     PyObject *operation = it->operation;
     struct direction *direction = it->direction;
-    if (!is_open(it->handle) || has_first(direction) || !is_free(direction) || !begin_flight(operation))
+    if (!is_open(it->handle) || (has_first(direction) && PEEK(handle_of(it->handle)->skip_on_success)) ||
+        !begin_flight(operation))
         return REFUSED;
     if (limit_locked(self, it) < 0) {
         set_status(operation, IDLE);
@@ -144,7 +145,7 @@ static enum linked link_locked(struct port *self, struct submission *it) {
     it->error = exchange_field(operation, &OP(operation)->error, Py_NewRef(Py_None));
     set_transferred(operation, 0);
     direction_append(direction, operation);
-    if (!PEEK(direction->ready))
+    if (!PEEK(direction->ready) || !is_free(direction))
         return LINKED;
     POKE(direction->active, 1);
     return OWNED;
@@ -561,16 +562,6 @@ static int pass_event(struct port *self, const union events *events, int index) 
     return result ? 0 : -1;
 }
 
-/* Makes this thread the owner of a direction that an event was for, as EngineHandle.own does; with the handle's
- * lock. */
-static int own_locked(PyObject *handle, struct direction *direction) {
-    POKE(direction->ready, 1);
-    if (!has_first(direction) || !is_free(direction) || !is_open(handle))
-        return 0;
-    POKE(direction->active, 1);
-    return 1;
-}
-
 /* Notes which directions an event makes worth an attempt; those that this file can attempt are prepared. */
 static int notice(struct port *self, const union events *events, int index, struct attempt *attempts, PyObject **kept) {
     struct readiness told = kernel_readiness(&self->kernel, events, index);
@@ -635,7 +626,7 @@ static int harvest_events(struct port *self, int timeout_ms, struct room *room) 
     PyObject *kept = NULL;
     for (int i = 0; i < found; i++)
         prepared += notice(self, &room->events, i, &room->attempts[prepared], &kept);
-    make_attempts(self, room->attempts, prepared, &kept);
+    start_attempts(self, room->attempts, prepared, &kept);
     return raise_kept(kept) < 0 ? -1 : found;
 }
 

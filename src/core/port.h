@@ -90,11 +90,17 @@ void direction_remove(struct direction *direction, PyObject *operation);
 /* Puts an operation back where it was, in the order of submission. */
 void direction_restore(struct direction *direction, PyObject *operation);
 
+/* Makes this thread the owner of a direction that is worth an attempt, as an event says, like EngineHandle.own. */
+int own_locked(PyObject *handle, struct direction *direction);
+
 /* Sockets (sockets.c) */
 
 /* The socket object of a connection that a listener has accepted, as made_socket makes it; NULL where it does not, without
  * an exception where Python is to do it. The number stays the caller's until it has. */
 PyObject *socket_accepted(PyObject *listener, int number);
+
+/* Whether a socket object is seen to have no time-out but zero, by which it doesn't block; or else its method tells. */
+int socket_is_unblocked(PyObject *socket);
 
 /* Closes a socket object as its method does. Returns -1 with what that raises. */
 int socket_close(PyObject *socket);
@@ -119,11 +125,11 @@ int is_plain(PyObject *operation, enum kind kind);
 /* Makes an attempt of the first operation of a direction that this thread owns. Returns 0 where that is not for C. */
 int prepare(struct port *self, struct attempt *attempt, PyObject *handle, struct direction *direction);
 
-/* Makes the attempts, or requests of them, and acts on what comes of them. */
-void make_attempts(struct port *self, struct attempt *attempts, int count, PyObject **kept);
+/* Makes the attempts and those that follow them, or requests them of a ring, and acts on what comes of them. */
+void start_attempts(struct port *self, struct attempt *attempts, int count, PyObject **kept);
 
-/* Acts on the results of attempts; then lets parked threads have what came of it, as far as they may run. */
-void settle_all(struct port *self, struct attempt *attempts, int count, PyObject **kept);
+/* Acts on the results of attempts that a ring has made, and requests those that follow them. */
+void settle_requests(struct port *self, struct attempt *attempts, int count, PyObject **kept);
 
 /* Attempts an operation that was just linked, and nothing else. Returns whether it has succeeded and queues nothing. */
 int attempt_at_once(struct port *self, PyObject *handle, struct direction *direction);

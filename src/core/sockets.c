@@ -7,12 +7,15 @@
  * others in their place. */
 #include "port.h"
 
+#include <string.h>
+
 PyTypeObject *socket_type;
 
 static struct {
     PyObject *init, *close;     /* methods of socket.socket; NULL where they are not known */
     PyObject *close_in_c;       /* what the latter comes to */
     PyObject *no_refs;          /* zero, of which there is one */
+    PyObject *nothing;          /* an empty tuple */
     PyObject *module;           /* the dict in which programs find the class */
     Py_ssize_t io_refs, closed; /* where its objects have these */
 } known;
@@ -24,7 +27,7 @@ static PyObject *know_sockets(PyObject *Py_UNUSED(module), PyObject *dict) {
         !(known.close = PyObject_GetAttr(class, name.close)) ||
         !(known.close_in_c = PyObject_GetAttr(base, name.close)) || !(known.init = PyObject_GetAttr(class, name.init)))
         return NULL;
-    if (!(known.no_refs = PyLong_FromLong(0)))
+    if (!(known.no_refs = PyLong_FromLong(0)) || !(known.nothing = PyTuple_New(0)))
         return NULL;
     known.module = Py_NewRef(dict);
     Py_RETURN_NONE;
@@ -49,16 +52,62 @@ static int makes_sockets(void) {
     return class == (PyObject *)socket_type;
 }
 
-static PyObject *four_numbers(const int *numbers) {
-    PyObject *tuple = PyTuple_New(4);
-    for (int i = 0; tuple && i < 4; i++) {
-        PyObject *number = PyLong_FromLong(numbers[i]);
-        if (number)
-            PyTuple_SET_ITEM(tuple, i, number);
-        else
-            Py_CLEAR(tuple);
+/* What the class of C keeps behind the four numbers of a socket: by which function it raises, its time-out, and perhaps its
+ * module; nothing of which is the object's own. It is the same in all sockets that don't block, so once Python has made
+ * one of these, the others get a copy: to make them takes it a system call, and four times the instructions. */
+#define REST_MAX (3 * sizeof(void *)) /* where there is more, it is not known what that is */
+
+static struct {
+    char bytes[REST_MAX];
+    int is_known;
+} unblocked;
+
+static char *rest_of(PyObject *socket) { return (char *)socket + at.protocol + sizeof(int); }
+
+static size_t rest_size(void) { return (size_t)socket_type->tp_base->tp_basicsize - (size_t)at.protocol - sizeof(int); }
+
+static void learn_rest(PyObject *socket) {
+    if (rest_size() <= REST_MAX) {
+        memcpy(unblocked.bytes, rest_of(socket), rest_size()); /* of two threads, both write the same */
+        __atomic_store_n(&unblocked.is_known, 1, __ATOMIC_RELEASE);
     }
-    return tuple;
+}
+
+static int is_rest_known(void) { return __atomic_load_n(&unblocked.is_known, __ATOMIC_ACQUIRE); }
+
+int socket_is_unblocked(PyObject *socket) {
+    return is_rest_known() && !memcmp(rest_of(socket), unblocked.bytes, rest_size());
+}
+
+struct kind_of_socket {
+    int family, type, protocol;
+};
+
+/* Makes a socket object by what its class does. */
+static PyObject *init_socket(const struct kind_of_socket *kind, int number) {
+    PyObject *args = Py_BuildValue("iiii", kind->family, kind->type | SOCK_NONBLOCK, kind->protocol, number);
+    PyObject *made = args ? socket_type->tp_new(socket_type, args, NULL) : NULL;
+    if (made && socket_type->tp_base->tp_init(made, args, NULL) < 0)
+        Py_CLEAR(made);
+    Py_XDECREF(args);
+    if (made)
+        learn_rest(made);
+    return made;
+}
+
+/* Makes one as a copy; what watches the program hears of it all the same. */
+static PyObject *copy_socket(const struct kind_of_socket *kind, int number) {
+    PyObject *made = socket_type->tp_new(socket_type, known.nothing, NULL);
+    if (made && PySys_Audit("socket.__new__", "Oiii", made, kind->family, kind->type | SOCK_NONBLOCK, kind->protocol) < 0)
+        Py_CLEAR(made);
+    if (!made)
+        return NULL;
+    memcpy(rest_of(made), unblocked.bytes, rest_size());
+    *(int *)((char *)made + at.family) = kind->family;
+    *(int *)((char *)made + at.type) = kind->type;
+    *(int *)((char *)made + at.protocol) = kind->protocol;
+    __atomic_store_n((int *)number_at(made), number, __ATOMIC_RELAXED);
+    return made;
 }
 
 static PyObject *int_slot(PyObject *socket, Py_ssize_t offset) {
@@ -72,12 +121,8 @@ static void put_slot(PyObject *socket, Py_ssize_t offset, PyObject *value) {
 PyObject *socket_accepted(PyObject *listener, int number) {
     if (!makes_sockets())
         return NULL;
-    const int numbers[] = {int_in(listener, at.family), int_in(listener, at.type) | SOCK_NONBLOCK,
-                           int_in(listener, at.protocol), number};
-    PyObject *args = four_numbers(numbers), *made = args ? socket_type->tp_new(socket_type, args, NULL) : NULL;
-    if (made && socket_type->tp_base->tp_init(made, args, NULL) < 0)
-        Py_CLEAR(made);
-    Py_XDECREF(args);
+    const struct kind_of_socket kind = {int_in(listener, at.family), int_in(listener, at.type), int_in(listener, at.protocol)};
+    PyObject *made = is_rest_known() ? copy_socket(&kind, number) : init_socket(&kind, number);
     if (made) {
         put_slot(made, known.io_refs, Py_NewRef(known.no_refs));
         put_slot(made, known.closed, Py_NewRef(Py_False));

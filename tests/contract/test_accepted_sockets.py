@@ -9,13 +9,15 @@ import copy
 import os
 import re
 import socket
+import subprocess
 import sys
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
-from support import assert_cancelled, completion, connect, recv_exactly, recv_to_end
+from support import PATIENCE, assert_cancelled, completion, connect, recv_exactly, recv_to_end
 
 import unio
 
@@ -158,6 +160,142 @@ def test_a_class_or_an_init_that_the_program_has_put_in_the_place_of_pythons_mak
         near, _ = make_accepted()
         assert type(near) is Own
     assert type(make_accepted()[0]) is socket.socket
+
+
+@posix_only
+@pytest.mark.process_wide
+@pytest.mark.clause("O1")
+def test_it_does_not_block_whatever_time_out_the_program_gives_to_new_sockets(
+    make_accepted: Callable[[], Accepted],
+) -> None:
+    before = socket.getdefaulttimeout()
+    try:
+        for timeout in (None, 60.0, 0.0):
+            socket.setdefaulttimeout(timeout)
+            for near, _ in (make_accepted(), make_accepted()):
+                assert (near.gettimeout(), near.getblocking()) == (0.0, False)
+                with pytest.raises(BlockingIOError):
+                    near.recv(1)
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+@posix_only
+@pytest.mark.clause("O1", "A2")
+def test_one_that_is_given_a_time_out_is_made_fit_again_when_it_joins(
+    port: unio.Port, make_accepted: Callable[[], Accepted]
+) -> None:
+    for change in (lambda sock: sock.settimeout(60), lambda sock: sock.setblocking(True)):
+        near, far = make_accepted()
+        change(near)
+        receive = unio.Recv(port.associate(near), bytearray(1))
+        port.submit(receive)
+        assert port.wait(0) == []
+        far.sendall(b"x")
+        assert completion(port)[1:] == (receive, 1, None)
+        assert near.gettimeout() == 0
+
+
+AUDITED = """
+import socket, sys, unio
+
+heard = []
+
+
+def hear(event, arguments):
+    if event == "socket.__new__" and listening:
+        heard.append((type(arguments[0]), *arguments[1:]))
+
+
+listening = None
+sys.addaudithook(hear)
+with unio.Port(backend=sys.argv[1]) as port, socket.create_server(("127.0.0.1", 0)) as listening:
+    handle = port.associate(listening)
+    port.wait(0)
+    for number in range(3):
+        client = socket.create_connection(listening.getsockname())
+        heard.clear()
+        accept = unio.Accept(handle)
+        port.submit(accept)
+        port.wait()
+        [(kind, family, _, _)] = heard
+        assert kind is socket.socket and family == socket.AF_INET, heard
+        accept.socket.close()
+        client.close()
+"""
+
+
+@posix_only
+@pytest.mark.clause("O1")
+def test_what_watches_the_program_hears_of_each(backend: str) -> None:
+    subprocess.run([sys.executable, "-c", AUDITED, backend], check=True, timeout=PATIENCE)
+
+
+@pytest.mark.clause("O1")
+def test_the_address_of_its_peer_stays_until_there_is_another_or_the_program_says_so(
+    port: unio.Port, make_listener: Any, resources: Any
+) -> None:
+    listening = make_listener()
+    accept = unio.Accept(port.associate(listening))
+    assert accept.address is None
+    assert port.wait(0) == []
+    for given in (None, "somebody", ["a list"]):
+        client = resources.enter_context(connect(listening))
+        port.submit(accept)
+        completion(port)
+        resources.enter_context(accept.socket).close()
+        assert accept.address == accept.address == client.getsockname()
+        accept.address = given  # type: ignore[assignment]
+        assert accept.address is given
+
+
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX") or sys.platform == "win32", reason="there are no local sockets")
+@pytest.mark.clause("O1")
+def test_the_address_of_a_local_peer_is_its_path(port: unio.Port, tmp_path: Path, resources: Any) -> None:
+    listening = resources.enter_context(socket.socket(socket.AF_UNIX))
+    listening.bind(str(tmp_path / "here"))
+    listening.listen()
+    accept = unio.Accept(port.associate(listening))
+    assert port.wait(0) == []
+    for path in ("", str(tmp_path / "there")):
+        client = resources.enter_context(socket.socket(socket.AF_UNIX))
+        if path:
+            client.bind(path)
+        client.connect(str(tmp_path / "here"))
+        port.submit(accept)
+        assert completion(port).error is None
+        resources.enter_context(accept.socket)
+        assert accept.address == accept.socket.getpeername() == path
+
+
+@posix_only
+@pytest.mark.clause("A1", "A4", "S4")
+def test_a_handle_has_nothing_of_one_that_has_gone_before(
+    port: unio.Port, make_accepted: Callable[[], Accepted]
+) -> None:
+    for _ in range(3):
+        near, far = make_accepted()
+        former = port.associate(near, "former", skip_on_success=True)
+        assert port.submit(unio.Send(former, b"x"))
+        assert recv_exactly(far, 1) == b"x"
+        receive = unio.Recv(former, bytearray(1))
+        port.submit(receive)
+        far.close()
+        assert completion(port)[1:] == (receive, 0, None)
+        watch = weakref.ref(former)
+        former.close()
+        del former, receive
+        near, far = make_accepted()
+        handle = port.associate(near)
+        assert (handle.key, handle.closed, handle.fileno()) == (None, False, near.fileno())
+        assert watch() is not handle
+        receive, send = unio.Recv(handle, bytearray(1)), unio.Send(handle, b"y")
+        assert not port.submit(receive)
+        assert not port.submit(send)
+        assert completion(port)[:3] == (None, send, 1)
+        far.sendall(recv_exactly(far, 1))
+        assert completion(port)[:3] == (None, receive, 1)
+        handle.close()
 
 
 @posix_only
