@@ -19,8 +19,8 @@ static void forked(void) {
 }
 
 Py_ssize_t next_sequence(void) {
-    static Py_ssize_t latest;
-    return __atomic_add_fetch(&latest, 1, __ATOMIC_RELAXED);
+    static _Alignas(128) struct { Py_ssize_t latest; char apart[120]; } own;
+    return __atomic_add_fetch(&own.latest, 1, __ATOMIC_RELAXED);
 }
 
 /* Calls a method of the port and drops the result. */
@@ -129,11 +129,12 @@ static PyObject *learn(PyObject *Py_UNUSED(module), PyObject *args) {
 static PyObject *adopt(PyObject *Py_UNUSED(module), PyObject *args, PyObject *keywords) {
     static char *names[] = {"takes_max",    "ask_seconds", "sweep_seconds", "lock_seconds_max",
                             "attempts_max", "limit",       "send_max",      "buffer_min",
-                            "sweep_freely", NULL};
+                            "sweep_freely", "quick_seconds", "pace_max", "pace_weight", "run_seconds", "slow_limit", NULL};
     struct constants *to = &constant;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "$Idddinnnn", names, &to->takes_max, &to->ask_seconds,
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "$Idddinnnnddddn", names, &to->takes_max, &to->ask_seconds,
                                      &to->sweep_seconds, &to->lock_seconds_max, &to->attempts_max, &to->limit,
-                                     &to->send_max, &to->buffer_min, &to->sweep_freely))
+                                     &to->send_max, &to->buffer_min, &to->sweep_freely, &to->quick_seconds,
+                                     &to->pace_max, &to->pace_weight, &to->run_seconds, &to->slow_limit))
         return NULL;
     Py_RETURN_NONE;
 }

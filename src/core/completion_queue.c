@@ -8,10 +8,13 @@
 #include "completion.h"
 #include "fields.h"
 
+#include <math.h>
 #include <time.h>
 
 #define RING_MIN 64 /* packets; a power of two, like all sizes of the ring */
 #define ROW_MIN 4   /* waiters */
+#define TURNS_PER_LOOK 5 /* of the runner's; they take less than run_seconds, and are odd: receives and sends may take turns */
+#define LOOKS_PER_TIME 100 /* at a gate, until the clock is looked at */
 #define HAND_OVER_SECONDS 1.0 /* how long a thread whose time is over waits for the one that is just waking it */
 
 _Thread_local struct waiter *current INITIAL_EXEC;
@@ -220,7 +223,8 @@ static PyObject *admit(struct queue *self, PyObject *object) {
     int done = gathering && widen(&self->parked, room) && widen(&self->coming, room);
     if (done) {
         self->room = room;
-        self->waiters++;
+        POKE(self->waiters, self->waiters + 1);
+        waiter->pace = constant.quick_seconds * constant.pace_max;
         gathering->next = self->gatherings;
         self->gatherings = gathering;
     }
@@ -234,6 +238,8 @@ static PyObject *admit(struct queue *self, PyObject *object) {
     Py_RETURN_NONE;
 }
 
+static void stop_running_locked(struct queue *self, const struct waiter *waiter);
+
 /* dismiss(waiter): the thread has ended, or belongs to another port; what it had gathered has been started. */
 static PyObject *dismiss(struct queue *self, PyObject *object) {
     struct waiter *waiter = (struct waiter *)object;
@@ -241,7 +247,8 @@ static PyObject *dismiss(struct queue *self, PyObject *object) {
         Py_RETURN_NONE;
     waiter->belongs = 0;
     mutex_lock(&self->mutex);
-    self->waiters--;
+    POKE(self->waiters, self->waiters - 1);
+    stop_running_locked(self, waiter);
     struct gathering **place = &self->gatherings;
     while (*place != waiter->gathering)
         place = &(*place)->next;
@@ -252,6 +259,69 @@ static PyObject *dismiss(struct queue *self, PyObject *object) {
     mutex_unlock(&self->mutex);
     waiter->gathering = NULL;
     Py_RETURN_NONE;
+}
+
+/* Turns */
+
+static int is_quick(const struct waiter *waiter) { return waiter->pace < constant.quick_seconds; }
+
+static int has_time(struct queue *self) { return monotonic() < self->runner_until; }
+
+/* Whether a thread leaves what comes to the runner. */
+static int gives_way_locked(struct queue *self, const struct waiter *waiter) {
+    return self->runner && self->runner != waiter && has_time(self);
+}
+
+int queue_gives_way(struct queue *self, struct waiter *waiter) {
+    if (!PEEK(self->runner))
+        return 0;
+    mutex_lock(&self->mutex);
+    int gives = gives_way_locked(self, waiter);
+    mutex_unlock(&self->mutex);
+    return gives;
+}
+
+/* The same for those that wait. The runner itself needs no clock where one of them watches it, and looks at that. */
+static int is_left_locked(struct queue *self) {
+    return self->runner && ((self->runner == current && self->watchers) || has_time(self));
+}
+
+static void stop_running_locked(struct queue *self, const struct waiter *waiter) {
+    if (self->runner == waiter)
+        POKE(self->runner, NULL);
+}
+
+Py_ssize_t queue_limit(struct queue *self, const struct waiter *waiter, Py_ssize_t limit) {
+    return queue_is_shared(self) && !is_quick(waiter) && limit > constant.slow_limit ? constant.slow_limit : limit;
+}
+
+/* A thread has been given packets. */
+void queue_begin_turn(struct queue *self, struct waiter *waiter, Py_ssize_t packets) {
+    if (PEEK(self->runner) == waiter && waiter->turns++ % TURNS_PER_LOOK)
+        return; /* the clock would cost more than the turn, and those before it were quick */
+    double now = monotonic();
+    mutex_lock(&self->mutex);
+    waiter->turn_began = now;
+    waiter->turn_packets = packets;
+    if (!is_quick(waiter))
+        stop_running_locked(self, waiter);
+    else if (self->takes_turns && waiter->slot && !gives_way_locked(self, waiter)) {
+        POKE(self->runner, waiter);
+        self->runner_until = now + constant.run_seconds;
+    }
+    mutex_unlock(&self->mutex);
+}
+
+/* It is back. */
+void queue_end_turn(struct queue *self, struct waiter *waiter) {
+    mutex_lock(&self->mutex);
+    if (waiter->turn_packets) {
+        double spent = (monotonic() - waiter->turn_began) / (double)waiter->turn_packets;
+        double most = constant.quick_seconds * constant.pace_max; /* one turn alone makes no quick thread slow */
+        waiter->pace += ((spent < most ? spent : most) - waiter->pace) * constant.pace_weight;
+        waiter->turn_packets = 0;
+    }
+    mutex_unlock(&self->mutex);
 }
 
 static int enter_locked(struct queue *self, struct waiter *waiter) {
@@ -274,6 +344,7 @@ int queue_leave(struct queue *self, struct waiter *waiter) {
     mutex_lock(&self->mutex);
     int left = waiter->slot;
     POKE(waiter->beyond, 0);
+    stop_running_locked(self, waiter);
     if (left) {
         POKE(waiter->slot, 0);
         POKE(self->slots, self->slots + 1);
@@ -298,6 +369,7 @@ void queue_end_lead(struct queue *self, PyObject *turn) {
         __atomic_store_n(&self->leader, NULL, __ATOMIC_RELAXED);
         POKE(self->sleeping, 0);
         POKE(self->watching, 0);
+        self->keeps = 0;
     }
     mutex_unlock(&self->mutex);
     if (led)
@@ -315,12 +387,20 @@ int queue_has_for(struct queue *self, struct waiter *waiter) {
     return has;
 }
 
+/* Returns the reference to the one that is taken out of the parked. */
+static struct waiter *unpark(struct queue *self, size_t place) {
+    struct waiter *waiter = take_out(&self->parked, place);
+    self->watchers -= waiter->watches != 0;
+    waiter->watches = 0;
+    return waiter;
+}
+
 /* Gives a slot to the thread that has parked last; NULL if there is none of either. The reference is the caller's, who
  * opens its gate. */
 static struct waiter *release_last_locked(struct queue *self) {
     if (!self->parked.count || self->slots <= 0)
         return NULL;
-    struct waiter *waiter = take_out(&self->parked, self->parked.count - 1);
+    struct waiter *waiter = unpark(self, self->parked.count - 1);
     POKE(self->slots, self->slots - 1);
     POKE(waiter->slot, 1);
     POKE(waiter->woken, monotonic());
@@ -329,6 +409,7 @@ static struct waiter *release_last_locked(struct queue *self) {
 }
 
 static int open_gate(struct waiter *waiter) {
+    POKE(waiter->is_woken, 1);
     PyObject *result = PyObject_CallMethodNoArgs(waiter->gate, name.release);
     Py_DECREF(waiter);
     Py_XDECREF(result);
@@ -338,8 +419,9 @@ static int open_gate(struct waiter *waiter) {
 int queue_has_for_leader(struct queue *self, struct waiter *waiter) {
     struct waiter *released = NULL;
     mutex_lock(&self->mutex);
+    self->keeps = self->takes_turns && is_quick(waiter) && waiter->came_at == self->parkings;
     int has = has_for_locked(self, waiter);
-    if (has && !waiter->slot)
+    if (has && !waiter->slot && !self->keeps)
         has = !self->coming.count && !(released = release_last_locked(self));
     mutex_unlock(&self->mutex);
     return released && open_gate(released) < 0 ? -1 : has;
@@ -370,9 +452,10 @@ int queue_wake_leader(struct queue *self) {
 
 int queue_wake(struct queue *self) {
     mutex_lock(&self->mutex);
-    struct waiter *released = release_last_locked(self);
+    int is_left = is_left_locked(self); /* to the runner, or to the leader, which looks when it is awake */
+    struct waiter *released = is_left || self->keeps ? NULL : release_last_locked(self);
     /* Where no slot is free, somebody has to see it when those that run are blocked. */
-    int sleeps = !released && (self->slots > 0 || !self->watching) && call_off_sleep(self);
+    int sleeps = !released && !is_left && (self->slots > 0 || !self->watching) && call_off_sleep(self);
     mutex_unlock(&self->mutex);
     if (released)
         return open_gate(released) < 0 ? -1 : 1;
@@ -381,15 +464,16 @@ int queue_wake(struct queue *self) {
 
 static int release_first(struct queue *self, int only_if_nobody_leads) {
     mutex_lock(&self->mutex);
-    int due = self->parked.count && !(only_if_nobody_leads && self->leader);
-    struct waiter *waiter = due ? take_out(&self->parked, 0) : NULL;
+    int is_seen_to = self->leader || (self->watchers && is_left_locked(self));
+    int due = self->parked.count && !(only_if_nobody_leads && is_seen_to);
+    struct waiter *waiter = due ? unpark(self, 0) : NULL;
     mutex_unlock(&self->mutex);
     return !waiter ? 0 : open_gate(waiter) < 0 ? -1 : 1;
 }
 
 int queue_pass_on(struct queue *self) {
     mutex_lock(&self->mutex);
-    int more = self->count > self->coming.count;
+    int more = self->count > self->coming.count; /* which wake leaves to the runner, if there is one */
     mutex_unlock(&self->mutex);
     int woken = more ? queue_wake(self) : 0;
     if (woken)
@@ -404,12 +488,39 @@ void queue_arrive(struct queue *self, struct waiter *waiter) {
     Py_XDECREF(arrived);
 }
 
-/* Shows that a thread is about to sleep, unless there is something to see to. */
-static int show(struct queue *self, struct waiter *waiter) {
+static int may_sleep_locked(struct queue *self, struct waiter *waiter) {
+    return !self->closed && (gives_way_locked(self, waiter) || (!has_for_locked(self, waiter) && self->leader));
+}
+
+/* Until when a parked thread sleeps: it watches the runner while that has time, or has just had. */
+static double watch_locked(struct queue *self, struct waiter *waiter) {
+    int watches = has_time(self);
+    self->watchers += (size_t)(watches - waiter->watches);
+    waiter->watches = (char)watches;
+    return watches ? self->runner_until : INFINITY;
+}
+
+/* Shows that a thread is about to sleep, unless there is something to see to. Says until when, where it watches. */
+static int show(struct queue *self, struct waiter *waiter, double *until) {
     mutex_lock(&self->mutex);
-    int sleeps = !has_for_locked(self, waiter) && !self->closed && self->leader;
-    if (sleeps)
+    int sleeps = may_sleep_locked(self, waiter);
+    if (sleeps) {
         add_to(&self->parked, waiter);
+        POKE(waiter->is_woken, 0);
+        POKE(self->parkings, self->parkings + 1);
+        self->keeps = 0;
+        *until = watch_locked(self, waiter);
+    }
+    mutex_unlock(&self->mutex);
+    return sleeps;
+}
+
+/* Whether a thread sleeps on that has slept until a time: it keeps its place in the row then. */
+static int sleep_on(struct queue *self, struct waiter *waiter, double *until) {
+    mutex_lock(&self->mutex);
+    int sleeps = find_in(&self->parked, waiter) >= 0 && may_sleep_locked(self, waiter);
+    if (sleeps)
+        *until = watch_locked(self, waiter);
     mutex_unlock(&self->mutex);
     return sleeps;
 }
@@ -421,16 +532,61 @@ static int pass_gate(struct waiter *waiter, double timeout) {
     return passed;
 }
 
+#ifdef Py_GIL_DISABLED
+/* Looks for a while whether the gate opens, as spin.h has it. */
+static void look_at_gate(struct waiter *waiter) {
+    uint64_t until_ns = spin_now_ns() + SPIN_NS;
+    unsigned times = 0;
+    int opens;
+    Py_BEGIN_ALLOW_THREADS
+    do {
+        for (int i = 0; i < LOOKS_PER_TIME && !(opens = PEEK(waiter->is_woken)); i++)
+            RELAX();
+        times++;
+    } while (!opens && spin_now_ns() < until_ns);
+    Py_END_ALLOW_THREADS
+    spin_ended(&waiter->spin, times + 1, opens);
+}
+
+/* Sleeps until the gate opens, unless it does so soon; one thread at a time looks for that. */
+static int pass_gate_soon(struct queue *self, struct waiter *waiter, double timeout) {
+    uint64_t began_ns = spin_now_ns();
+    int looks = timeout != 0 && PEEK(self->slots) > 0 && spin_is_due(&waiter->spin) &&
+                !__atomic_exchange_n(&self->is_looking, 1, __ATOMIC_RELAXED);
+    if (looks) {
+        look_at_gate(waiter);
+        POKE(self->is_looking, 0);
+    }
+    int passed = pass_gate(waiter, timeout);
+    if (!looks)
+        spin_slept(&waiter->spin, spin_now_ns() - began_ns);
+    return passed;
+}
+#else
+#define pass_gate_soon(self, waiter, timeout) pass_gate(waiter, timeout) /* who waits for Python's lock would wait longer */
+#endif
+
+/* The seconds up to a time; negative for ever. */
+static double seconds_to(double time) {
+    double left = time - monotonic();
+    return time == INFINITY ? -1 : left > 0 ? left : 0;
+}
+
 int queue_park(struct queue *self, struct waiter *waiter, double timeout) {
     if (timeout > constant.lock_seconds_max)
         timeout = constant.lock_seconds_max;
-    if (!show(self, waiter))
+    double end = timeout < 0 ? INFINITY : monotonic() + timeout, until;
+    if (!show(self, waiter, &until))
         return 0;
-    int passed = pass_gate(waiter, timeout);
+    int passed;
+    do
+        passed = pass_gate_soon(self, waiter, seconds_to(end < until ? end : until));
+    while (passed == 0 && until < end && sleep_on(self, waiter, &until));
     if (passed > 0)
         return 0;
     mutex_lock(&self->mutex);
-    struct waiter *shown = take_out_if_there(&self->parked, waiter);
+    Py_ssize_t place = find_in(&self->parked, waiter);
+    struct waiter *shown = place < 0 ? NULL : unpark(self, (size_t)place);
     mutex_unlock(&self->mutex);
     Py_XDECREF(shown);
     if (!shown) { /* another thread is about to wake this one, and what it hands over must not be lost */
@@ -486,12 +642,42 @@ static PyObject *packets(struct queue *self, PyObject *Py_UNUSED(ignored)) {
 }
 
 static PyObject *take(struct queue *self, PyObject *limit) {
-    Py_ssize_t most = PyNumber_AsSsize_t(limit, NULL); /* a larger number than that is as good as it */
+    Py_ssize_t most = PyNumber_AsSsize_t(limit, NULL);
     return most == -1 && PyErr_Occurred() ? NULL : queue_take(self, most);
 }
 
 static PyObject *should_ask(struct queue *self, PyObject *Py_UNUSED(ignored)) {
     return PyBool_FromLong(queue_should_ask(self));
+}
+
+static PyObject *gives_way(struct queue *self, PyObject *waiter) {
+    return PyBool_FromLong(queue_gives_way(self, (struct waiter *)waiter));
+}
+
+static PyObject *limit_for(struct queue *self, PyObject *args) {
+    PyObject *waiter, *limit;
+    if (!PyArg_ParseTuple(args, "OO", &waiter, &limit))
+        return NULL;
+    Py_ssize_t most = PyNumber_AsSsize_t(limit, NULL); /* a larger number than that is as good as it */
+    return most == -1 && PyErr_Occurred() ? NULL : PyLong_FromSsize_t(queue_limit(self, (struct waiter *)waiter, most));
+}
+
+static PyObject *begin_turn(struct queue *self, PyObject *args) {
+    PyObject *waiter;
+    Py_ssize_t packets;
+    if (!PyArg_ParseTuple(args, "On", &waiter, &packets))
+        return NULL;
+    if (queue_is_shared(self))
+        queue_begin_turn(self, (struct waiter *)waiter, packets);
+    Py_RETURN_NONE;
+}
+
+static PyObject *end_turn(struct queue *self, PyObject *object) {
+    struct waiter *waiter = (struct waiter *)object;
+    waiter->came_at = PEEK(self->parkings);
+    if (queue_is_shared(self))
+        queue_end_turn(self, waiter);
+    Py_RETURN_NONE;
 }
 
 static PyObject *asked(struct queue *self, PyObject *Py_UNUSED(ignored)) {
@@ -578,15 +764,17 @@ static int set_flag_locked(PyObject *object, PyObject *value, void *offset) {
     return result;
 }
 
-/* QueueState(interrupt, concurrency) */
+/* QueueState(interrupt, concurrency, takes_turns) */
 static int queue_init(struct queue *self, PyObject *args, PyObject *Py_UNUSED(keywords)) {
     static unsigned long long serials;
     PyObject *called;
     Py_ssize_t concurrency;
-    if (!PyArg_ParseTuple(args, "On", &called, &concurrency))
+    int takes_turns;
+    if (!PyArg_ParseTuple(args, "Onp", &called, &concurrency, &takes_turns))
         return -1;
     Py_XSETREF(self->interrupt, Py_NewRef(called));
     self->slots = concurrency;
+    self->takes_turns = (char)takes_turns;
     self->serial = __atomic_add_fetch(&serials, 1, __ATOMIC_RELAXED);
     return 0;
 }
@@ -659,14 +847,18 @@ static PyMethodDef methods[] = {
     METHOD("append_left", append_left, METH_O),
     METHOD("arrive", arrive, METH_O),
     METHOD("asked", asked, METH_NOARGS),
+    METHOD("begin_turn", begin_turn, METH_VARARGS),
     METHOD("dismiss", dismiss, METH_O),
     METHOD("end_lead", end_lead, METH_O),
+    METHOD("end_turn", end_turn, METH_O),
     METHOD("enter", enter, METH_O),
+    METHOD("gives_way", gives_way, METH_O),
     METHOD("has_for", has_for, METH_O),
     METHOD("has_for_leader", has_for_leader, METH_O),
     METHOD("is_coming", is_coming, METH_O),
     METHOD("lead", lead, METH_O),
     METHOD("leave", leave, METH_O),
+    METHOD("limit_for", limit_for, METH_VARARGS),
     METHOD("packets", packets, METH_NOARGS),
     METHOD("park", park, METH_VARARGS),
     METHOD("pass_on", pass_on, METH_NOARGS),

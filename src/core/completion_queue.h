@@ -4,6 +4,7 @@
 #define UNIO_COMPLETION_QUEUE_H
 
 #include "core.h"
+#include "spin.h"
 
 #define GATHERED_MAX 256 /* so many are started at once: the first should not wait for a long time */
 
@@ -28,6 +29,14 @@ struct waiter {
     unsigned long long belongs;  /* the serial number of its queue */
     struct gathering *gathering; /* valid for as long as that queue lives */
     double woken;                /* when it was last woken for a packet, by the monotonic clock */
+    double turn_began;           /* when it was last given packets, where others wait on the port as well */
+    Py_ssize_t turn_packets;     /* how many; 0 where that turn is over */
+    double pace;                 /* seconds for each packet of its turns; of late ones more than of early ones */
+    unsigned turns;              /* it has had as the runner */
+    struct spin spin;            /* of its sleeps */
+    char is_woken;               /* whether its gate is open, or about to be */
+    size_t came_at;              /* how often threads had parked when its wait began */
+    char watches;                /* it is parked, and sleeps no longer than until the runner's time is over */
     char slot;                   /* whether it has one */
     char beyond; /* it runs without one, since it came back from blocking when there was none */
 };
@@ -42,6 +51,7 @@ struct queue {
     PyObject_HEAD
     PyObject *interrupt;       /* fetches the leader out of the kernel */
     unsigned long long serial; /* which no other queue has */
+    char apart[64];            /* so that who only reads what is above does not wait for the processor that writes below */
     mutex mutex;               /* of all that follows */
     PyObject **ring;           /* the packets: from head on, round its end. NULL while it is empty, perhaps */
     size_t mask, head, count;
@@ -50,6 +60,13 @@ struct queue {
     size_t room;       /* of each row */
     size_t waiters;    /* that have joined and not parted */
     Py_ssize_t slots;  /* that may be taken */
+    struct waiter *runner; /* whom the others leave what comes, for as long as its time lasts; NULL if that is nobody */
+    double runner_until;   /* when that time is over, or was */
+    size_t watchers;       /* of the parked, those that watch */
+    size_t parkings;       /* how often threads have parked */
+    char takes_turns;      /* whether there is ever a runner */
+    char is_looking;       /* whether a parked thread looks for its wake-up instead of sleeping */
+    char keeps;            /* whether the leader takes what comes, as it is quick and has come last */
     struct gathering *gatherings;
     double first_take; /* when the first of takes was */
     unsigned takes;    /* packets taken since the kernel was asked */
@@ -73,11 +90,19 @@ void queue_end_lead(struct queue *self, PyObject *turn);
 int queue_has_for(struct queue *self, struct waiter *waiter);
 int queue_has_for_leader(struct queue *self, struct waiter *waiter);
 int queue_should_ask(struct queue *self);
+int queue_gives_way(struct queue *self, struct waiter *waiter);
+/* How many packets a thread takes at a time, where a wait may return so many. */
+Py_ssize_t queue_limit(struct queue *self, const struct waiter *waiter, Py_ssize_t limit);
+void queue_begin_turn(struct queue *self, struct waiter *waiter, Py_ssize_t packets);
+void queue_end_turn(struct queue *self, struct waiter *waiter);
 int queue_park(struct queue *self, struct waiter *waiter, double timeout);
 int queue_wake(struct queue *self);
 int queue_wake_leader(struct queue *self);
 int queue_pass_on(struct queue *self);
 void queue_arrive(struct queue *self, struct waiter *waiter);
+
+/* Whether more than one thread belongs to the port; or else there is nothing to share. */
+static inline int queue_is_shared(struct queue *self) { return PEEK(self->waiters) > 1; }
 
 static inline int queue_is_led(struct queue *self) { return PEEK(self->leader) != NULL; }
 static inline int queue_has_parked(struct queue *self) { return PEEK(self->parked.count) != 0; }

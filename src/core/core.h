@@ -13,8 +13,26 @@
  * Python's lock keeps the others out where there is one. */
 #ifdef Py_GIL_DISABLED
 typedef PyMutex mutex;
-#define mutex_lock(mutex) PyMutex_Lock(mutex)
 #define mutex_unlock(mutex) PyMutex_Unlock(mutex)
+
+/* Tells the processor that a loop does nothing but look. */
+#if defined(__x86_64__) || defined(__i386__)
+#define RELAX() __builtin_ia32_pause()
+#elif defined(__aarch64__)
+#define RELAX() __asm__ volatile("isb" ::: "memory")
+#else
+#define RELAX() ((void)0)
+#endif
+
+#define LOOKS_MAX 100 /* about a microsecond */
+
+/* CPython's own mutex makes a system call as soon as it is taken, to let others run. Whoever has one of ours gives it back
+ * sooner than that call returns. */
+static inline void mutex_lock(mutex *mutex) {
+    for (int i = 0; i < LOOKS_MAX && __atomic_load_n(&mutex->_bits, __ATOMIC_RELAXED); i++)
+        RELAX();
+    PyMutex_Lock(mutex);
+}
 #else
 typedef struct {
     char none;
@@ -124,6 +142,11 @@ struct attempt {
 /* Numbers that Python says, each where its own module has it (classes.c). */
 extern struct constants {
     unsigned takes_max;      /* packets that are taken before the kernel is asked again */
+    double quick_seconds;    /* for each packet: a turn that takes less is a quick one */
+    double pace_max;         /* how many times that a turn counts for at most */
+    double pace_weight;      /* of the last turn, in the pace of a thread */
+    Py_ssize_t slow_limit;   /* of the packets that a thread which isn't quick takes at a time */
+    double run_seconds;      /* how long a quick thread is waited for */
     double ask_seconds;      /* how soon after the first of them it is asked again */
     double sweep_seconds;    /* how soon Python is let look for handles that were closed behind the port's back */
     double lock_seconds_max; /* the longest wait for a lock */

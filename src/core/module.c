@@ -5,9 +5,32 @@
 
 PyTypeObject *direction_type, *lock_type;
 
+#ifdef Py_GIL_DISABLED
+/* Counts an object no more: it stays for as long as the process. All threads use the methods of these classes at each step,
+ * and where each of them counts that on one object, it waits for the others' processors. */
+static void keep_for_ever(PyObject *object) {
+    __atomic_store_n(&object->ob_tid, 0, __ATOMIC_RELAXED);
+    __atomic_store_n(&object->ob_ref_shared, 0, __ATOMIC_RELAXED);
+    __atomic_store_n(&object->ob_ref_local, UINT32_MAX, __ATOMIC_RELAXED);
+}
+
+static void keep_type(PyObject *type) {
+    PyObject *dict = PyType_GetDict((PyTypeObject *)type), *name, *value;
+    Py_ssize_t place = 0;
+    while (dict && PyDict_Next(dict, &place, &name, &value))
+        keep_for_ever(value);
+    Py_XDECREF(dict);
+    keep_for_ever(type);
+}
+#else
+#define keep_type(type) ((void)(type))
+#endif
+
 /* Adds a type, whose reference it takes over; NULL, with an exception, fails. */
 static int add(PyObject *module, const char *name, PyObject *type) {
     int failed = !type || PyModule_AddObjectRef(module, name, type) < 0;
+    if (!failed)
+        keep_type(type);
     Py_XDECREF(type);
     return failed ? -1 : 0;
 }

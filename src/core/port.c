@@ -304,6 +304,11 @@ static double left_of(const struct timing *wait) {
     return wait->timeout < 0 || left > 0 ? left : 0;
 }
 
+/* Whether a wait leaves what there is to the runner. One that only looks does not, and one whose time is over neither. */
+static int wait_gives_way(struct port *self, struct waiter *waiter, const struct timing *wait) {
+    return queue_gives_way(self->queue, waiter) && left_of(wait) != 0;
+}
+
 static PyObject *time_left(const struct timing *wait) {
     return wait->timeout < 0 ? Py_NewRef(Py_None) : PyFloat_FromDouble(left_of(wait));
 }
@@ -371,6 +376,8 @@ static int turn(struct port *self, struct waiter *waiter, double until) {
  * thread leads. */
 static int lead(struct port *self, struct waiter *waiter, const struct timing *wait) {
     struct queue *queue = self->queue;
+    if (wait_gives_way(self, waiter, wait))
+        return 0;
     double quiet = quiet_until(self);
     if (!quiet || (queue_count(queue) > 0 && !queue_has_for(queue, waiter))) /* those that run are to be watched */
         return lead_slowly(self, waiter, wait);
@@ -442,21 +449,24 @@ static PyObject *give_up(struct port *self, struct waiter *waiter, PyObject *bat
 }
 
 /* Takes what there is for this thread to take, as EnginePort._wait does; an empty list where that is nothing. */
-static PyObject *take_fast(struct port *self, struct waiter *waiter, Py_ssize_t limit) {
+static PyObject *take_fast(struct port *self, struct waiter *waiter, const struct timing *wait) {
     struct queue *queue = self->queue;
-    if (!queue_count(queue) || queue_should_ask(queue) || !usable(self) || !queue_enter(queue, waiter))
+    if (!queue_count(queue) || queue_should_ask(queue) || !usable(self) || wait_gives_way(self, waiter, wait) ||
+        !queue_enter(queue, waiter))
         return PyList_New(0);
-    PyObject *batch = queue_take(queue, limit);
+    PyObject *batch = queue_take(queue, queue_limit(queue, waiter, wait->limit));
     if (!batch || !PyList_GET_SIZE(batch))
         return batch;
     queue_arrive(queue, waiter);
+    if (queue_is_shared(queue))
+        queue_begin_turn(queue, waiter, PyList_GET_SIZE(batch));
     return queue_pass_on(queue) < 0 ? give_up(self, waiter, batch) : batch;
 }
 
 /* Sleeps while another thread leads, unless there is something to take. */
 static int follow(struct port *self, struct waiter *waiter, const struct timing *wait) {
     struct queue *queue = self->queue;
-    if (queue_has_for(queue, waiter)) {
+    if (queue_has_for(queue, waiter) && !wait_gives_way(self, waiter, wait)) {
         POKE(queue->takes, 0); /* the leader asks the kernel often enough */
         return 0;
     }
@@ -469,7 +479,7 @@ static int follow(struct port *self, struct waiter *waiter, const struct timing 
 
 /* Asks the kernel where that is due, or has another thread do that. */
 static int ask(struct port *self, struct waiter *waiter, const struct timing *wait) {
-    if (queue_has_for(self->queue, waiter) && !queue_should_ask(self->queue))
+    if (queue_has_for(self->queue, waiter) && !queue_should_ask(self->queue) && !wait_gives_way(self, waiter, wait))
         return 0;
     int led = lead(self, waiter, wait);
     if (!led && self->ring && start_for_others(self) < 0) /* who leads it sleeps in there, and takes nothing along */
@@ -503,7 +513,7 @@ static PyObject *wait_fast(struct port *self, struct waiter *waiter, struct timi
         /* A signal handler that raises does so as soon as this returns, and what it would return were lost. */
         if (PyErr_CheckSignals() < 0)
             return give_up(self, waiter, NULL);
-        PyObject *batch = take_fast(self, waiter, wait->limit);
+        PyObject *batch = take_fast(self, waiter, wait);
         int is_here = current == waiter && waiter->belongs == self->queue->serial;
         if (!is_here && call((PyObject *)waiter, name.leave) < 0)
             return give_up(self, waiter, batch);
@@ -527,6 +537,9 @@ static PyObject *port_wait(PyObject *port, PyObject *const *args, Py_ssize_t cou
         return call_slow(port, slow.wait, args, count, names);
     if (wait.timeout >= 0)
         wait.until = monotonic() + wait.timeout;
+    waiter->came_at = PEEK(self->queue->parkings);
+    if (queue_is_shared(self->queue))
+        queue_end_turn(self->queue, waiter);
     Py_INCREF(waiter);
     PyObject *batch = wait_fast(self, waiter, &wait);
     Py_DECREF(waiter);

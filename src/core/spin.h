@@ -16,12 +16,12 @@
 #include <time.h>
 
 #define SPIN_NS 50000
-#define ROW_MIN 8
-#define ROW_MAX 1024
+#define SHORT_ROW_MIN 8
+#define SHORT_ROW_MAX 1024
 
 struct spin {
     unsigned row;    /* how many waits in a row were short */
-    unsigned beyond; /* how many more than ROW_MIN they have to be */
+    unsigned beyond; /* how many more than SHORT_ROW_MIN they have to be */
 };
 
 static inline uint64_t spin_now_ns(void) {
@@ -30,13 +30,13 @@ static inline uint64_t spin_now_ns(void) {
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
-static inline int spin_is_due(const struct spin *spin) { return spin->row >= ROW_MIN + spin->beyond; }
+static inline int spin_is_due(const struct spin *spin) { return spin->row >= SHORT_ROW_MIN + spin->beyond; }
 
 /* After a wait that slept. */
 static inline void spin_slept(struct spin *spin, uint64_t ns) {
     if (ns > SPIN_NS)
         spin->row = 0;
-    else if (spin->row < ROW_MIN + ROW_MAX)
+    else if (spin->row < SHORT_ROW_MIN + SHORT_ROW_MAX)
         spin->row++;
 }
 
@@ -45,7 +45,7 @@ static inline void spin_slept(struct spin *spin, uint64_t ns) {
 static inline void spin_ended(struct spin *spin, unsigned times, int found) {
     if (!found) {
         spin->row = 0;
-        spin->beyond = spin->beyond < ROW_MAX / 2 ? 2 * spin->beyond + ROW_MIN : ROW_MAX;
+        spin->beyond = spin->beyond < SHORT_ROW_MAX / 2 ? 2 * spin->beyond + SHORT_ROW_MIN : SHORT_ROW_MAX;
     } else if (times > 1)
         spin->beyond -= (spin->beyond + 3) / 4;
 }

@@ -19,13 +19,15 @@ Python no lock is held while doing any of this, so the order of the steps carrie
 - who queues first appends the packet, and who stops running first gives its slot back; then either looks for somebody
   to wake.
 
-Whichever comes last sees the others. It also makes :meth:`CompletionQueue.post` safe in a signal handler, which may
-run in the middle of any other method of the same thread: there is no lock that the thread could be holding.
+Whichever comes last sees the others. Where the others leave what comes to one that runs, docs/threads.md says why no
+wake-up is lost either. It also makes :meth:`CompletionQueue.post` safe in a signal handler, which may run in the
+middle of any other method of the same thread: there is no lock that the thread could be holding.
 """
 
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 import time
 from collections import deque
@@ -57,8 +59,28 @@ HAND_OVER_SECONDS = 1.0
 """How long a thread whose time is over waits for the one that is just waking it: between two steps of that one."""
 
 
+QUICK_SECONDS = 5e-6 if has_fast_path else 50e-6
+"""How long the turns of a quick thread take for each packet, at most. They submit, which is slower without C."""
+
+RUN_SECONDS = 0.005
+"""How long the others leave what comes to a quick thread that doesn't come back. As often they look."""
+
+SLOW_LIMIT = 4
+"""How many packets a thread that is not quick takes at a time. What it has taken waits for it, beside idle threads."""
+
+PACE_MAX = 8.0
+"""How many times QUICK_SECONDS a turn counts for at most: one that was long by chance makes no quick thread slow."""
+
+PACE_WEIGHT = 1 / 32
+"""Of the last turn, in the pace of a thread."""
+
+
 def nothing_gathered() -> None:
     """Start nothing: where a port gathers no submissions."""
+
+
+def _has_gil() -> bool:
+    return bool(getattr(sys, "_is_gil_enabled", lambda: True)())
 
 
 def _completion_of(packet: Operation | Completion) -> Completion:
@@ -77,7 +99,7 @@ elif not TYPE_CHECKING:
         Any thread may call anything at any time, also in the middle of another call of its own.
         """
 
-        def __init__(self, interrupt: Callable[[], None], concurrency: int) -> None:
+        def __init__(self, interrupt: Callable[[], None], concurrency: int, takes_turns: bool, /) -> None:  # noqa: FBT001 - as in C
             self.closed = False
             self.sleeping = False
             """Whether the leader is in the kernel, or about to be, and has to be interrupted to see a packet."""
@@ -89,6 +111,12 @@ elif not TYPE_CHECKING:
             self._leader: dict[None, object] = {}  # what the leading thread has given, if one leads
             self._parked: list[Waiter] = []
             self._coming: list[Waiter] = []  # those that were woken for a packet and have not yet taken one
+            self._admitted: list[None] = []  # one for each thread
+            self._takes_turns = takes_turns  # whether there is ever a runner
+            self._runner: Waiter | None = None  # whom the others leave what comes, for as long as its time lasts
+            self._runner_until = 0.0  # when that is over, or was
+            self._parkings = 0  # how often threads have parked, or nearly so: it tells whether any has
+            self._keeps = False  # whether the leader takes what comes, as it is quick and has come last
             self._takes = 0
             self._first_take = 0.0  # when the first of them was
 
@@ -171,12 +199,52 @@ elif not TYPE_CHECKING:
         def leave(self, waiter: Waiter) -> bool:
             """Take the slot from a thread. Returns whether it had one; then the caller looks for somebody to wake."""
             waiter.beyond = False
+            self._stop_running(waiter)
             try:
                 slot = waiter.slot.pop()
             except IndexError:
                 return False
             keep(self._slots, slot)
             return True
+
+        # Turns: what a thread does between two waits
+
+        @property
+        def _is_shared(self) -> bool:
+            return len(self._admitted) > 1
+
+        def gives_way(self, waiter: Waiter | None) -> bool:
+            """Whether a thread leaves what comes to the runner; with None, whether any does."""
+            runner = self._runner
+            return runner is not None and runner is not waiter and time.monotonic() < self._runner_until
+
+        def limit_for(self, waiter: Waiter, limit: int) -> int:
+            """How many packets a thread takes at a time, where a wait may return *limit*."""
+            return min(limit, SLOW_LIMIT) if self._is_shared and waiter.pace >= QUICK_SECONDS else limit
+
+        def begin_turn(self, waiter: Waiter, packets: int) -> None:
+            """Note that a thread has been given packets."""
+            if not self._is_shared:
+                return
+            now = time.monotonic()
+            waiter.turn_began, waiter.turn_packets = now, packets
+            if waiter.pace >= QUICK_SECONDS:
+                self._stop_running(waiter)
+            elif self._takes_turns and waiter.slot and not self.gives_way(waiter):
+                self._runner_until = now + RUN_SECONDS  # first: who sees the runner looks at this
+                self._runner = waiter
+
+        def end_turn(self, waiter: Waiter) -> None:
+            """Note that it is back."""
+            if waiter.turn_packets and self._is_shared:
+                spent = (time.monotonic() - waiter.turn_began) / waiter.turn_packets
+                waiter.pace += (min(spent, QUICK_SECONDS * PACE_MAX) - waiter.pace) * PACE_WEIGHT
+            waiter.turn_packets = 0
+            waiter.came_at = self._parkings
+
+        def _stop_running(self, waiter: Waiter) -> None:
+            if self._runner is waiter:
+                self._runner = None
 
         # The lead
 
@@ -191,7 +259,7 @@ elif not TYPE_CHECKING:
         def end_lead(self, turn: object) -> None:
             """End that, if it is this turn that leads."""
             if self._leader.get(None) is turn:
-                self.sleeping = self.watching = False
+                self.sleeping = self.watching = self._keeps = False
                 del self._leader[None]
 
         # Threads that wait
@@ -199,9 +267,14 @@ elif not TYPE_CHECKING:
         def admit(self, waiter: Waiter) -> None:
             """Have room for a thread that comes to wait."""
             waiter.slot = []  # empty, or the one slot that the thread has
+            waiter.turn_packets, waiter.pace = 0, QUICK_SECONDS * PACE_MAX  # none is known
+            waiter.watches = False
+            self._admitted.append(None)
 
         def dismiss(self, waiter: Waiter) -> None:
             """A thread has ended, or has gone to another port."""
+            self._admitted.pop()
+            self._stop_running(waiter)
 
         def has_for(self, waiter: Waiter) -> bool:
             """Whether there is a packet that this thread may take."""
@@ -209,15 +282,19 @@ elif not TYPE_CHECKING:
 
         def has_for_leader(self, waiter: Waiter) -> bool:
             """Whether there is one for the leader, which leaves to those that have parked later what they may take."""
+            quick = waiter.pace < QUICK_SECONDS
+            self._keeps = self._takes_turns and quick and waiter.came_at == self._parkings
             coming = bool(self._coming)  # looked at before the packets, as in pass_on
-            if waiter.slot or not self.has_for(waiter):
+            if waiter.slot or self._keeps or not self.has_for(waiter):
                 return self.has_for(waiter)
             return not coming and not self._coming and not (self._parked and self._release_last())
 
         def wake(self) -> bool:
             """Let one waiting thread look at the queue, if one may run. Returns whether a parked one was woken."""
+            if self.gives_way(None):  # to the runner
+                return False
             while self._slots:
-                if not self._parked:
+                if self._keeps or not self._parked:  # a leader that is awake looks at the queue by itself
                     self.wake_leader()
                     return False
                 if self._release_last():
@@ -268,12 +345,20 @@ elif not TYPE_CHECKING:
 
             Whoever leaves the queue afterwards, with packets or without, calls :meth:`pass_on`.
             """
-            woken = False
+            until = None if timeout is None else time.monotonic() + timeout
+            woken = is_over = False
             try:
                 self._parked.append(waiter)
+                self._parkings += 1
+                self._keeps = False
                 # Now that it shows: was there a packet and a slot, or has the leader gone, before it could be seen?
-                if not self.has_for(waiter) and not self.closed and self._leader:
-                    most = -1 if timeout is None else min(max(timeout, 0), threading.TIMEOUT_MAX)
+                while not woken and not is_over and self._may_sleep(waiter):
+                    left = None if until is None else until - time.monotonic()
+                    watch = self._runner_until - time.monotonic()
+                    waiter.watches = watch > 0
+                    is_over = left is not None and (watch <= 0 or left <= watch)
+                    most = watch if waiter.watches and not is_over else left
+                    most = -1 if most is None else min(max(most, 0), threading.TIMEOUT_MAX)
                     woken = waiter.gate.acquire(timeout=most)
             finally:
                 if not woken:
@@ -281,6 +366,11 @@ elif not TYPE_CHECKING:
                         self._parked.remove(waiter)
                     except ValueError:  # another thread is about to wake this one: what it hands over must not be lost
                         waiter.gate.acquire(timeout=HAND_OVER_SECONDS)
+
+        def _may_sleep(self, waiter: Waiter) -> bool:
+            if self.closed or self.gives_way(waiter):
+                return not self.closed
+            return not self.has_for(waiter) and bool(self._leader)
 
         def is_coming(self, waiter: Waiter) -> bool:
             """Whether a thread was woken for a packet, and has not taken it yet."""
@@ -300,15 +390,19 @@ elif not TYPE_CHECKING:
             coming = len(self._coming)
             if len(self._packets) > coming and self.wake():
                 return  # that one passes on the rest
-            if not self._leader and self._parked:
+            if not self._leader and self._parked and not self._is_watched():
                 self.wake_first()
+
+        def _is_watched(self) -> bool:
+            """Whether one of the parked looks again, as soon as the runner's time is over."""
+            return self.gives_way(None) and any(waiter.watches for waiter in self._parked)
 
 
 class CompletionQueue(QueueState):
     """Packets, first in, first out: operations that have completed, and completions that the caller posted."""
 
     def __init__(self, interrupt: Callable[[], None], concurrency: int) -> None:
-        super().__init__(interrupt, concurrency)
+        super().__init__(interrupt, concurrency, _has_gil())
         self.timers = Timers()
         self.start_gathered: Callable[[], None] = nothing_gathered
         """Starts what the threads of the port have submitted and is to be started together at their next wait."""

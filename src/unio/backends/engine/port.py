@@ -40,7 +40,17 @@ from unio.backends.common.objects import number_of, told_status
 from unio.backends.common.timers import NOT_LINKED, is_on
 from unio.backends.engine import registry
 from unio.backends.engine.attempts import ATTEMPTS_MAX, SEND_CHUNK, Outcome, unblocked_socket
-from unio.backends.engine.completion_queue import ASK_SECONDS, TAKES_MAX, CompletionQueue, nothing_gathered
+from unio.backends.engine.completion_queue import (
+    ASK_SECONDS,
+    PACE_MAX,
+    PACE_WEIGHT,
+    QUICK_SECONDS,
+    RUN_SECONDS,
+    SLOW_LIMIT,
+    TAKES_MAX,
+    CompletionQueue,
+    nothing_gathered,
+)
 from unio.backends.engine.handle import Direction, EngineHandle, Lifecycle
 from unio.backends.engine.run_slots import WATCH_SECONDS, Blocking, Waiter, current, join
 from unio.backends.engine.syscalls import make_as_before, make_fit
@@ -657,6 +667,7 @@ class EnginePort(BasePort):
         if waiter is None or not waiter.belongs_to(self._queue):
             waiter = join(self._queue)
         batch: list[Completion] = []
+        self._queue.end_turn(waiter)
         try:
             try:
                 self._queue.start_gathered()
@@ -679,12 +690,14 @@ class EnginePort(BasePort):
         while True:
             if self._unusable is not None:
                 raise self._unusable()
-            if queue.has_packets and not queue.should_ask() and waiter.enter():
-                batch = queue.take(limit)
-                if batch:
-                    return batch
             left = None if until is None else until - clock.now()
-            if not self._lead(waiter, left):
+            gives_way = (left is None or left > 0) and queue.gives_way(waiter)
+            if not gives_way and queue.has_packets and not queue.should_ask() and waiter.enter():
+                batch = queue.take(queue.limit_for(waiter, limit))
+                if batch:
+                    queue.begin_turn(waiter, len(batch))
+                    return batch
+            if gives_way or not self._lead(waiter, left):
                 self._follow(waiter, left)
             if left is not None and left <= 0 and self._unusable is None and not queue.has_for(waiter):
                 return []
@@ -717,12 +730,13 @@ class EnginePort(BasePort):
 
     def _follow(self, waiter: Waiter, timeout: float | None) -> None:
         """Sleep while another thread leads, unless there is something to return."""
-        if self._queue.has_for(waiter):
+        waits = timeout is None or timeout > 0
+        if self._queue.has_for(waiter) and not (waits and self._queue.gives_way(waiter)):
             self._queue.asked()  # the leader asks the kernel often enough
             return
         self._queue.arrive(waiter)
         waiter.leave()
-        if timeout is None or timeout > 0:
+        if waits:
             self._sweep(idle=True)
             self._queue.park(waiter, timeout)
 
@@ -733,7 +747,7 @@ class EnginePort(BasePort):
         swept = False
         while True:
             happened = self._turn_once(waiter, until, swept=swept)
-            if self._unusable is not None or queue.has_for_leader(waiter):
+            if self._unusable is not None or queue.has_for_leader(waiter) or queue.gives_way(waiter):
                 return
             if until is not None and clock.now() >= until:
                 self._sweep(idle=True)
@@ -896,4 +910,9 @@ if has_fast_path:
         send_max=SEND_CHUNK,
         buffer_min=BUFFER_MIN,
         sweep_freely=SWEEP_FREELY,
+        quick_seconds=QUICK_SECONDS,
+        pace_max=PACE_MAX,
+        pace_weight=PACE_WEIGHT,
+        run_seconds=RUN_SECONDS,
+        slow_limit=SLOW_LIMIT,
     )

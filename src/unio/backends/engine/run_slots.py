@@ -62,7 +62,7 @@ else:
     class WaiterState:
         """What a thread that waits keeps for the queue; Waiter says what each is."""
 
-        __slots__ = ("beyond", "gate", "slot", "woken")
+        __slots__ = ("beyond", "came_at", "gate", "pace", "slot", "turn_began", "turn_packets", "watches", "woken")
 
 
 class Waiter(WaiterState):
@@ -141,6 +141,8 @@ class Waiter(WaiterState):
             if (queue := self._queue()) is not None:
                 queue.part(self)
             self.leave()
+            if queue is not None:
+                queue.pass_on()
 
     def start_gathered(self) -> None:
         """Start what the thread has submitted and its port may still be gathering."""
@@ -199,6 +201,7 @@ class Blocking:
         waiter = current.waiter
         if waiter is not None and waiter.belongs_to(self._queue) and waiter.leave():
             self._left = waiter
+            self._queue.pass_on()  # whom the others have left what comes leaves a kernel that nobody asks
 
     # A generator of the program's may be in the block when it is dropped: at the end of the program, too.
     def __exit__(self, *_: object, current: _Current = current) -> None:
