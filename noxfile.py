@@ -29,6 +29,7 @@ WINDOWS_ONLY = [
         "iocp",
         "windows/handle",
         "windows/processes",
+        "windows/signals",
         "windows/kernel_queue",
         "kernel/win32",
     )

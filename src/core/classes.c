@@ -10,12 +10,14 @@ struct offsets at;
 struct names name;
 struct slow_forms slow;
 struct constants constant;
+struct hearing hearing;
 unsigned generation;
 
 static void forked(void) {
     generation++;
     current = NULL;
     lock_forked();
+    signals_forked();
 }
 
 Py_ssize_t next_sequence(void) {
@@ -69,9 +71,12 @@ static int intern_names(void) {
         {&name.buffer, "buffer"},
         {&name.close, "close"},
         {&name.close_kernel_once, "_close_kernel_once"},
+        {&name.close_signal_pipe, "_close_signal_pipe"},
         {&name.empty, "_empty"},
         {&name.event, "_event"},
         {&name.fileno, "fileno"},
+        {&name.forward_no_more, "_forward_no_more"},
+        {&name.forward_to, "_forward_to"},
         {&name.gettimeout, "gettimeout"},
         {&name.init, "__init__"},
         {&name.key, "key"},
@@ -108,12 +113,15 @@ static int find_slow_forms(PyObject *port_class) {
     return 0;
 }
 
-/* learn(EnginePort, EngineHandle, Kind.SOCKET, unblocked_socket, io.FileIO): the classes of the rest, and what makes the
- * socket of an accepted connection that doesn't block. */
+/* learn(EnginePort, EngineHandle, Kind.SOCKET, unblocked_socket, io.FileIO, write_signals_to, before): the classes of the
+ * rest, what makes the socket of an accepted connection that doesn't block, and what port.h says of hearing. */
 static PyObject *learn(PyObject *Py_UNUSED(module), PyObject *args) {
     PyObject *port_class, *handle_class, *file_class;
-    if (!PyArg_ParseTuple(args, "OOOOO", &port_class, &handle_class, &socket_kind, &accepted_socket, &file_class))
+    if (!PyArg_ParseTuple(args, "OOOOOOO!", &port_class, &handle_class, &socket_kind, &accepted_socket, &file_class,
+                          &hearing.write_signals_to, &PyList_Type, &hearing.before))
         return NULL;
+    Py_INCREF(hearing.write_signals_to);
+    Py_INCREF(hearing.before);
     handle_type = (PyTypeObject *)Py_NewRef(handle_class);
     file_type = (PyTypeObject *)Py_NewRef(file_class);
     Py_INCREF(accepted_socket);

@@ -471,6 +471,19 @@ static int release_first(struct queue *self, int only_if_nobody_leads) {
     return !waiter ? 0 : open_gate(waiter) < 0 ? -1 : 1;
 }
 
+/* Wakes the main thread, if it is parked and a signal is to wake it; or has it not park, if it is just about to. */
+static int rouse(struct queue *self) {
+    struct waiter *waiter = NULL;
+    mutex_lock(&self->mutex);
+    for (size_t i = 0; i < self->parked.count && !waiter; i++) {
+        if (PEEK(self->parked.waiters[i]->heard))
+            waiter = unpark(self, i);
+    }
+    self->roused = !waiter;
+    mutex_unlock(&self->mutex);
+    return waiter ? open_gate(waiter) : 0;
+}
+
 int queue_pass_on(struct queue *self) {
     mutex_lock(&self->mutex);
     int more = self->count > self->coming.count; /* which wake leaves to the runner, if there is one */
@@ -503,7 +516,10 @@ static double watch_locked(struct queue *self, struct waiter *waiter) {
 /* Shows that a thread is about to sleep, unless there is something to see to. Says until when, where it watches. */
 static int show(struct queue *self, struct waiter *waiter, double *until) {
     mutex_lock(&self->mutex);
-    int sleeps = may_sleep_locked(self, waiter);
+    int roused = PEEK(waiter->heard) && self->roused;
+    if (roused)
+        self->roused = 0;
+    int sleeps = !roused && may_sleep_locked(self, waiter);
     if (sleeps) {
         add_to(&self->parked, waiter);
         POKE(waiter->is_woken, 0);
@@ -742,6 +758,8 @@ static PyObject *pass_on(struct queue *self, PyObject *Py_UNUSED(ignored)) {
     return none_or_error(queue_pass_on(self));
 }
 
+static PyObject *rouse_main(struct queue *self, PyObject *Py_UNUSED(ignored)) { return none_or_error(rouse(self)); }
+
 static PyObject *wake_first(struct queue *self, PyObject *Py_UNUSED(ignored)) {
     return bool_or_error(release_first(self, 0));
 }
@@ -863,6 +881,7 @@ static PyMethodDef methods[] = {
     METHOD("park", park, METH_VARARGS),
     METHOD("pass_on", pass_on, METH_NOARGS),
     METHOD("pop_left", pop_left, METH_NOARGS),
+    METHOD("rouse", rouse_main, METH_NOARGS),
     METHOD("should_ask", should_ask, METH_NOARGS),
     METHOD("take", take, METH_O),
     METHOD("wake", wake, METH_NOARGS),
@@ -920,6 +939,8 @@ static PyObject *get_woken(struct waiter *self, void *Py_UNUSED(closure)) {
 static PyGetSetDef waiter_attributes[] = {
     {"beyond", get_flag, set_flag, NULL, (void *)offsetof(struct waiter, beyond)},
     {"gate", get_object, set_object, NULL, (void *)offsetof(struct waiter, gate)},
+    {"heard", get_flag, set_flag, NULL, (void *)offsetof(struct waiter, heard)},
+    {"hears", get_flag, set_flag, NULL, (void *)offsetof(struct waiter, hears)},
     {"slot", get_flag, NULL, NULL, (void *)offsetof(struct waiter, slot)},
     {"woken", (getter)get_woken, NULL, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},

@@ -38,6 +38,8 @@ struct waiter {
     size_t came_at;              /* how often threads had parked when its wait began */
     char watches;                /* it is parked, and sleeps no longer than until the runner's time is over */
     char slot;                   /* whether it has one */
+    char hears;                  /* whether it is the main thread, which has to be woken for signals */
+    char heard;                  /* whether a signal wakes it just now */
     char beyond; /* it runs without one, since it came back from blocking when there was none */
 };
 
@@ -71,6 +73,7 @@ struct queue {
     double first_take; /* when the first of takes was */
     unsigned takes;    /* packets taken since the kernel was asked */
     char closed, sleeping, watching;
+    char roused; /* the main thread is not to park, as a signal has come */
 };
 
 /* Those that return an int say whether it was so, or -1 with an exception where that can be. */

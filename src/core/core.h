@@ -160,7 +160,8 @@ extern struct constants {
 /* The names of what is called, made once: a string that is made for each call costs more than some of the calls. */
 extern struct names {
     PyObject *run, *run_on, *resume, *event, *fileno, *lead, *close_kernel_once, *release, *empty, *leave, *look_again,
-        *act_on_results, *append, *timeout, *limit, *key, *gettimeout, *close, *slow_close, *state, *buffer,
+        *act_on_results, *append, *close_signal_pipe, *forward_no_more, *forward_to, *timeout, *limit, *key, *gettimeout,
+        *close, *slow_close, *state, *buffer,
         *init, *socket;
 } name;
 
@@ -174,6 +175,11 @@ static inline const int *number_at(PyObject *socket) { return (const int *)((cha
 static inline int number_in(PyObject *socket) { return __atomic_load_n(number_at(socket), __ATOMIC_RELAXED); }
 
 static inline int is_socket(PyObject *object) { return socket_type && PyObject_TypeCheck(object, socket_type); }
+
+/* Signals (signals.c) */
+
+/* In a forked child: what the kernel does for each is the program's again. */
+void signals_forked(void);
 
 struct spin;
 
@@ -193,5 +199,6 @@ extern PyType_Spec lock_spec, queue_spec, waiter_spec, direction_spec, handle_sp
 extern PyType_Spec deadline_spec, deadlines_spec, task_spec;
 extern PyType_Spec operation_spec, buffered_spec, recv_spec, send_spec, accept_spec, completion_spec;
 extern PyMethodDef lock_functions[], socket_functions[], class_functions[], association_functions[], task_functions[];
+extern PyMethodDef signal_functions[];
 
 #endif

@@ -76,7 +76,8 @@ static int fill(PyObject *module) {
     if (add_types(module) < 0 || PyModule_AddIntConstant(module, "IDLE", IDLE) < 0 ||
         PyModule_AddIntConstant(module, "PENDING", PENDING) < 0 || PyModule_AddIntConstant(module, "QUEUED", QUEUED) < 0)
         return -1;
-    PyMethodDef *functions[] = {lock_functions, socket_functions, class_functions, association_functions, task_functions};
+    PyMethodDef *functions[] = {lock_functions,        socket_functions, class_functions,
+                                association_functions, task_functions,   signal_functions};
     for (size_t i = 0; i < sizeof functions / sizeof *functions; i++) {
         if (PyModule_AddFunctions(module, functions[i]) < 0)
             return -1;

@@ -238,7 +238,7 @@ static PyMethodDef operation_methods[] = {
 
 static PyGetSetDef operation_accessors[] = {
     {"handle", get_handle, set_handle,
-     "The handle that the operation works on; None for a timer and a process exit, which have none.\n\n"
+     "The handle that the operation works on; None for a timer, a process exit and a signal, which have none.\n\n"
      "It may be given another one, of a kind that it works on; its key is that handle's then. Assigning while the\n"
      "operation is in flight raises :class:`unio.InFlight`.",
      NULL},

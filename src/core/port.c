@@ -290,6 +290,66 @@ static PyObject *port_post(PyObject *port, PyObject *const *args, Py_ssize_t cou
 
 /* Waiting */
 
+/* Hearing of signals, as EnginePort._sleep says: what is between these two is a sleep of the main thread. */
+
+static int hears(struct waiter *waiter) { return waiter && PEEK(waiter->hears) && !PEEK(waiter->heard); }
+
+static PyObject *write_signals_to(PyObject *number) { return PyObject_CallOneArg(hearing.write_signals_to, number); }
+
+/* Returns -1, with what a signal handler raises, and ends with end_hearing all the same. The port can be closed meanwhile:
+ * who does that leaves the pipe to the end of this. */
+static int begin_hearing(struct port *self, struct waiter *waiter) {
+    __atomic_store_n(&self->hearing, 1, __ATOMIC_SEQ_CST);
+    if (__atomic_load_n(&self->closed, __ATOMIC_SEQ_CST))
+        return 0;
+    PyObject *number = PyLong_FromLong(self->writer);
+    self->before = number ? write_signals_to(number) : NULL;
+    Py_XDECREF(number);
+    if (!self->before)
+        return -1;
+    POKE(waiter->heard, 1);
+    if (!PyList_GET_SIZE(hearing.before) && PyList_Append(hearing.before, self->before) < 0)
+        return -1;
+    if (PyLong_AsLong(self->before) >= 0 && call_port(self, name.forward_to, self->before, NULL, NULL) < 0)
+        return -1;
+    return PyErr_CheckSignals(); /* of those that came before this */
+}
+
+/* Has Python write to the program's own descriptor again, or to one that a handler has set meanwhile. */
+static void write_as_before(struct port *self) {
+    PyObject *now = write_signals_to(self->before);
+    if (!now) { /* it was closed meanwhile */
+        PyErr_Clear();
+        PyObject *none = PyLong_FromLong(-1); /* a small number: it is there */
+        now = write_signals_to(none);
+        Py_DECREF(none);
+    }
+    if (now && PyLong_AsLong(now) != self->writer)
+        Py_XDECREF(write_signals_to(now));
+    Py_XDECREF(now);
+    PyErr_Clear();
+}
+
+static int end_hearing(struct port *self, struct waiter *waiter) {
+    PyObject *kept = NULL, *before = self->before;
+    if (PyErr_Occurred())
+        keep_first(&kept);
+    POKE(waiter->heard, 0);
+    if (before) {
+        write_as_before(self);
+        if (PyList_GET_SIZE(hearing.before) && PyList_GET_ITEM(hearing.before, 0) == before)
+            PyList_SetSlice(hearing.before, 0, 1, NULL);
+    }
+    self->before = NULL;
+    __atomic_store_n(&self->hearing, 0, __ATOMIC_SEQ_CST);
+    if (before && PyLong_AsLong(before) >= 0 && call_port(self, name.forward_no_more, NULL, NULL, NULL) < 0)
+        keep_first(&kept);
+    Py_XDECREF(before);
+    if (__atomic_load_n(&self->closed, __ATOMIC_SEQ_CST) && call_port(self, name.close_signal_pipe, NULL, NULL, NULL) < 0)
+        keep_first(&kept);
+    return raise_kept(kept);
+}
+
 /* The arguments of a wait, where they are plain. */
 struct timing {
     double timeout; /* seconds; negative for ever */
@@ -474,7 +534,10 @@ static int follow(struct port *self, struct waiter *waiter, const struct timing 
     if (queue_leave(queue, waiter) && queue_count(queue) > 0 && queue_wake(queue) < 0)
         return -1;
     double left = left_of(wait);
-    return left == 0 ? 0 : queue_park(queue, waiter, left);
+    if (left == 0 || !hears(waiter))
+        return left == 0 ? 0 : queue_park(queue, waiter, left);
+    int failed = begin_hearing(self, waiter) < 0 || queue_park(queue, waiter, left) < 0;
+    return end_hearing(self, waiter) < 0 || failed ? -1 : 0;
 }
 
 /* Asks the kernel where that is due, or has another thread do that. */
@@ -613,26 +676,56 @@ static int notice(struct port *self, const union events *events, int index, stru
 /* For a wait of the leader: NULL where as many threads run as may, for then no processor is left to look with. */
 static struct spin *spin_of(struct port *self) { return PEEK(self->queue->slots) > 0 ? &self->spin : NULL; }
 
+/* Waits in the kernel for up to so many milliseconds, without Python's lock. Returns how many events or results there are,
+ * or -errno; events are NULL where there is a ring. */
+static int ask_kernel(struct port *self, union events *events, int timeout_ms, struct spin *spin) {
+    return self->ring ? (int)ring_wait_ms(self->ring, timeout_ms, spin)
+                      : kernel_wait(&self->kernel, events, timeout_ms, spin);
+}
+
+/* The same; and in the main thread a signal ends it. What takes system calls for that is done only before it falls asleep.
+ * Returns -EINTR with an exception, too. */
+static int sleep_in_kernel(struct port *self, union events *events, int timeout_ms) {
+    struct spin *spin = spin_of(self);
+    struct waiter *waiter = current;
+    if (timeout_ms == 0 || !hears(waiter) || (spin && spin_is_due(spin)))
+        return ask_kernel(self, events, timeout_ms, spin);
+    int found = ask_kernel(self, events, 0, NULL);
+    if (found)
+        return found;
+    Py_INCREF(waiter);
+    if (begin_hearing(self, waiter) < 0)
+        found = -EINTR;
+    else if (PEEK(self->queue->sleeping)) /* or else the first look has taken the interruption, of which a ring tells nothing */
+        found = ask_kernel(self, events, timeout_ms, spin);
+    if (end_hearing(self, waiter) < 0)
+        found = -EINTR;
+    Py_DECREF(waiter);
+    return found;
+}
+
 /* Enters the ring, which starts what was requested, waits for results and acts on them. */
 static int harvest_ring(struct port *self, int timeout_ms) {
     PyObject *kept = NULL;
-    unsigned found = ring_wait_ms(self->ring, timeout_ms, spin_of(self));
+    int found = sleep_in_kernel(self, NULL, timeout_ms);
     POKE(self->queue->sleeping, 0);
     POKE(self->queue->takes, 0);
+    if (found < 0 && PyErr_Occurred())
+        keep_first(&kept);
     act_on_results(self, &kept);
     if (!kept && PyErr_CheckSignals() < 0)
         keep_first(&kept);
-    return raise_kept(kept) < 0 ? -1 : found != 0;
+    return raise_kept(kept) < 0 ? -1 : found > 0;
 }
 
 /* Waits for events and acts on them. Returns how many there were, or -1 with an exception. */
 static int harvest_events(struct port *self, int timeout_ms, struct room *room) {
-    int found = kernel_wait(&self->kernel, &room->events, timeout_ms, spin_of(self)), prepared = 0;
+    int found = sleep_in_kernel(self, &room->events, timeout_ms), prepared = 0;
     POKE(self->queue->sleeping, 0); /* what comes of them, this thread sees without being interrupted */
     POKE(self->queue->takes, 0);
     if (found < 0) {
         errno = -found;
-        if (errno != EINTR)
+        if (errno != EINTR && !PyErr_Occurred())
             PyErr_SetFromErrno(PyExc_OSError);
         return PyErr_Occurred() || PyErr_CheckSignals() < 0 ? -1 : 0;
     }
@@ -669,6 +762,18 @@ static PyObject *port_start_all(PyObject *port, PyObject *Py_UNUSED(ignored)) {
     Py_RETURN_NONE;
 }
 
+/* _is_heard(): whether the main thread waits, and Python writes to the pipe. */
+static PyObject *port_is_heard(PyObject *port, PyObject *Py_UNUSED(ignored)) {
+    struct port *self = (struct port *)port;
+    return PyBool_FromLong(self->generation == generation && __atomic_load_n(&self->hearing, __ATOMIC_SEQ_CST));
+}
+
+/* _write_signals_to(descriptor): have Python do that while the main thread sleeps. */
+static PyObject *port_write_signals_to(PyObject *port, PyObject *number) {
+    ((struct port *)port)->writer = (int)PyLong_AsLong(number);
+    return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
+}
+
 /* _begin_fast(queue, table, backlog, timers, ring or None): from now on the port uses this. */
 static PyObject *port_begin(PyObject *port, PyObject *args) {
     struct port *self = (struct port *)port;
@@ -689,7 +794,7 @@ static PyObject *port_begin(PyObject *port, PyObject *args) {
 /* _end_fast(): it is closed. */
 static PyObject *port_end(PyObject *port, PyObject *Py_UNUSED(ignored)) {
     struct port *self = (struct port *)port;
-    POKE(self->closed, 1);
+    __atomic_store_n(&self->closed, 1, __ATOMIC_SEQ_CST);
     kernel_end(&self->kernel);
     Py_RETURN_NONE;
 }
@@ -751,7 +856,9 @@ static PyMethodDef methods[] = {
     METHOD("_begin_fast", port_begin, METH_VARARGS),
     METHOD("_end_fast", port_end, METH_NOARGS),
     METHOD("_harvest_fast", port_harvest, METH_O),
+    METHOD("_is_heard", port_is_heard, METH_NOARGS),
     METHOD("_start_all", port_start_all, METH_NOARGS),
+    METHOD("_write_signals_to", port_write_signals_to, METH_O),
 #ifdef __linux__
     METHOD("_use_epoll", port_use_epoll, METH_VARARGS),
 #endif

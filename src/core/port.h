@@ -30,8 +30,16 @@ struct port {
     struct room *room; /* for the next call that needs one, or NULL */
     unsigned generation;
     struct spin spin;
+    int writer;       /* the end of the pipe that tells of signals */
+    PyObject *before; /* the program's own descriptor, an int, while Python writes to that */
+    char hearing;     /* whether it may: the main thread sleeps */
     char closed;
 };
+
+/* What engine/port.py has for sleeps of the main thread: what sets the descriptor, and the one before the first sleep. */
+extern struct hearing {
+    PyObject *write_signals_to, *before;
+} hearing;
 
 /* The Python forms of its methods: what is not plain is left to them. */
 extern struct slow_forms {

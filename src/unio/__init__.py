@@ -40,6 +40,7 @@ from unio.operations import (
     SendFile,
     SendTo,
     Shutdown,
+    Signal,
     Timer,
     Write,
 )
@@ -82,6 +83,7 @@ __all__ = [
     "SendFile",
     "SendTo",
     "Shutdown",
+    "Signal",
     "Stream",
     "StreamEnded",
     "Task",

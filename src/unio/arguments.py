@@ -6,6 +6,7 @@ import errno
 import math
 import operator
 import os
+import signal
 import socket
 import sys
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,12 @@ FLOAT_MAX = int(sys.float_info.max)
 
 HAS_ABSTRACT_NAMES = sys.platform in ("linux", "android")
 """Whether an address of AF_UNIX that begins with a zero byte is a name that is no file's."""
+
+FAULTS = ("SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL")
+"""Signals that the program's own instructions raise: a handler that returns would have them raised again, for ever."""
+
+SIGNALS_OF_WINDOWS = ("SIGINT", "SIGBREAK", "SIGTERM")
+"""Those that somebody outside the program can have meant there. Python knows SIGABRT too, which only abort() raises."""
 
 LOCAL_MAX = 108 if HAS_ABSTRACT_NAMES else 104
 """The size of ``sun_path``, in bytes: Linux, and macOS and the BSDs."""
@@ -67,6 +74,20 @@ def seconds(value: float, name: str) -> float:
     if math.isnan(plain) or plain < 0:
         raise ValueError(f"{name} must not be negative or NaN, and is {shown(value)}")
     return plain
+
+
+def checked_signal(value: int) -> int:
+    """The number of a signal that a program can wait for."""
+    number = whole_number(value, "the number of a signal", None)
+    name = signal.Signals(number).name if number in {*signal.Signals} else ""
+    if name in ("SIGKILL", "SIGSTOP"):
+        raise ValueError(f"{name} can't be caught")
+    if name in FAULTS:
+        raise ValueError(f"{name} says that the program itself is at fault, and can't be waited for")
+    wanted = SIGNALS_OF_WINDOWS if sys.platform == "win32" else None
+    if number not in signal.valid_signals() or (wanted is not None and name not in wanted):
+        raise ValueError(f"{shown(number)} is no signal that a program can be sent here")
+    return number
 
 
 # Addresses

@@ -90,7 +90,7 @@ class OperationState:
 
     @property
     def handle(self) -> Handle:
-        """The handle that the operation works on; None for a timer and a process exit, which have none.
+        """The handle that the operation works on; None for a timer, a process exit and a signal, which have none.
 
         It may be given another one, of a kind that it works on; its key is that handle's then. Assigning while the
         operation is in flight raises :class:`unio.InFlight`.

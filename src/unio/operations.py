@@ -14,7 +14,16 @@ from __future__ import annotations
 import enum
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol, Self
 
-from unio.arguments import Address, checked_address, checked_file, require, seconds, view, whole_number
+from unio.arguments import (
+    Address,
+    checked_address,
+    checked_file,
+    checked_signal,
+    require,
+    seconds,
+    view,
+    whole_number,
+)
 from unio.awaiting import Within, completed
 from unio.backends.common.accelerator import AcceptState, BufferedState, OperationState, RecvState, SendState
 from unio.errors import InFlight, anew, shown
@@ -60,6 +69,7 @@ class Route(enum.Enum):
     TIMER = "timer"
     PROCESS = "process"
     NAME = "name"
+    SIGNAL = "signal"
 
 
 SOCKET = (Kind.SOCKET,)
@@ -91,7 +101,7 @@ class Operation(OperationState):
     route: ClassVar[Route]
 
     _kinds: ClassVar[tuple[Kind, ...]] = ()
-    """The kinds of handles that it works on; none for a timer and a process exit."""
+    """The kinds of handles that it works on; none for a timer, a process exit and a signal."""
 
     _hint: ClassVar[str] = ""
     """What to use for other kinds."""
@@ -655,3 +665,44 @@ class ProcessExit(Operation):
     def pid(self) -> int:
         """The number of the process."""
         return self._pid
+
+
+class Signal(Operation):
+    """Complete when this process is sent a signal: at once, in whichever thread waits, however long it waits.
+
+    *number* is a :class:`signal.Signals` or another number that ``signal.valid_signals()`` has, such as SIGTERM, SIGHUP
+    or SIGINT; on Windows SIGINT (Ctrl-C), SIGBREAK (Ctrl-Break) or SIGTERM. Raises :class:`ValueError` for the others,
+    for those that can't be caught, and for those that say that the program itself is at fault, such as SIGSEGV.
+
+    From the first submission on, the signal is the port's: the handler that the program had, or Python's, is not
+    called, so that Ctrl-C raises no ``KeyboardInterrupt``. What comes between a completion and the next submission, of
+    this Signal or of another one of the same number, completes that one at once: none is lost, and several that come
+    while nobody has heard of the first are one, as the system itself has it. The program has its own handling of the
+    signal back when a Signal of that number was cancelled (by :meth:`Port.cancel`, which may also come between a
+    completion and the next submission), or the port is closed. A time-out gives nothing back.
+
+    If the program sets another handler meanwhile, as by :func:`signal.signal`, that one is called, and the next
+    submission takes the signal again.
+
+    Errors: ``EBUSY`` while another Signal of the same number is in flight, or another port has it; ``ENOTSUP`` where
+    signals can't be had: in a subinterpreter, and, without the part of unio that is C, in a thread other than the main
+    one unless the port has the signal already.
+    """
+
+    __slots__ = ("_number",)
+    name = "signal"
+    route = Route.SIGNAL
+
+    def __init__(self, number: int, key: Any = None, *, state: Any = None) -> None:
+        super().__init__(None, key, state)
+        self.number = number
+
+    @property
+    def number(self) -> int:
+        """The number of the signal."""
+        return self._number
+
+    @number.setter
+    def number(self, number: int) -> None:
+        self._must_be_idle()
+        self._number = checked_signal(number)

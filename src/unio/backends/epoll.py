@@ -102,6 +102,7 @@ class EpollPort(FastPort, ReadinessPort):
 
     def _make_interrupt(self) -> Callable[[], None]:
         self._epoll, self._interrupt = _open()
+        _watch(self._epoll, self._signal_pipe.reader, EPOLLIN)
         self._processes: dict[int, tuple[ProcessExit]] = {}  # by pidfd; a new tuple each time
         self._stale: set[int] = set()
         return self._interrupt
@@ -130,6 +131,8 @@ class EpollPort(FastPort, ReadinessPort):
             self._notice(handle, readable=readable, writable=writable, ended=bool(mask & ENDED))
         elif number == self._interrupt.reader:
             self._interrupt.clear()
+        elif number == self._signal_pipe.reader:
+            self._hear()
         elif number in self._processes:
             self._process_event(number)
         else:
@@ -171,7 +174,8 @@ class EpollPort(FastPort, ReadinessPort):
     def _watched(self) -> dict[int, int]:
         """What the set is to have: the mask of each number."""
         handles = {number: MASK for number, handle in list(self._table.items()) if handle.kind is not Kind.FILE}
-        return handles | {self._interrupt.reader: EPOLLIN} | dict.fromkeys([*self._processes], EXIT)
+        own = dict.fromkeys((self._interrupt.reader, self._signal_pipe.reader), EPOLLIN)
+        return handles | own | dict.fromkeys([*self._processes], EXIT)
 
     def _watch_process(self, operation: ProcessExit) -> None:
         pidfd = open_pidfd(operation.pid)

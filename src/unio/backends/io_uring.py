@@ -127,9 +127,10 @@ class Request(NamedTuple):
 
     Returns whether that one has succeeded.
     """
-    operation: Operation
+    operation: Any
     whose: Any
-    """The handle of the operation, or what a process is watched by."""
+    """The handle of the operation, or what a process is watched by; None for the pipe of the signals, as the operation.
+    """
 
 
 class Result(NamedTuple):
@@ -157,6 +158,7 @@ class IoUringPort(FastPort, EnginePort):
         self._unsettled: dict[Direction, Judgement] = {}
         super().__init__(backend=backend, concurrency=concurrency)
         self._gather(self._ring)
+        self._poll_signals()
 
     def _register(self, handle: EngineHandle) -> None:
         """Nothing: the ring takes any descriptor at any time."""
@@ -587,6 +589,23 @@ class IoUringPort(FastPort, EnginePort):
             self._submit(None)
         else:
             self._ring.submit()
+
+    # Signals
+
+    def _poll_signals(self) -> None:
+        """Have the ring tell when something is to be read from the pipe of the signals."""
+        request = Request(IoUringPort._take_over_signals, None, None)
+        with self._lock:
+            if self._unusable is None:  # or else the number may be another's
+                self._ring.poll(request, self._signal_pipe.reader, select.POLLIN, True)
+        self._ring.submit()
+
+    def _take_over_signals(self, _whose: None, _operation: None, result: Result, _skipping: Operation | None) -> bool:
+        """Act on that poll."""
+        self._hear()
+        if not result.detail:  # the thread that polled has ended
+            self._poll_signals()
+        return False
 
     # Processes
 

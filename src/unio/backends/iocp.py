@@ -36,16 +36,18 @@ from unio.backends.common.file_threads import FilePool
 from unio.backends.common.locks import Lock, holds_lock, put_off, refuse_within_lock
 from unio.backends.common.lookups import lookup_threads
 from unio.backends.common.objects import told_status
+from unio.backends.common.signals import Signals
 from unio.backends.common.timers import NOT_LINKED, Timers, is_on
 from unio.backends.kernel import win32
 from unio.backends.kernel.win32 import kernel32, last_error
 from unio.backends.windows.handle import Direction, IocpHandle, Lifecycle
-from unio.backends.windows.kernel_queue import KernelQueue, PacketKey, surely
+from unio.backends.windows.kernel_queue import KernelQueue, PacketKey, SignalPacket, surely
 from unio.backends.windows.overlapped import STARTS, Overlapped, finish, goes_alone, may_go_on
 from unio.backends.windows.processes import Watches
+from unio.backends.windows.signals import CATCHER
 from unio.errors import AssociationError, cancelled, has_left, shown, timed_out
 from unio.operation_state import IDLE, PENDING, QUEUED
-from unio.operations import Operation, ProcessExit, Route, Timer
+from unio.operations import Operation, ProcessExit, Route, Signal, Timer
 from unio.port import LIMIT_DEFAULT, Completion, check_limit, port_closed
 
 if TYPE_CHECKING:
@@ -100,6 +102,7 @@ class IocpPort(BasePort):
         self._handles: dict[int, IocpHandle] = {}
         self._detached: dict[int, Operation] = {}  # in flight without a handle: timers and process exits; by identity
         self._watches = Watches(self._queue)
+        self._signals = Signals(self._lock, SignalPacket(self._queue), CATCHER)
         # What found no memory: what a wait has fetched and not returned, and steps that are still to be taken.
         self._left: deque[Packet | Completion | Operation] = deque()
         self._steps: deque[Callable[[], object]] = deque()
@@ -421,7 +424,17 @@ class IocpPort(BasePort):
             with self._lock:
                 if id(operation) in self._detached and operation._native is None:  # else it was ended meanwhile
                     self._start_watch(operation, status)
+        elif isinstance(operation, Signal):
+            error = self._signals.begin(operation, self._detached)
+            if error is not None:
+                self._detached_ended(operation, error, operation._sequence)
+            self._complete_signals()
         self._mind_deadlines()
+
+    def _complete_signals(self) -> None:
+        with self._lock:
+            for operation in self._signals.come():
+                self._end_detached(operation, None)
 
     def _start_watch(self, operation: ProcessExit, status: int | None) -> None:
         """Have a process watched, or end the operation if that can't be; the caller holds the port's lock."""
@@ -441,7 +454,10 @@ class IocpPort(BasePort):
         Returns whether its completion is still to be delivered.
         """
         number = id(operation)
-        delivered = self._complete(operation, error)  # first: where it fails, the operation keeps its place
+        if isinstance(operation, Signal):
+            delivered: bool = self._signals.complete(operation, error, self._complete)
+        else:
+            delivered = self._complete(operation, error)  # first: where it fails, the operation keeps its place
         self._detached.pop(number, None)
         if not isinstance(operation, ProcessExit):
             operation._native = None
@@ -619,7 +635,10 @@ class IocpPort(BasePort):
         if self._unusable is not None:
             raise self._unusable()
         self._handle_of(operation)
-        return self._cancel(operation, "cancelled by Port.cancel")
+        asked = self._cancel(operation, "cancelled by Port.cancel")
+        if isinstance(operation, Signal):
+            self._signals.give_back(operation._number)
+        return asked
 
     def _end(self, operation: Operation, verdict: OSError, flight: int | None = None) -> bool:
         handle = operation.handle
@@ -822,6 +841,9 @@ class IocpPort(BasePort):
         """Act on a packet. Returns what a wait is to return for it."""
         if key == PacketKey.WAKE:
             return None
+        if key == PacketKey.SIGNAL:
+            self._complete_signals()
+            return None
         if key == PacketKey.KEPT:
             return self._queue.kept(number)
         operation = self._overlapped.get(number)
@@ -921,6 +943,7 @@ class IocpPort(BasePort):
             self._cancel_all(handle)
         for operation in list(self._detached.values()):
             self._end(operation, cancelled("the port was closed"))
+        self._signals.give_all_back()
         self._drop_put()
         self._timers.clear()
         self._pool.close()

@@ -140,6 +140,7 @@ class KqueuePort(FastPort, ReadinessPort):
 
     def _make_interrupt(self) -> Callable[[], None]:
         self._kqueue, self._pipe = _open()
+        _add(self._kqueue, Change(self._signal_pipe.reader, dialect().read, EV_ADD))
         self._spoken = dialect()
         self._watches: dict[int, _Watch] = {}  # by the number of the process
         self._watches_lock = Lock()
@@ -204,6 +205,8 @@ class KqueuePort(FastPort, ReadinessPort):
             if failure:
                 handle.failure = failure
             self._notice(handle, readable=readable, writable=not readable)
+        elif number == self._signal_pipe.reader:
+            self._hear()
         elif self._pipe is not None and self._pipe.reader == number:
             self._pipe.clear()
 

@@ -117,6 +117,7 @@ elif not TYPE_CHECKING:
             self._runner_until = 0.0  # when that is over, or was
             self._parkings = 0  # how often threads have parked, or nearly so: it tells whether any has
             self._keeps = False  # whether the leader takes what comes, as it is quick and has come last
+            self._roused = False  # the main thread is not to park
             self._takes = 0
             self._first_take = 0.0  # when the first of them was
 
@@ -322,6 +323,18 @@ elif not TYPE_CHECKING:
             waiter.gate.release()
             return True
 
+        def rouse(self) -> None:
+            """Wake the main thread, if it is parked, to have the handler of a signal run. It gets no slot.
+
+            If it is just about to park, it doesn't.
+            """
+            self._roused = True
+            for waiter in [*self._parked]:
+                if waiter.heard:
+                    with contextlib.suppress(ValueError):  # another thread was quicker
+                        self._parked.remove(waiter)
+                        waiter.gate.release()
+
         def _release_last(self) -> bool:
             """Give a slot to the thread that has parked last, and wake it. Returns False if there is none of either."""
             now = time.monotonic()
@@ -352,7 +365,10 @@ elif not TYPE_CHECKING:
                 self._parkings += 1
                 self._keeps = False
                 # Now that it shows: was there a packet and a slot, or has the leader gone, before it could be seen?
-                while not woken and not is_over and self._may_sleep(waiter):
+                roused = waiter.heard and self._roused
+                if roused:
+                    self._roused = False
+                while not roused and not woken and not is_over and self._may_sleep(waiter):
                     left = None if until is None else until - time.monotonic()
                     watch = self._runner_until - time.monotonic()
                     waiter.watches = watch > 0

@@ -23,20 +23,24 @@ import contextlib
 import errno
 import io
 import os
+import signal
 import threading
 import weakref
 from abc import abstractmethod
 from collections import deque
-from typing import TYPE_CHECKING, Any, ClassVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from unio.arguments import seconds
 from unio.backends.common import clock
 from unio.backends.common.accelerator import core, has_fast_path, know_sockets, next_sequence
 from unio.backends.common.base_port import BasePort
 from unio.backends.common.connecting import UNDERTAKINGS
+from unio.backends.common.descriptor_guard import DescriptorGuard
 from unio.backends.common.locks import Lock, holds_lock, put_off, refuse_within_lock
 from unio.backends.common.lookups import lookup_threads
 from unio.backends.common.objects import number_of, told_status
+from unio.backends.common.signals import POSIX, Signals
 from unio.backends.common.timers import NOT_LINKED, is_on
 from unio.backends.engine import registry
 from unio.backends.engine.attempts import ATTEMPTS_MAX, SEND_CHUNK, Outcome, unblocked_socket
@@ -54,10 +58,11 @@ from unio.backends.engine.completion_queue import (
 from unio.backends.engine.handle import Direction, EngineHandle, Lifecycle
 from unio.backends.engine.run_slots import WATCH_SECONDS, Blocking, Waiter, current, join
 from unio.backends.engine.syscalls import make_as_before, make_fit
+from unio.backends.kernel.interrupt import SignalPipe
 from unio.errors import as_oserror, cancelled, has_left, no_memory, timed_out
 from unio.handle import HasFileno, Kind
 from unio.operation_state import IDLE, PENDING, QUEUED
-from unio.operations import BUFFER_MIN, Operation, ProcessExit, Timer
+from unio.operations import BUFFER_MIN, Operation, ProcessExit, Signal, Timer
 from unio.port import LIMIT_DEFAULT, Completion, check_limit, port_closed
 
 if TYPE_CHECKING:
@@ -66,6 +71,8 @@ if TYPE_CHECKING:
     from unio._core import Ring
     from unio.backends.common.lookups import Undertaking
 
+
+Slept = TypeVar("Slept")
 
 SWEEP_SECONDS = 0.05
 """How soon an otherwise idle wait looks for handles that were closed behind the port's back."""
@@ -78,6 +85,12 @@ SWEEP_FREELY = 64
 
 SLEEP_SECONDS_MAX = 86400.0
 """The longest single sleep in the kernel; a longer time-out takes several. No kernel here takes every float."""
+
+write_signals_to = partial(signal.set_wakeup_fd, warn_on_full_buffer=False)
+"""Has Python write the number of each signal to a descriptor, at once, and returns the one before; -1 is none."""
+
+_before: list[int] = []
+"""The program's own descriptor, or -1, while the main thread waits and another one is in its place."""
 
 
 OWNED, URGENT = 1, 2
@@ -94,8 +107,11 @@ class EnginePort(BasePort):
     """Whether an event tells that urgent data have come, after which a short receive doesn't show an empty socket."""
 
     def __init__(self, *, backend: str | None = None, concurrency: int = 0) -> None:
+        self._signal_pipe = SignalPipe()
         self._queue = CompletionQueue(self._make_interrupt(), self.concurrency)
         self._lock = Lock()
+        self._signals = Signals(self._lock, self._signal_pipe, POSIX)
+        self._forwards_to: tuple[int, DescriptorGuard] | None = None  # see _forward_to
         self._table = registry.Table()
         # By identity, since a subclass may compare as it likes.
         self._detached: dict[int, Operation] = {}  # in flight without a handle: timers and process exits
@@ -126,6 +142,7 @@ class EnginePort(BasePort):
 
         self._queue.start_gathered = start_gathered
         if self.is_fast:
+            self._write_signals_to(self._signal_pipe.writer)
             self._begin_fast(self._queue, self._table, self._backlog, self._queue.timers, ring)
 
     def _start_all(self) -> None:
@@ -138,14 +155,19 @@ class EnginePort(BasePort):
         ) -> None: ...
         def _end_fast(self) -> None: ...
         def _harvest_fast(self, timeout_ms: int, /) -> bool: ...
+        def _is_heard(self) -> bool: ...
         def _use_epoll(self, number: int, stale: set[int], /) -> None: ...
+        def _write_signals_to(self, descriptor: int, /) -> None: ...
         def _use_kqueue(self, number: int, kevent: int, /) -> None: ...
 
     # What a subclass adds
 
     @abstractmethod
     def _make_interrupt(self) -> Callable[[], None]:
-        """Make what wakes a thread in :meth:`_harvest`, and return the callable that does it."""
+        """Make what wakes a thread in :meth:`_harvest`, and return the callable that does it.
+
+        From then on it also has :meth:`_hear` called there when something is to be read from the pipe of the signals.
+        """
 
     @abstractmethod
     def _register(self, handle: EngineHandle) -> None:
@@ -445,9 +467,44 @@ class EnginePort(BasePort):
                 undertaking.start()
             except MemoryError:  # it is in flight, and there may be some by now
                 undertaking.start()
+        elif isinstance(operation, Signal):
+            self._start_signal(operation)
         self._queue.wake_leader()
         if self._queue.has_packets:
             self._queue.wake()
+
+    # Signals
+
+    def _start_signal(self, operation: Signal) -> None:
+        """Have an operation wait for its signal, which may have come already."""
+        error = self._signals.begin(operation, self._detached)
+        if error is not None:
+            self._detached_ended(operation, error, operation._sequence)
+        self._complete_signals()
+
+    def _complete_signals(self) -> None:
+        with self._lock:
+            for operation in self._signals.come():
+                self._complete_detached(operation, None)
+
+    def _complete_detached(self, operation: Operation, error: OSError | None) -> None:
+        """Queue an operation without a handle that nobody has claimed; the caller holds the port's lock."""
+        if isinstance(operation, Signal):
+            self._signals.complete(operation, error, self._queue.complete)
+        else:
+            self._queue.complete(operation, error)  # first: where it fails, the operation keeps its place
+        del self._detached[id(operation)]
+
+    def _hear(self) -> None:
+        """Signals have come: complete the operations that wait for them, and let the main thread run handlers."""
+        try:
+            self._forward(self._signal_pipe.read())
+            self._complete_signals()
+            self._queue.rouse()
+        except BaseException:  # somebody else shall hear of them
+            self._signal_pipe()
+            raise
+        self._queue.wake()
 
     # The watch of a process is begun and ended by system calls, over which the port's lock is not held. A thread that
     # is about to make one claims the operation; what would end it meanwhile leaves a result or a verdict for it.
@@ -496,8 +553,7 @@ class EnginePort(BasePort):
             if isinstance(operation, ProcessExit):
                 self._claimed.add(number)
             else:
-                self._queue.complete(operation, error)  # first: where it fails, the operation keeps its place
-                del self._detached[number]
+                self._complete_detached(operation, error)
         if isinstance(operation, ProcessExit):
             self._end_claim(operation, error)
             return True
@@ -594,7 +650,10 @@ class EnginePort(BasePort):
             raise self._unusable()
         self._handle_of(operation)
         self._start_gathered()
-        return self._cancel(operation, "cancelled by Port.cancel")
+        asked = self._cancel(operation, "cancelled by Port.cancel")
+        if isinstance(operation, Signal):
+            self._signals.give_back(operation._number)
+        return asked
 
     def _end(self, operation: Operation, verdict: OSError, flight: int | None = None) -> bool:
         handle = operation._handle  # what the property gives, at a fifth of the price
@@ -738,7 +797,7 @@ class EnginePort(BasePort):
         waiter.leave()
         if waits:
             self._sweep(idle=True)
-            self._queue.park(waiter, timeout)
+            self._sleep(waiter, partial(self._queue.park, waiter), timeout)
 
     def _turn(self, waiter: Waiter, timeout: float | None) -> None:
         """Wait for events for up to *timeout* seconds and act on them; then on deadlines; then on leftovers."""
@@ -768,7 +827,7 @@ class EnginePort(BasePort):
         elif waiter.slot:
             queue.arrive(waiter)  # who was woken for what others have taken would else wait for itself
             waiter.leave()
-        happened = self._harvest(timeout)
+        happened = self._harvest(timeout) if self.is_fast else self._sleep(waiter, self._harvest, timeout)
         queue.sleeping = False
         if queue.watching:
             queue.watching = False
@@ -836,11 +895,83 @@ class EnginePort(BasePort):
         self._next_sweep = after + max(SWEEP_SECONDS, SWEEP_SHARE * (after - now))
         return True
 
+    # Signals, and the sleep of the main thread
+
+    def _sleep(self, waiter: Waiter, sleep: Callable[[float | None], Slept], timeout: float | None) -> Slept:
+        """Call what sleeps for up to *timeout* seconds; in the main thread, a signal ends it. C has the same.
+
+        Python looks whether a signal has come, and then goes to sleep in some system call: one that comes in between
+        would be handled when that call ends. So for as long as the sleep takes, Python writes the numbers of signals to
+        the port's pipe, which the kernel watches for the leader. Where the program has a descriptor of its own for
+        them, the port tells that one.
+        """
+        if timeout == 0 or not waiter.hears or waiter.heard:
+            return sleep(timeout)
+        before: list[int] = []
+        pipe = self._signal_pipe
+        with pipe.guard as is_open:
+            try:
+                if is_open:
+                    waiter.heard = True
+                    self._begin_hearing(waiter, before)
+                return sleep(timeout)
+            finally:
+                waiter.heard = False
+                if before:
+                    try:
+                        now = write_signals_to(before[0])
+                    except (OSError, ValueError):  # it was closed meanwhile
+                        now = write_signals_to(-1)
+                    if now != pipe.writer:  # a handler has set another
+                        write_signals_to(now)
+                    if _before and _before[0] is before[0]:
+                        _before.clear()
+                    if before[0] >= 0:
+                        self._forward_no_more()
+
+    def _begin_hearing(self, waiter: Waiter, before: list[int]) -> None:
+        try:
+            # One step, in the middle of which no handler comes: else nobody would know what to set again.
+            before.extend(map(write_signals_to, (self._signal_pipe.writer,)))
+        except ValueError:  # of a subinterpreter, in which no handler runs
+            waiter.hears = False
+        else:
+            if not _before:
+                _before.extend(before)
+            if before[0] >= 0:
+                self._forward_to(before[0])
+
+    def _forward_to(self, descriptor: int) -> None:
+        """Let the program's own descriptor be told of what this port is told in its place: by a duplicate of it.
+
+        The thread that leads does so, also when the program has closed its own by then.
+        """
+        try:
+            number = os.dup(descriptor)
+        except OSError:  # it is closed, or there is none to be had
+            return
+        self._forwards_to = number, DescriptorGuard(number)
+
+    def _forward(self, told: bytes) -> None:
+        forwards_to = self._forwards_to
+        if told and forwards_to is not None:
+            number, guard = forwards_to
+            with guard as is_open, contextlib.suppress(OSError):  # it is full, or nobody reads it
+                if is_open:
+                    os.write(number, told)
+
+    def _forward_no_more(self) -> None:
+        self._hear()
+        forwards_to, self._forwards_to = self._forwards_to, None
+        if forwards_to is not None:
+            forwards_to[1].close()
+
     # Closing
 
     def close(self) -> None:
         if self._forked:
             self._close_kernel()  # this process's copies of the descriptors; no lock of the parent's is touched
+            self._close_signal_pipe()
             return
         if holds_lock():
             put_off(self.close)
@@ -871,6 +1002,7 @@ class EnginePort(BasePort):
         registry.clear(self._table)
         for operation in list(self._detached.values()):
             self._end(operation, cancelled("the port was closed"))
+        self._signals.give_all_back()
         self._lookups.close()
         self._queue.timers.clear()
         self._close_kernel_once()
@@ -880,8 +1012,14 @@ class EnginePort(BasePort):
         if not self._queue.lead(self._queue.timers):  # for ever
             return
         self._close_kernel()
+        self._close_signal_pipe()
         while self._backlog:  # what was broken off, and which nobody takes up any more
             self._resume(*self._backlog.popleft())
+
+    def _close_signal_pipe(self) -> None:
+        """Close it, unless Python writes to it for the main thread: that one does it when its wait ends."""
+        if not self.is_fast or not self._is_heard():
+            self._signal_pipe.close()
 
     def _give_back(self, completion: Completion) -> None:
         self._queue.give_back([completion])
@@ -897,8 +1035,16 @@ class EnginePort(BasePort):
         return [each for each in found if not each._is_part] + self._queue.operations()
 
 
+def _after_fork_in_child() -> None:
+    if _before:
+        write_signals_to(_before.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
 if has_fast_path:
-    core.learn(EnginePort, EngineHandle, Kind.SOCKET, unblocked_socket, io.FileIO)
+    core.learn(EnginePort, EngineHandle, Kind.SOCKET, unblocked_socket, io.FileIO, write_signals_to, _before)
     know_sockets()
     core.adopt(
         takes_max=TAKES_MAX,

@@ -62,7 +62,10 @@ else:
     class WaiterState:
         """What a thread that waits keeps for the queue; Waiter says what each is."""
 
-        __slots__ = ("beyond", "came_at", "gate", "pace", "slot", "turn_began", "turn_packets", "watches", "woken")
+        __slots__ = (
+            *("beyond", "came_at", "gate", "heard", "hears", "pace", "slot", "turn_began", "turn_packets"),
+            *("watches", "woken"),
+        )
 
 
 class Waiter(WaiterState):
@@ -82,6 +85,10 @@ class Waiter(WaiterState):
         self.gate.acquire()
         self.beyond = False
         """Whether it runs without a slot, since it came back from blocking when there was none."""
+        self.hears = threading.get_ident() == threading.main_thread().ident
+        """Whether it is the main thread, in which Python runs signal handlers, and so has to be woken for one."""
+        self.heard = False
+        """Whether a signal wakes it just now: it is within a wait."""
         self._clock = _clock_of_this_thread()
         self._number = threading.get_native_id()
         self._time = self._since = -1.0

@@ -39,3 +39,33 @@ class Interrupt:
 
     def close(self) -> None:
         self._guard.close()
+
+
+class SignalPipe:
+    """Wakes the leader when a signal has come, from a signal handler in any thread, by a byte through a pipe.
+
+    Python writes the number of the signal; who is told of a signal by other means writes a zero.
+    """
+
+    def __init__(self) -> None:
+        self.reader, self.writer = os.pipe()
+        self.guard = DescriptorGuard(self.reader, self.writer)
+        """Keeps the numbers valid within a ``with`` block, if they are."""
+        for end in (self.reader, self.writer):
+            os.set_blocking(end, False)
+
+    def __call__(self) -> None:
+        with self.guard as is_open, contextlib.suppress(BlockingIOError):
+            if is_open:
+                os.write(self.writer, b"\0")
+
+    def read(self) -> bytes:
+        """The numbers of the signals that Python has written."""
+        told = b""
+        with self.guard as is_open, contextlib.suppress(BlockingIOError):
+            while is_open and (more := os.read(self.reader, CLEAR_MAX)):
+                told += more.replace(b"\0", b"")
+        return told
+
+    def close(self) -> None:
+        self.guard.close()

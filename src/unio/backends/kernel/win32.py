@@ -25,6 +25,7 @@ kernel32: Any = ffi.dlopen("kernel32.dll")
 ws2_32: Any = ffi.dlopen("ws2_32.dll")
 ntdll: Any = ffi.dlopen("ntdll.dll")
 mswsock: Any = ffi.dlopen("mswsock.dll")
+ucrtbase: Any = ffi.dlopen("ucrtbase.dll")  # the C runtime, which is Python's own as well
 
 NULL: Any = ffi.NULL
 INVALID_HANDLE_VALUE: Any = ffi.cast("HANDLE", -1)

@@ -156,3 +156,7 @@ typedef BOOL (*LPFN_DISCONNECTEX)(SOCKET s, OVERLAPPED *lpOverlapped, DWORD dwFl
 typedef BOOL (*LPFN_TRANSMITFILE)(SOCKET hSocket, HANDLE hFile, DWORD nNumberOfBytesToWrite,
                                   DWORD nNumberOfBytesPerSend, OVERLAPPED *lpOverlapped, void *lpTransmitBuffers,
                                   DWORD dwReserved);
+
+/* signal.h of the C runtime: signal */
+typedef void (*SIGNAL_HANDLER)(int);
+SIGNAL_HANDLER signal(int sig, SIGNAL_HANDLER func);

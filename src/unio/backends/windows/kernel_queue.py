@@ -13,6 +13,7 @@ import contextlib
 import itertools
 import struct
 import threading
+import weakref
 from collections import deque
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -46,6 +47,7 @@ class PacketKey(IntEnum):
     FAILED = 1  # of an operation that ended without Windows' packet; the count is its error code
     KEPT = 2  # of something that is kept here, under the number that lpOverlapped is
     WAKE = 3  # look again: at the deadlines, at whether the port is open
+    SIGNAL = 4  # a signal has come
 
 
 class KernelQueue:
@@ -176,6 +178,19 @@ class KernelQueue:
             while True:
                 dropped.append(self._kept.popitem()[1])
         return _operations(dropped)
+
+
+class SignalPacket:
+    """Queues the packet of a signal that has come: a waker, which keeps no port alive."""
+
+    writer = -1
+
+    def __init__(self, queue: KernelQueue) -> None:
+        self._queue = weakref.ref(queue)
+
+    def __call__(self) -> None:
+        if (queue := self._queue()) is not None:
+            queue.post(0, PacketKey.SIGNAL)
 
 
 _thread = threading.local()  # its room for the packets of one call, which is used again
