@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 import sys
@@ -231,6 +232,22 @@ def process_exit_cancelled(scene: Scene) -> None:
         scene.pend(operation)
         scene.port.cancel(operation)
         scene.end()
+
+
+@STEPS.step
+def signals(scene: Scene) -> None:
+    operation = unio.Signal(signal.SIGTERM, "signal")
+    scene.pend(operation)
+    signal.raise_signal(signal.SIGTERM)
+    scene.end()
+    signal.raise_signal(signal.SIGTERM)
+    signal.raise_signal(signal.SIGTERM)
+    scene.run(operation)  # both are one
+    scene.pend(operation)
+    scene.submit(unio.Signal(signal.SIGTERM, "another"))
+    scene.end()
+    scene.port.cancel(operation)
+    scene.end()
 
 
 # The port
