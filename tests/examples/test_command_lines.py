@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -55,14 +56,15 @@ def test_a_port_in_use_is_named(run: Run, name: str) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C goes to all processes of a console, the tests among them")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
 @pytest.mark.parametrize("name", SERVERS)
-def test_ctrl_c_ends_a_server_that_has_clients(run: Run, name: str) -> None:
+def test_a_signal_ends_a_server_that_has_clients(run: Run, name: str, number: signal.Signals) -> None:
     with support.listener() as target:
         arguments = target.getsockname() if name == "forward" else SERVERS[name]
         server = run(name, *arguments)
         with server.connect() as one, server.connect() as two:
             one.sendall(b"hello\n")
-            server.interrupt()
+            server.process.send_signal(number)
             assert server.end() == (0, "", "")
             for client in one, two:
                 with contextlib.suppress(ConnectionResetError):
