@@ -493,6 +493,26 @@ def test_none_is_slept_over_where_another_thread_is_in_the_kernel(port: unio.Por
 @posix
 @pytest.mark.clause("P12")
 @pytest.mark.parametrize("shares", [False, True], ids=["leads", "is parked"])
+def test_a_signal_that_another_thread_is_given_wakes_the_main_thread_for_its_handler(
+    port: unio.Port, *, shares: bool
+) -> None:
+    main = threading.main_thread()
+
+    def act() -> None:
+        support.asleep(main)
+        signal.raise_signal(signal.SIGUSR1)  # which interrupts this thread, and no call of the main one's
+        support.until(lambda: handled)
+        port.post("end")
+
+    with another_leads(port) if shares else contextlib.nullcontext(), counted(signal.SIGUSR1) as handled:
+        sender = support.Background(act)
+        assert support.batch(port)
+        sender.result()
+
+
+@posix
+@pytest.mark.clause("P12")
+@pytest.mark.parametrize("shares", [False, True], ids=["leads", "is parked"])
 def test_a_descriptor_of_the_programs_own_is_told_all_the_same(
     port: unio.Port, resources: contextlib.ExitStack, *, shares: bool
 ) -> None:
