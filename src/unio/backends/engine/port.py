@@ -504,7 +504,8 @@ class EnginePort(BasePort):
         except BaseException:  # somebody else shall hear of them
             self._signal_pipe()
             raise
-        self._queue.wake()
+        if self._queue.has_packets:
+            self._queue.wake()
 
     # The watch of a process is begun and ended by system calls, over which the port's lock is not held. A thread that
     # is about to make one claims the operation; what would end it meanwhile leaves a result or a verdict for it.
