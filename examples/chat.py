@@ -84,7 +84,8 @@ def main() -> None:
         socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
     )  # for its connections: what is said is heard at once
     with listening, unio.Port() as port:
-        signal.signal(signal.SIGINT, lambda *_: port.stop())
+        for number in signal.SIGINT, signal.SIGTERM:
+            port.submit(unio.Signal(number, state=lambda _: port.stop()))
         port.start(serve(port, listening))
         print("listening on {}:{}".format(*listening.getsockname()), f"({port.backend})", flush=True)
         port.run()

@@ -38,7 +38,8 @@ def main() -> None:
     except (OSError, OverflowError) as problem:
         parser.error(f"can't listen on {options.host}:{options.port}: {problem}")
     with listening, unio.Port() as port, unio.Pool(port, grace=0) as pool:
-        signal.signal(signal.SIGINT, lambda *_: pool.shutdown(wait=False))
+        for number in signal.SIGINT, signal.SIGTERM:
+            signal.signal(number, lambda *_: pool.shutdown(wait=False))
         port.start(serve(port, listening))
         print("listening on {}:{}".format(*listening.getsockname()), f"({port.backend})", flush=True)
         pool.join()

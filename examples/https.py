@@ -70,7 +70,8 @@ def main() -> None:
     except (OSError, OverflowError) as problem:
         parser.error(f"can't serve on {options.host}:{options.port}: {problem}")
     with listening, unio.Port() as port:
-        signal.signal(signal.SIGINT, lambda *_: port.stop())
+        for number in signal.SIGINT, signal.SIGTERM:
+            port.submit(unio.Signal(number, state=lambda _: port.stop()))
         port.start(accept(port, listening, context, options.directory.resolve()))
         print("listening on {}:{}".format(*listening.getsockname()), f"({port.backend})", flush=True)
         port.run()

@@ -101,7 +101,8 @@ def main() -> None:
         parser.error(f"can't listen on {options.host}:{options.port}: {problem}")
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # for its connections: nothing waits for more
     with listening, unio.Port() as port:
-        signal.signal(signal.SIGINT, lambda *_: port.stop())
+        for number in signal.SIGINT, signal.SIGTERM:
+            port.submit(unio.Signal(number, state=lambda _: port.stop()))
         port.start(accept(port, listening))
         print("listening on {}:{}".format(*listening.getsockname()), f"({port.backend})", flush=True)
         port.run()
