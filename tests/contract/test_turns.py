@@ -91,7 +91,7 @@ def test_what_a_quick_thread_was_left_goes_to_another_when_it(
     def run() -> None:
         quick.be_quick()
         port.submit(unio.Recv(handle, bytearray(1)))
-        port.flush()
+        port.start_gathered()
         port.post("the last that it takes")
         if cause == "post before":
             port.post("for the other one")
