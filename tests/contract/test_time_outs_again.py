@@ -212,7 +212,7 @@ def test_a_thread_that_sleeps_is_told_of_a_time_out_that_is_earlier_than_before(
         waiter = Background(completion, port)
         inside_wait(waiter)
         port.submit(exchange.operation, 0.001)
-        port.flush()
+        port.start_gathered()
         assert isinstance(waiter.result().error, TimeoutError)
 
 
