@@ -111,7 +111,8 @@ class Operation(OperationState):
     returns it."""
 
     state: Any
-    """Whatever the caller wants to have back with the completion; unio never looks at it."""
+    """Whatever the caller wants to have back with the completion. :meth:`unio.Port.run` calls it with that; otherwise
+    unio never looks at it."""
 
     def __init__(self, handle: Handle | None, key: Any, state: Any) -> None:
         if not self.name:
