@@ -63,7 +63,27 @@ static PyObject *raised(void) {
 #endif
 }
 
+static int field_is_set(PyObject **field) { return __atomic_load_n(field, __ATOMIC_ACQUIRE) != NULL; }
+
 static int is_cancelled(PyObject *self) { return PEEK(TASK(self)->cancelled); }
+
+/* Sees to it that a task which is still this thread's is not forgotten where a call that was to see to it has found no
+ * memory. Takes the call's result, which it returns if there is one. */
+static PyObject *not_forgotten(PyObject *self, PyObject *result) {
+    if (result || !PyErr_ExceptionMatches(PyExc_MemoryError) || field_is_set(&TASK(self)->awaited))
+        return result;
+    PyErr_Clear();
+    return PyObject_CallMethod(self, "_go_on_without_memory", NULL);
+}
+
+/* The same where the task may have been given away for something that does not come. */
+static PyObject *taken_back(PyObject *self) {
+    if (!PyErr_ExceptionMatches(PyExc_MemoryError))
+        return NULL;
+    PyObject *awaited = exchange_field(self, &TASK(self)->awaited, NULL);
+    Py_XDECREF(awaited);
+    return not_forgotten(self, NULL);
+}
 
 /* Submits what the coroutine awaits. After that another thread may be at work on the task: only what says how the submit
  * ended is left to be seen to. */
@@ -75,10 +95,14 @@ static PyObject *submit(PyObject *self, PyObject *operation) {
         PyObject *error = raised();
         result = PyObject_CallMethod(self, "_refused", "OOO", operation, former ? former : Py_None, error);
         Py_XDECREF(error);
+        if (!result && operation_is_idle(operation)) /* it was not called, or has made the task this thread's */
+            result = taken_back(self);
     } else if (at_once == Py_False && !is_cancelled(self)) {
         result = Py_NewRef(Py_None);
     } else {
         result = PyObject_CallMethod(self, "_submitted", "O", at_once);
+        if (!result && at_once == Py_True)
+            result = taken_back(self);
     }
     Py_XDECREF(at_once);
     Py_XDECREF(former);
@@ -109,13 +133,21 @@ static PyObject *task_call(PyObject *self, PyObject *args, PyObject *keywords) {
     }
     if (sent == PYGEN_RETURN) {
         result = PyObject_CallMethod(self, "_end", "OO", request, Py_None);
+        if (!result && PyErr_ExceptionMatches(PyExc_MemoryError)) {
+            PyErr_Clear();
+            result = PyObject_CallMethod(self, "_end", "OO", request, Py_None);
+        }
     } else if (sent == PYGEN_ERROR) {
         request = raised();
         result = PyObject_CallMethod(self, "_end", "OO", Py_None, request);
+        if (!result && PyErr_ExceptionMatches(PyExc_MemoryError)) { /* once more: what has been done is not done again */
+            PyErr_Clear();
+            result = PyObject_CallMethod(self, "_end", "OO", Py_None, request);
+        }
     } else if (operation_type && PyObject_TypeCheck(request, operation_type) && operation_is_idle(request)) {
         result = submit(self, request);
     } else {
-        result = PyObject_CallMethod(self, "_asked", "(O)", request);
+        result = not_forgotten(self, PyObject_CallMethod(self, "_asked", "(O)", request));
     }
     Py_XDECREF(request);
     return result;
