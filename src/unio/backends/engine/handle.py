@@ -15,20 +15,22 @@ import stat
 import weakref
 from enum import IntEnum
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from unio.backends.common.accelerator import has_fast_path, next_sequence
+from unio.backends.common.base_handle import BaseHandle, BorrowedSocket, HandleOwner
 from unio.backends.common.locks import Lock, holds_lock, put_off, refuse_within_lock
 from unio.backends.common.objects import close_elsewhere, closed, closes_at_once, stands_for
 from unio.errors import AssociationError, cant_detach, has_left, is_closed, shown
-from unio.handle import Handle, HasFileno, Kind
+from unio.handle import HasFileno, Kind
 from unio.operations import Route
-from unio.port import port_closed
 
 if TYPE_CHECKING:
+    from collections import deque
     from collections.abc import Callable
 
-    from unio.backends.engine.port import EnginePort
+    from unio.backends.engine.completion_queue import CompletionQueue
+    from unio.backends.engine.registry import Table
     from unio.operations import Operation
 
 
@@ -162,7 +164,27 @@ else:
             self._close()
 
 
-class EngineHandle(HandleState, Handle):
+class EngineOwner(HandleOwner, Protocol):
+    """What a handle of the engine asks of its port besides."""
+
+    is_fast: ClassVar[bool]
+    tells_urgent: ClassVar[bool]
+    _forked: bool
+    _queue: CompletionQueue
+    _backlog: deque[tuple[EngineHandle, Direction]]
+    _table: Table
+
+    @property
+    def closed(self) -> bool: ...
+
+    def _abandon(self, handle: EngineHandle, *, at_once: bool) -> None: ...
+
+    def _forget(self, handle: EngineHandle, *, is_open: bool) -> None: ...
+
+    def _hand_back(self, handle: EngineHandle) -> None: ...
+
+
+class EngineHandle(HandleState, BaseHandle):
     """A handle and its directions. Its ``lock`` guards those, the status of their operations, and its own state.
 
     C makes such a handle of what is plain, and closes it where nothing is in flight (association.c).
@@ -170,6 +192,7 @@ class EngineHandle(HandleState, Handle):
 
     __slots__ = ()
 
+    port: weakref.ref[EngineOwner]
     lock: Lock
     incoming: Direction
     outgoing: Direction
@@ -202,7 +225,7 @@ class EngineHandle(HandleState, Handle):
     """Whether a receive that comes up short has emptied the socket."""
 
     def __init__(
-        self, port: EnginePort, given: HasFileno | int, number: int, key: Any, *, skip_on_success: bool
+        self, port: EngineOwner, given: HasFileno | int, number: int, key: Any, *, skip_on_success: bool
     ) -> None:
         HandleState.__init__(self)
         self.lifecycle = Lifecycle.OPEN
@@ -266,19 +289,12 @@ class EngineHandle(HandleState, Handle):
         """The descriptor that file operations use."""
         return self.private
 
-    def cancel(self) -> int:
-        port = self.port()
-        if port is None:
-            raise port_closed()
-        if port._unusable is not None:
-            raise port._unusable()
+    def _all_in_flight(self) -> list[Operation]:
         if holds_lock():  # perhaps this handle's: in flight is what can be seen now
-            operations = self.in_flight()
-        else:
-            self.queue.start_gathered()
-            with self.lock:
-                operations = self.in_flight()
-        return sum([port._cancel(operation, "cancelled by Handle.cancel") for operation in operations])
+            return self.in_flight()
+        self.queue.start_gathered()
+        with self.lock:
+            return self.in_flight()
 
     def _close(self) -> None:
         port = self.port()
@@ -297,11 +313,7 @@ class EngineHandle(HandleState, Handle):
         self._end(closer=True)
 
     def detach(self) -> HasFileno | int:
-        port = self.port()
-        if port is None:
-            raise port_closed()
-        if port._unusable is not None:
-            raise port._unusable()
+        port = self._joined_port()
         refuse_within_lock("detach a handle")
         is_open = self.is_open()
         with self.lock:
@@ -478,13 +490,6 @@ class EngineHandle(HandleState, Handle):
             return self.readiness
         assert self.files is not None  # the operation has checked what kind of handle this is
         return self.files
-
-
-class BorrowedSocket(socket.socket):
-    """Makes a socket's methods available for a descriptor that is somebody else's to close."""
-
-    def __del__(self) -> None:
-        self.detach()
 
 
 def _status(given: HasFileno | int, number: int) -> os.stat_result:

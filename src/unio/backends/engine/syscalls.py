@@ -30,7 +30,8 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from unio.backends.engine.handle import BorrowedSocket, family_of, type_of
+from unio.backends.common.base_handle import BorrowedSocket
+from unio.backends.engine.handle import family_of, type_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
