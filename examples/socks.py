@@ -39,6 +39,8 @@ async def wanted(client: unio.Stream) -> tuple[str, int]:
     port = int.from_bytes(await client.read_exactly(2, timeout=BEGIN_SECONDS))
     if command != CONNECT:
         raise RefusedError(reply(NO_COMMAND))
+    if not host:  # which some systems take for this machine
+        raise RefusedError(reply(FAILED))
     return host, port
 
 

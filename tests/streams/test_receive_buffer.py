@@ -136,6 +136,14 @@ def test_the_limit_depends_on_no_pieces() -> None:
         assert found[-1] is unio.LimitExceeded
 
 
+def test_what_was_searched_is_not_taken_for_searched_once_it_was_read() -> None:
+    buffer = buffer_of(b"1234")
+    assert buffer.read_line() is None
+    assert buffer.read_exactly(4) == b"1234"
+    buffer.add(b"5\n6")
+    assert buffer.read_line() == b"5\n"
+
+
 def test_a_line_without_end_is_refused_at_the_bound() -> None:
     buffer = ReceiveBuffer()
     for _ in range(15):

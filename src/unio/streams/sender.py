@@ -24,6 +24,8 @@ from unio.streams.deadlines import again, call_timed_out, idled, time_for, time_
 from unio.streams.write_queue import WriteQueue
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from unio.completion import Completion
     from unio.handle import Handle
     from unio.port import Port
@@ -41,6 +43,8 @@ WIRE_MAX = 2 * ENCRYPT_MAX
 
 AGES = 1e9
 """The delay of a timer that is to be cancelled, in seconds."""
+
+NOTHING: tuple[Piece, ...] = ()
 
 # Who sends.
 IDLE: Final = 0  # nobody, and nothing waits
@@ -112,10 +116,20 @@ class Sender:
                     waiter = Timer(AGES)
                     self._waiting.append((most, waiter))
                 self._state = BUSY
-            if waiter is None:
-                await self._send_until(most, deadline)
-            else:
+            if waiter is not None:
                 await self._wait_for_sender(waiter, deadline)
+                continue
+            try:  # this task is the sender; it is one coroutine with the rest for speed
+                while self._size > most and self._load():
+                    limits = time_for(deadline, self._idle_timeout)
+                    try:
+                        await (self._send if limits is None else self._send.within(limits[0]))
+                    except OSError as error:
+                        self._unsent(error, limits)
+                    finally:
+                        self._account()
+            finally:
+                self._send_on()
 
     def refuse(self, error: Exception) -> None:
         """Have further writes raise this; what was written before leaves."""
@@ -202,28 +216,15 @@ class Sender:
                 raise call_timed_out() from None
             raise
 
-    async def _send_until(self, most: int, deadline: float | None) -> None:
-        """Send here, until no more bytes than that are left; this task is the sender."""
-        try:
-            while self._size > most and self._load():
-                await self._send_within(deadline)
-        finally:
-            self._send_on()
-
-    async def _send_within(self, deadline: float | None) -> None:
-        limits = time_for(deadline, self._idle_timeout)
-        try:
-            await (self._send if limits is None else self._send.within(limits[0]))
-        except OSError as error:
-            is_late = limits is not None and not limits[1] and is_timed_out(error)
-            if is_late:
-                raise call_timed_out() from None
-            if not self._may_go_on(error):
-                self._check_failed()
-            elif not is_timed_out(error):
-                raise
-        finally:
-            self._account()
+    def _unsent(self, error: OSError, limits: tuple[float, bool] | None) -> None:
+        """Raise what is to be raised for the error of a send, unless the rest may be sent all the same."""
+        if not is_timed_out(error):
+            self._may_go_on(error)
+            raise error
+        if limits is not None and not limits[1]:
+            raise call_timed_out() from None
+        if not self._may_go_on(error):
+            self._check_failed()
 
     def _send_on(self) -> None:
         """Send what waits in the background, or be the sender no more; whoever is calls this."""
@@ -258,7 +259,7 @@ class Sender:
     def _load(self, *, let_go: bool = False) -> bool:
         """Give the send what is next. Where there is nothing, return False, and have no sender any more if told to."""
         with self._lock:
-            pieces = self._next_pieces() if self._failure is None else []
+            pieces = self._next_pieces() if self._failure is None else NOTHING
             if not pieces and let_go:
                 self._state = IDLE
         if not pieces:
@@ -267,9 +268,9 @@ class Sender:
         self._send.buffer = pieces[0] if len(pieces) == 1 else pieces
         return True
 
-    def _next_pieces(self) -> list[Piece]:
+    def _next_pieces(self) -> Sequence[Piece]:
         if self._engine is None:
-            return self._queue.take(SEND_MAX)
+            return self._queue.take(SEND_MAX) if self._queue else NOTHING
         if not self._wire:
             pieces = self._queue.take(ENCRYPT_MAX)
             try:
