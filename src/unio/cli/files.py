@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import time
 from email.utils import formatdate
 from http import HTTPStatus
@@ -30,6 +31,10 @@ REQUEST_SECONDS = 30.0
 STALL_SECONDS = 120.0
 """How long a client may take nothing of its response. Progress shows in leaps: a full socket counts as writable again
 only when a good part of its buffer, several megabytes on a fast network, has left."""
+
+
+SMALL = 16 * 1024
+"""Up to so many bytes of a file are copied through the program, since a send of their own costs more."""
 
 
 class FilesConnection(Connection):
@@ -115,6 +120,8 @@ class FilesConnection(Connection):
         if body:
             self._http.send_with_data_passthrough(h11.Data(data=body))  # type: ignore[arg-type] # it only counts
         self._http.send(h11.EndOfMessage())
+        if isinstance(body, FileRange) and body.count <= SMALL and (content := content_of(body)) is not None:
+            body = content
         if isinstance(body, FileRange):
             await self.stream.write(head)
             await (self._send_file if self.stream.tls is None else self._send_encrypted)(body)
@@ -148,6 +155,14 @@ class FilesConnection(Connection):
         while piece := body.file.read(PIECE_SIZE):  # an error ends the connection: the end that is missing says so
             await self.stream.write(self._http.send(h11.Data(data=piece)))
         await self.stream.write(self._http.send(h11.EndOfMessage()))
+
+
+def content_of(part: FileRange) -> bytes | None:
+    """What is to be sent of a small file, with its head in one go; None where that takes an operation."""
+    if not hasattr(os, "pread"):
+        return None
+    content = os.pread(part.file.fileno(), part.count, part.offset)
+    return content if len(content) == part.count else None
 
 
 def checked(size: int) -> int:
