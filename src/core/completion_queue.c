@@ -356,8 +356,10 @@ int queue_leave(struct queue *self, struct waiter *waiter) {
 int queue_lead(struct queue *self, PyObject *turn) {
     mutex_lock(&self->mutex);
     int leads = !self->leader;
-    if (leads)
+    if (leads) {
         __atomic_store_n(&self->leader, Py_NewRef(turn), __ATOMIC_RELAXED);
+        self->called = NULL;
+    }
     mutex_unlock(&self->mutex);
     return leads;
 }
@@ -464,9 +466,11 @@ int queue_wake(struct queue *self) {
 
 static int release_first(struct queue *self, int only_if_nobody_leads) {
     mutex_lock(&self->mutex);
-    int is_seen_to = self->leader || (self->watchers && is_left_locked(self));
+    int is_seen_to = self->leader || self->called || (self->watchers && is_left_locked(self));
     int due = self->parked.count && !(only_if_nobody_leads && is_seen_to);
     struct waiter *waiter = due ? unpark(self, 0) : NULL;
+    if (waiter)
+        self->called = waiter;
     mutex_unlock(&self->mutex);
     return !waiter ? 0 : open_gate(waiter) < 0 ? -1 : 1;
 }
@@ -484,8 +488,15 @@ static int rouse(struct queue *self) {
     return waiter ? open_gate(waiter) : 0;
 }
 
-int queue_pass_on(struct queue *self) {
+/* It comes no more, or has come for something else. */
+static void call_off_locked(struct queue *self, const struct waiter *waiter) {
+    if (!waiter || self->called == waiter)
+        self->called = NULL;
+}
+
+int queue_pass_on(struct queue *self, const struct waiter *waiter) {
     mutex_lock(&self->mutex);
+    call_off_locked(self, waiter);
     int more = self->count > self->coming.count; /* which wake leaves to the runner, if there is one */
     mutex_unlock(&self->mutex);
     int woken = more ? queue_wake(self) : 0;
@@ -516,6 +527,7 @@ static double watch_locked(struct queue *self, struct waiter *waiter) {
 /* Shows that a thread is about to sleep, unless there is something to see to. Says until when, where it watches. */
 static int show(struct queue *self, struct waiter *waiter, double *until) {
     mutex_lock(&self->mutex);
+    call_off_locked(self, waiter);
     int roused = PEEK(waiter->heard) && self->roused;
     if (roused)
         self->roused = 0;
@@ -754,8 +766,11 @@ static PyObject *wake_leader(struct queue *self, PyObject *Py_UNUSED(ignored)) {
     return none_or_error(queue_wake_leader(self));
 }
 
-static PyObject *pass_on(struct queue *self, PyObject *Py_UNUSED(ignored)) {
-    return none_or_error(queue_pass_on(self));
+static PyObject *pass_on(struct queue *self, PyObject *args) {
+    PyObject *waiter = NULL;
+    if (!PyArg_ParseTuple(args, "|O", &waiter))
+        return NULL;
+    return none_or_error(queue_pass_on(self, (struct waiter *)waiter));
 }
 
 static PyObject *rouse_main(struct queue *self, PyObject *Py_UNUSED(ignored)) { return none_or_error(rouse(self)); }
@@ -879,7 +894,7 @@ static PyMethodDef methods[] = {
     METHOD("limit_for", limit_for, METH_VARARGS),
     METHOD("packets", packets, METH_NOARGS),
     METHOD("park", park, METH_VARARGS),
-    METHOD("pass_on", pass_on, METH_NOARGS),
+    METHOD("pass_on", pass_on, METH_VARARGS),
     METHOD("pop_left", pop_left, METH_NOARGS),
     METHOD("rouse", rouse_main, METH_NOARGS),
     METHOD("should_ask", should_ask, METH_NOARGS),

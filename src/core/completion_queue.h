@@ -65,6 +65,7 @@ struct queue {
     struct waiter *runner; /* whom the others leave what comes, for as long as its time lasts; NULL if that is nobody */
     double runner_until;   /* when that time is over, or was */
     size_t watchers;       /* of the parked, those that watch */
+    const struct waiter *called; /* who was woken to ask the kernel, and neither does so yet nor has left it to others */
     size_t parkings;       /* how often threads have parked */
     char takes_turns;      /* whether there is ever a runner */
     char is_looking;       /* whether a parked thread looks for its wake-up instead of sleeping */
@@ -101,7 +102,9 @@ void queue_end_turn(struct queue *self, struct waiter *waiter);
 int queue_park(struct queue *self, struct waiter *waiter, double timeout);
 int queue_wake(struct queue *self);
 int queue_wake_leader(struct queue *self);
-int queue_pass_on(struct queue *self);
+
+/* Sees to it that somebody works on what a thread leaves, whose waiter this is; NULL is for any thread. */
+int queue_pass_on(struct queue *self, const struct waiter *waiter);
 void queue_arrive(struct queue *self, struct waiter *waiter);
 
 /* Whether more than one thread belongs to the port; or else there is nothing to share. */

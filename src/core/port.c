@@ -502,7 +502,7 @@ static PyObject *give_up(struct port *self, struct waiter *waiter, PyObject *bat
     Py_XDECREF(batch);
     queue_arrive(self->queue, waiter);
     queue_leave(self->queue, waiter); /* and no code of Python's before this: another signal could come there */
-    if (queue_pass_on(self->queue) < 0)
+    if (queue_pass_on(self->queue, waiter) < 0)
         keep_first(&kept);
     raise_kept(kept);
     return NULL;
@@ -520,7 +520,7 @@ static PyObject *take_fast(struct port *self, struct waiter *waiter, const struc
     queue_arrive(queue, waiter);
     if (queue_is_shared(queue))
         queue_begin_turn(queue, waiter, PyList_GET_SIZE(batch));
-    return queue_pass_on(queue) < 0 ? give_up(self, waiter, batch) : batch;
+    return queue_pass_on(queue, waiter) < 0 ? give_up(self, waiter, batch) : batch;
 }
 
 /* Sleeps while another thread leads, unless there is something to take. */
@@ -561,7 +561,7 @@ static PyObject *end_empty(struct port *self, struct waiter *waiter, PyObject *b
     queue_arrive(queue, waiter);
     if (queue_leave(queue, waiter) && queue_count(queue) > 0 && queue_wake(queue) < 0)
         return give_up(self, waiter, batch);
-    return queue_pass_on(queue) < 0 ? give_up(self, waiter, batch) : batch;
+    return queue_pass_on(queue, waiter) < 0 ? give_up(self, waiter, batch) : batch;
 }
 
 /* Waits until there is something to return, or the time is over. An empty list that is not the last word (wait->over) where

@@ -111,6 +111,7 @@ elif not TYPE_CHECKING:
             self._leader: dict[None, object] = {}  # what the leading thread has given, if one leads
             self._parked: list[Waiter] = []
             self._coming: list[Waiter] = []  # those that were woken for a packet and have not yet taken one
+            self._called: list[Waiter] = []  # who was woken to ask the kernel, and neither does so yet nor has left it
             self._admitted: list[None] = []  # one for each thread
             self._takes_turns = takes_turns  # whether there is ever a runner
             self._runner: Waiter | None = None  # whom the others leave what comes, for as long as its time lasts
@@ -255,7 +256,10 @@ elif not TYPE_CHECKING:
             *turn* is an object of the caller's own for this, with which it ends it. So what a signal handler raises
             right behind this, when its result is lost, does not leave a port that nobody can lead.
             """
-            return self._leader.setdefault(None, turn) is turn
+            leads = self._leader.setdefault(None, turn) is turn
+            if leads:
+                self._called.clear()
+            return leads
 
         def end_lead(self, turn: object) -> None:
             """End that, if it is this turn that leads."""
@@ -320,6 +324,7 @@ elif not TYPE_CHECKING:
                 waiter = self._parked.pop(0)
             except IndexError:  # none, or another thread was quicker
                 return False
+            self._called.append(waiter)
             waiter.gate.release()
             return True
 
@@ -364,6 +369,7 @@ elif not TYPE_CHECKING:
                 self._parked.append(waiter)
                 self._parkings += 1
                 self._keeps = False
+                self._call_off(waiter)
                 # Now that it shows: was there a packet and a slot, or has the leader gone, before it could be seen?
                 roused = waiter.heard and self._roused
                 if roused:
@@ -398,16 +404,25 @@ elif not TYPE_CHECKING:
                 with contextlib.suppress(ValueError):  # others come, or this one was not waited for any longer
                     self._coming.remove(waiter)
 
-        def pass_on(self) -> None:
-            """See to it that somebody works on what this thread leaves: packets, or a kernel that nobody asks."""
+        def pass_on(self, waiter: Waiter | None = None) -> None:
+            """See to it that somebody works on what a thread leaves: packets, or a kernel that nobody asks.
+
+            *waiter* is that thread's; without it, nobody is relied on to ask the kernel that was woken for it.
+            """
+            self._call_off(waiter)
             # Those that are coming have a packet each. They are counted first: one that comes takes its packet before
             # it is counted no more, and passes on what it leaves after, so that nobody is woken for a packet that it
             # has just taken.
             coming = len(self._coming)
             if len(self._packets) > coming and self.wake():
                 return  # that one passes on the rest
-            if not self._leader and self._parked and not self._is_watched():
+            if not self._leader and self._parked and not self._called and not self._is_watched():
                 self.wake_first()
+
+        def _call_off(self, waiter: Waiter | None) -> None:
+            """A thread comes no more to ask the kernel, or has come for something else."""
+            if waiter is None or waiter in self._called:
+                self._called.clear()
 
         def _is_watched(self) -> bool:
             """Whether one of the parked looks again, as soon as the runner's time is over."""

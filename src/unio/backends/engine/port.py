@@ -736,7 +736,7 @@ class EnginePort(BasePort):
                 self._queue.arrive(waiter)
                 if not batch or waiter is not current.waiter:  # a finalizer may have waited on another port meanwhile
                     waiter.leave()
-                self._queue.pass_on()
+                self._queue.pass_on(waiter)
         except BaseException:
             self._queue.give_back(batch)
             raise
