@@ -55,14 +55,14 @@ def run(*arguments: str, before: str = "", **changes: str) -> subprocess.Complet
 
 
 FAULTY = """
-import unio
-write = unio.Stream.write
-async def faulty(stream, data):
-    await write(stream, data)
-    1 / (len(data) - 13)
-unio.Stream.write = faulty
+from unio.cli.connection import Connection
+hear = Connection.hear
+async def faulty(connection, reading):
+    connection.recv is None or 1 / (connection.recv.transferred - 13)
+    return await hear(connection, reading)
+Connection.hear = faulty
 """
-"""Python with which a server meets with a fault when it has sent 13 bytes."""
+"""Python with which an echo meets with a fault when it has sent 13 bytes back."""
 
 
 def step(port: unio.Port) -> unio.Completion:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import traceback
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import unio
 from unio.cli.output import complain
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Coroutine
+    from collections.abc import Awaitable
 
     from unio.cli.server import Server
+
+Heard = TypeVar("Heard")
 
 LINGER_SECONDS = 2.0
 """How long a connection that ended here waits for its client to end it too."""
@@ -26,20 +28,21 @@ class Connection(ABC):
         self.server = server
         # What a write is given has been taken by the system when it returns: nothing piles up here.
         self.stream = unio.Stream(server.port, client, write_limit=0, idle_timeout=idle_timeout)
+        self.recv: unio.Recv | None = None  # by which the client is heard, if not by the stream
         self._hears = False
 
     @abstractmethod
     async def serve(self) -> None:
         """Serve the client until it ends, or the server is stopping."""
 
-    async def hear(self, reading: Coroutine[object, object, bytes]) -> bytes:
-        """What the client says; nothing once it has ended, or the server is stopping."""
+    async def hear(self, reading: Awaitable[Heard]) -> Heard | None:
+        """What the client says; None if the server is stopping meanwhile."""
         self._hears = True
         try:
             return await reading
         except unio.Cancelled:
             if self.server.stopping:
-                return b""
+                return None
             raise
         finally:
             self._hears = False
@@ -50,7 +53,7 @@ class Connection(ABC):
         Where it was only about to wait there is nothing to cancel yet, so whoever asks does it again.
         """
         if self._hears:
-            self.server.port.cancel(self.stream._recv)
+            self.server.port.cancel(self.recv or self.stream._recv)
 
     def close(self) -> None:
         self.stream.abort()
