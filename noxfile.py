@@ -25,13 +25,22 @@ BACKENDS = {"linux": ["epoll", "io_uring"], "win32": []}.get(sys.platform, ["kqu
 WINDOWS_ONLY = [
     f"src/unio/backends/{name}.py"
     for name in (
-        "windows/overlapped",
         "iocp",
+        "kernel/win32",
+        "windows/deadlines",
+        "windows/delivery",
+        "windows/detached",
+        "windows/files",
         "windows/handle",
+        "windows/in_flight",
+        "windows/kernel_queue",
+        "windows/operations",
+        "windows/overlapped",
+        "windows/polls",
         "windows/processes",
         "windows/signals",
-        "windows/kernel_queue",
-        "kernel/win32",
+        "windows/sockets",
+        "windows/submissions",
     )
 ]
 

@@ -38,7 +38,8 @@ ALLOCATIONS = 45 if _testcapi is not None else 90
 """How many of them fail in turn; no call in a test makes more before its last that matters."""
 
 FOLDER = Path(unio.__file__).parent / "backends"
-FILES = {str(FOLDER / "iocp.py"), str(FOLDER / "common/timers.py")} | {
+COMMON = ("common/base_handle.py", "common/base_port.py", "common/timers.py")
+FILES = {str(FOLDER / name) for name in ("iocp.py", *COMMON)} | {
     str(path) for path in (FOLDER / "windows").glob("*.py")
 }
 

@@ -20,7 +20,7 @@ if sys.platform == "win32":
     from unio.backends import iocp
     from unio.backends.kernel import win32
     from unio.backends.kernel.win32_api import ffi
-    from unio.backends.windows import overlapped
+    from unio.backends.windows import operations, sockets, submissions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,8 +52,8 @@ class Listening:
 
 @pytest.fixture
 def listening(monkeypatch: pytest.MonkeyPatch) -> Listening:
-    made = Listening(overlapped.ws2_32)
-    monkeypatch.setattr(overlapped, "ws2_32", made)
+    made = Listening(sockets.ws2_32)
+    monkeypatch.setattr(sockets, "ws2_32", made)
     return made
 
 
@@ -84,7 +84,7 @@ def test_an_accept_that_windows_refuses_is_told_that_its_socket_does_not_listen(
     port: unio.Port, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Wine lets it pend.
-    monkeypatch.setitem(overlapped.STARTS, "accept", lambda *_: 10022)
+    monkeypatch.setitem(operations.STARTS, "accept", lambda *_: 10022)
     with socket.socket() as sock:
         error = run(port, unio.Accept(port.associate(sock))).error
     assert error is not None
@@ -98,7 +98,7 @@ def test_what_ends_short_goes_on_where_it_stopped(
     # No Windows ends a send short that was not cancelled. Wine may, as the peer ends.
     near, far = make_pair()
     send = unio.Send(port.associate(near), b"0123456789")
-    finish = overlapped.FINISHES["send"]
+    finish = operations.FINISHES["send"]
     counts = iter((4, 6))
 
     def start(handle: Any, operation: Any) -> int:
@@ -110,10 +110,10 @@ def test_what_ends_short_goes_on_where_it_stopped(
         finally:
             operation._made_views = views
 
-    start_send = overlapped.STARTS["send"]
-    monkeypatch.setitem(overlapped.STARTS, "send", start)
+    start_send = operations.STARTS["send"]
+    monkeypatch.setitem(operations.STARTS, "send", start)
     monkeypatch.setitem(
-        overlapped.FINISHES, "send", lambda handle, operation, code, _: finish(handle, operation, code, next(counts))
+        operations.FINISHES, "send", lambda handle, operation, code, _: finish(handle, operation, code, next(counts))
     )
     assert run(port, send) == (None, send, 10, None)
     near.close()
@@ -142,7 +142,7 @@ def test_a_time_out_is_rounded_up(
 ) -> None:
     # Rounded down it would not end early, as the clock is looked at; but for the rest of a millisecond it would spin.
     clock = Clock()
-    monkeypatch.setattr(iocp, "time", clock)
+    monkeypatch.setattr(iocp.clock, "now", clock.monotonic)
     monkeypatch.setattr(iocp.KernelQueue, "fetch", lambda _, *arguments: clock.fetch(*arguments))
     assert port.wait(seconds) == []
     assert clock.asked == [milliseconds, 0]
@@ -260,7 +260,7 @@ def test_what_windows_does_not_let_go_of_is_not_used_again(
     port.submit(receive)
     kept = receive._native.pointer
     with monkeypatch.context() as patch:
-        patch.setattr(iocp, "kernel32", Deaf(iocp.kernel32))
+        patch.setattr(submissions, "kernel32", Deaf(submissions.kernel32))
         port.close()
     other = make_port()
     near, _ = map(resources.enter_context, socket.socketpair())
@@ -316,7 +316,7 @@ def test_what_memory_is_lacking_for_says_so_and_can_be_submitted_again(
         return code
 
     with monkeypatch.context() as lack:
-        lack.setitem(overlapped.STARTS, name, lacking)
+        lack.setitem(operations.STARTS, name, lacking)
         error = run(port, operation).error
     assert error is not None
     assert (error.errno, error.winerror) == (errno.ENOBUFS, code)

@@ -51,6 +51,9 @@ WSAEMSGSIZE = 10040
 DONE_HERE = -1
 """Not Microsoft's: a start returns it when it was done without an overlapped call, so that Windows queues nothing."""
 
+SEE_LAST_ERROR = -2
+"""Not Microsoft's: a start returns it when its call has failed, and GetLastError tells how."""
+
 # ntstatus.h
 STATUS_PENDING = 0x103
 

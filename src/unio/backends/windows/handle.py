@@ -1,6 +1,7 @@
-"""A handle of Windows': its operations in flight, and those that Windows has not been given yet.
+"""A handle of Windows': the object behind it, what is in flight on it, and how that object is closed.
 
-Its lock guards what is written here; giving operations to Windows, and ending them, is the port's (iocp).
+Its lock guards what is written here. Who has its operations is for in_flight to say; giving them to Windows, and ending
+them, is for submissions.
 """
 
 from __future__ import annotations
@@ -9,23 +10,25 @@ import contextlib
 import io
 import socket
 import weakref
-from collections import deque
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+from unio.backends.common.base_handle import BaseHandle, BorrowedSocket, HandleOwner
 from unio.backends.common.locks import Lock, holds_lock, put_off, refuse_within_lock
 from unio.backends.common.objects import close_elsewhere, closed, closes_at_once, lingers, number_of, stands_for
 from unio.backends.kernel import win32
 from unio.backends.kernel.win32 import kernel32
 from unio.backends.kernel.win32_api import ffi
+from unio.backends.windows.in_flight import Direction
 from unio.backends.windows.kernel_queue import surely
 from unio.errors import AssociationError, cant_detach, is_closed, shown
-from unio.handle import Handle, HasFileno, Kind
+from unio.handle import HasFileno, Kind
 from unio.operations import Operation, Route
-from unio.port import port_closed
 
 if TYPE_CHECKING:
-    from unio.backends.iocp import IocpPort
+    from unio.backends.common.file_threads import FilePool
+    from unio.backends.windows.kernel_queue import KernelQueue
+    from unio.backends.windows.polls import Device
 
 
 class Lifecycle(IntEnum):
@@ -37,23 +40,22 @@ class Lifecycle(IntEnum):
     DETACHED = 3  # as CLOSED, but the object was given back
 
 
-class Direction:
-    """The operations of one direction that Windows has not been given yet, oldest first."""
+class WindowsOwner(HandleOwner, Protocol):
+    """What a handle of Windows' asks of its port besides."""
 
-    __slots__ = ("busy", "exclusive", "starting", "waiting")
+    _queue: KernelQueue
+    _pool: FilePool
+    _device: Device
 
-    def __init__(self) -> None:
-        self.waiting: deque[Operation] = deque()
-        self.starting = False  # a thread is giving them to Windows, so that their order is kept
-        self.busy = 0  # how many Windows has
-        self.exclusive = False  # whether the one it has is to be alone
+    def _close_handle(self, handle: IocpHandle) -> None:
+        """Close a handle that is closing; where it finds no memory, it raises, and the next wait goes on."""
 
-    def remove(self, operation: Operation) -> None:
-        """Take out one of those that wait. By identity: a subclass may compare as it likes."""
-        self.waiting = deque([each for each in self.waiting if each is not operation])
+    def _hand_back(self, handle: IocpHandle) -> None: ...
+
+    def _has_any_of(self, handle: IocpHandle) -> bool: ...
 
 
-class IocpHandle(Handle):
+class IocpHandle(BaseHandle):
     """A handle of Windows'. Its ``lock`` guards its directions, its state, and the status of its operations.
 
     The lock is held over CancelIoEx, so that an operation can't end, be submitted again and be hit by the cancel of its
@@ -64,6 +66,7 @@ class IocpHandle(Handle):
         "__weakref__",
         "calling",
         "connected",
+        "device",
         "directions",
         "disconnected",
         "ended",
@@ -76,7 +79,9 @@ class IocpHandle(Handle):
         "object",
         "pending",
         "pointer",
+        "pool",
         "port",
+        "queue",
         "said",
         "skip_on_success",
         "skips_packets",
@@ -85,7 +90,9 @@ class IocpHandle(Handle):
         "timeout",
     )
 
-    def __init__(self, port: IocpPort, given: HasFileno | int, key: Any, *, skip_on_success: bool) -> None:
+    port: weakref.ref[WindowsOwner]
+
+    def __init__(self, port: WindowsOwner, given: HasFileno | int, key: Any, *, skip_on_success: bool) -> None:
         self.object = given
         self.key = key
         self.skip_on_success = skip_on_success
@@ -94,12 +101,16 @@ class IocpHandle(Handle):
         self.kind, self.number, self.socket = _examine(given, self.said)
         self.pointer: Any = ffi.cast("HANDLE", self.number)
         self.port = weakref.ref(port)
+        # What its operations need of the port, whether that is still there or not.
+        self.queue = port._queue
+        self.pool = port._pool
+        self.device = port._device
         self.lock = Lock()
         self.lifecycle = Lifecycle.OPEN
         self.directions = {
             route: Direction() for route in (Route.INCOMING, Route.OUTGOING, Route.READINESS, Route.FILE)
         }
-        self.pending: dict[int, Operation] = {}  # in flight, by identity, in the order of submission
+        self.pending: dict[int, Operation] = {}  # in flight, in the order of submission; it is in_flight that writes it
         self.ended: list[Operation] = []  # reaped since the handle began to close; delivered in order, at the end
         self.calling = 0  # threads that are in a call which starts something here, so that the number must stay
         self.extensions: dict[str, Any] = {}
@@ -133,24 +144,11 @@ class IocpHandle(Handle):
             found = self.extensions[function_id] = win32.extension(self.socket, function_id, kind)
         return found
 
-    def afd(self) -> Any:
-        """The port's handle of the device that answers polls."""
-        port = self.port()
-        assert port is not None
-        return port._afd_handle()
-
-    def cancel(self) -> int:
-        port = self.port()
-        if port is None:
-            raise port_closed()
-        if port._unusable is not None:
-            raise port._unusable()
+    def _all_in_flight(self) -> list[Operation]:
         if holds_lock():  # perhaps this handle's: in flight is what can be seen now
-            pending = list(self.pending.values())
-        else:
-            with self.lock:  # a submit whose operation is in flight already may be about to enter it here
-                pending = list(self.pending.values())
-        return sum([port._cancel(operation, "cancelled by Handle.cancel") for operation in pending])
+            return list(self.pending.values())
+        with self.lock:  # a submit whose operation is in flight already may be about to enter it here
+            return list(self.pending.values())
 
     def close(self) -> None:
         if holds_lock():
@@ -164,18 +162,10 @@ class IocpHandle(Handle):
         if port is None or port._unusable is not None:
             self.part(is_open=self.is_open(), here=True)
         else:
-            try:
-                port._close_handle(self, here=True)
-            except MemoryError:
-                port._later(port._close_handle, self)
-                raise
+            port._close_handle(self)
 
     def detach(self) -> HasFileno | int:
-        port = self.port()
-        if port is None:
-            raise port_closed()
-        if port._unusable is not None:
-            raise port._unusable()
+        port: WindowsOwner = self._joined_port()
         refuse_within_lock("detach a handle")
         is_open = self.is_open()
         with self.lock:
@@ -195,7 +185,7 @@ class IocpHandle(Handle):
         with contextlib.suppress(OSError):  # the program closes it just now
             if not self.stream and not self.connected:
                 win32.report_unreachable(self.socket, report=True)
-            if isinstance(self.socket, _BorrowedSocket):
+            if isinstance(self.socket, BorrowedSocket):
                 self.socket.detach()
             elif self.socket.gettimeout() == 0:
                 self.socket.settimeout(self.timeout)
@@ -228,7 +218,7 @@ def _examine(given: HasFileno | int, number: int) -> tuple[Kind, int, socket.soc
         return Kind.SOCKET, number, given
     if not _is_file(given):
         with contextlib.suppress(OSError):
-            return Kind.SOCKET, number, _BorrowedSocket(fileno=number)
+            return Kind.SOCKET, number, BorrowedSocket(fileno=number)
     try:
         pointer = win32.file_handle(given)
     except (OverflowError, OSError):
@@ -245,10 +235,3 @@ def _is_file(given: HasFileno | int) -> bool:
     for inner in ("buffer", "raw"):
         given = getattr(given, inner, given)
     return isinstance(given, io.FileIO)
-
-
-class _BorrowedSocket(socket.socket):
-    """Makes a socket's methods available for a descriptor that is somebody else's to close."""
-
-    def __del__(self) -> None:
-        self.detach()
