@@ -219,3 +219,15 @@ def test_a_close_that_found_no_memory_is_finished_by_the_close_of_the_port(backe
             was_closed = found.handle.closed
             found.port.close()
             assert (found.near.fileno() < 0) == was_closed
+
+
+@pytest.mark.clause("S8", "S11")
+def test_a_time_out_that_passes_where_memory_is_lacking_is_what_the_operation_ends_with(backend: str) -> None:
+    for number in range(ALLOCATIONS):
+        with world(backend) as found:
+            receive = unio.Recv(found.handle, bytearray(1))
+            found.port.submit(receive, 0)
+            got = lacking(number, bare_wait(found.port), 0)
+            if isinstance(got, MemoryError) or not got:
+                got = batch(found.port)
+            assert [(each.operation, type(each.error)) for each in got] == [(receive, TimeoutError)]
