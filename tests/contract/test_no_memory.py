@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from scarcity import ALLOCATIONS, WHY_NOT, lacking
 from support import bare_wait, batch
+from wine import wine_row
 
 import unio
 from unio.backends.common.locks import Lock
@@ -141,6 +142,7 @@ def test_a_port_that_is_closed_without_memory_has_nothing_in_flight(backend: str
             assert not any(each.in_flight for each in found.must)
 
 
+@wine_row("leave-port")
 @pytest.mark.clause("S11", "A5")
 def test_a_detach_that_finds_no_memory_is_made_again_and_loses_nothing(backend: str) -> None:
     for number in range(ALLOCATIONS):
