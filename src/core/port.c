@@ -300,6 +300,7 @@ static PyObject *write_signals_to(PyObject *number) { return PyObject_CallOneArg
  * who does that leaves the pipe to the end of this. */
 static int begin_hearing(struct port *self, struct waiter *waiter) {
     __atomic_store_n(&self->hearing, 1, __ATOMIC_SEQ_CST);
+    POKE(self->tells, 1);
     if (__atomic_load_n(&self->closed, __ATOMIC_SEQ_CST))
         return 0;
     PyObject *number = PyLong_FromLong(self->writer);
@@ -310,7 +311,9 @@ static int begin_hearing(struct port *self, struct waiter *waiter) {
     POKE(waiter->heard, 1);
     if (!PyList_GET_SIZE(hearing.before) && PyList_Append(hearing.before, self->before) < 0)
         return -1;
-    if (PyLong_AsLong(self->before) >= 0 && call_port(self, name.forward_to, self->before, NULL, NULL) < 0)
+    if (PyLong_AsLong(self->before) < 0)
+        POKE(self->tells, 0);
+    else if (call_port(self, name.forward_to, self->before, NULL, NULL) < 0)
         return -1;
     return PyErr_CheckSignals(); /* of those that came before this */
 }
@@ -341,6 +344,7 @@ static int end_hearing(struct port *self, struct waiter *waiter) {
             PyList_SetSlice(hearing.before, 0, 1, NULL);
     }
     self->before = NULL;
+    POKE(self->tells, 0);
     __atomic_store_n(&self->hearing, 0, __ATOMIC_SEQ_CST);
     if (before && PyLong_AsLong(before) >= 0 && call_port(self, name.forward_no_more, NULL, NULL, NULL) < 0)
         keep_first(&kept);
@@ -768,6 +772,11 @@ static PyObject *port_is_heard(PyObject *port, PyObject *Py_UNUSED(ignored)) {
     return PyBool_FromLong(self->generation == generation && __atomic_load_n(&self->hearing, __ATOMIC_SEQ_CST));
 }
 
+/* _tells_program(): whether what is written to the pipe just now is for the program's own descriptor as well. */
+static PyObject *port_tells_program(PyObject *port, PyObject *Py_UNUSED(ignored)) {
+    return PyBool_FromLong(PEEK(((struct port *)port)->tells));
+}
+
 /* _write_signals_to(descriptor): have Python do that while the main thread sleeps. */
 static PyObject *port_write_signals_to(PyObject *port, PyObject *number) {
     ((struct port *)port)->writer = (int)PyLong_AsLong(number);
@@ -857,6 +866,7 @@ static PyMethodDef methods[] = {
     METHOD("_end_fast", port_end, METH_NOARGS),
     METHOD("_harvest_fast", port_harvest, METH_O),
     METHOD("_is_heard", port_is_heard, METH_NOARGS),
+    METHOD("_tells_program", port_tells_program, METH_NOARGS),
     METHOD("_start_all", port_start_all, METH_NOARGS),
     METHOD("_write_signals_to", port_write_signals_to, METH_O),
 #ifdef __linux__

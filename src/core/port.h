@@ -33,6 +33,7 @@ struct port {
     int writer;       /* the end of the pipe that tells of signals */
     PyObject *before; /* the program's own descriptor, an int, while Python writes to that */
     char hearing;     /* whether it may: the main thread sleeps */
+    char tells;       /* whether the program is to be told too, as far as is known */
     char closed;
 };
 

@@ -6,7 +6,6 @@ import errno
 import math
 import operator
 import os
-import signal
 import socket
 import sys
 from typing import TYPE_CHECKING, Any
@@ -78,6 +77,8 @@ def seconds(value: float, name: str) -> float:
 
 def checked_signal(value: int) -> int:
     """The number of a signal that a program can wait for."""
+    import signal  # noqa: PLC0415 - it makes an enumeration of all of them, which few programs need
+
     number = whole_number(value, "the number of a signal", None)
     name = signal.Signals(number).name if number in {*signal.Signals} else ""
     if name in ("SIGKILL", "SIGSTOP"):

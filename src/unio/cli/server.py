@@ -19,7 +19,6 @@ from unio.cli.output import Problem, complain
 
 if TYPE_CHECKING:
     import ssl
-    from types import FrameType
 
 ACCEPTS = 32
 """How many accepts are in flight: a burst of clients is taken in batches, not one by one."""
@@ -31,23 +30,6 @@ BACKLOG = 1024
 """How many clients may wait to be accepted, as far as the system allows."""
 
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)]
-
-
-@contextlib.contextmanager
-def signals_blocked() -> Iterator[None]:
-    """Threads that are started meanwhile never get the signals that stop the server.
-
-    Python runs signal handlers in the main thread. A signal that interrupted another thread instead would leave the
-    main one asleep in its wait. A new thread inherits the mask, so that there is no moment in which it could.
-    """
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Server:
@@ -90,9 +72,8 @@ class Server:
         """Have so many other threads at work, which end with this one."""
         helpers: list[threading.Thread] = []
         try:
-            with signals_blocked():
-                for _ in range(count):
-                    helpers.append(start_thread(self.port.run))  # noqa: PERF401 - to know those before one that fails
+            for _ in range(count):
+                helpers.append(start_thread(self.port.run))  # noqa: PERF401 - to know those before one that fails
             yield
         finally:
             self.port.stop()
@@ -178,29 +159,17 @@ def printable(address: tuple[str, int]) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-@contextlib.contextmanager
-def stopping_on_signals(server: Server) -> Iterator[None]:
-    """Let the first Ctrl-C or SIGTERM stop the server in order, and the second one end the process at once.
+def stop_on_signals(server: Server) -> None:
+    """Let the first Ctrl-C or SIGTERM stop the server in order, and the second one end the process at once."""
+    port = server.port
 
-    A handler of Python's runs in the main thread, once that is awake; a signal that comes just before it goes to sleep
-    does not wake it. So the first signal is told by the byte that Python's own handler, in C, writes to a socket, which
-    completes a receive like any other.
-    """
+    def first(completion: unio.Completion) -> None:
+        if completion.error is None:
+            for each in signals:
+                port.cancel(each)  # which gives the process back what it had before
+            port.start(server.stop())
 
-    def next_one_kills(_number: int, _frame: FrameType | None) -> None:
-        for number in SIGNALS:
-            signal.signal(number, signal.SIG_DFL)
-
-    told, tells = socket.socketpair()
-    with told, tells:
-        tells.setblocking(False)
-        port = server.port
-        handle = port.associate(told)
-        port.submit(unio.Recv(handle, bytearray(1), state=lambda _: port.start(server.stop())))
-        before = signal.set_wakeup_fd(tells.fileno(), warn_on_full_buffer=False)
-        for number in SIGNALS:  # after that, or one could come between and be told to nobody
-            signal.signal(number, next_one_kills)
-        try:
-            yield
-        finally:
-            signal.set_wakeup_fd(before)
+    signals = [unio.Signal(number, state=first) for number in SIGNALS]
+    for operation in signals:
+        signal.signal(operation.number, signal.SIG_DFL)
+        port.submit(operation)

@@ -13,7 +13,7 @@ import unio
 from unio.cli.doctor import describe, wrapped
 from unio.cli.output import Problem, complain, write
 from unio.cli.resources import real
-from unio.cli.server import Connect, Server, listen, stopping_on_signals
+from unio.cli.server import Connect, Server, listen, stop_on_signals
 
 if TYPE_CHECKING:
     import argparse
@@ -26,10 +26,10 @@ def serve(options: argparse.Namespace, connect: Connect) -> int:
     context = secured(*options.tls) if options.tls else None
     with about_to(f"listen on {options.host} port {options.port}"):
         listener = listen(options.host, options.port)
-    with listener, make_port(options.backend) as port, contextlib.ExitStack() as stack:
+    with listener, make_port(options.backend) as port:
         with about_to("serve"):
             server = Server(port, listener, connect, options.grace, context)
-            stack.enter_context(stopping_on_signals(server))
+            stop_on_signals(server)
         server.run(options.threads, lambda: say(f"listening on {server.address} ({port.backend})\n"))
     return 0
 

@@ -93,6 +93,9 @@ _before: list[int] = []
 """The program's own descriptor, or -1, while the main thread waits and another one is in its place."""
 
 
+UNTOLD_MAX = 64
+"""Reads of the signal pipe that wait for the program's own descriptor, which may be a moment."""
+
 OWNED, URGENT = 1, 2
 """After an operation was linked: its direction is this thread's, its deadline comes before all others."""
 
@@ -112,6 +115,8 @@ class EnginePort(BasePort):
         self._lock = Lock()
         self._signals = Signals(self._lock, self._signal_pipe, POSIX)
         self._forwards_to: tuple[int, DescriptorGuard] | None = None  # see _forward_to
+        self._untold: deque[bytes] = deque(maxlen=UNTOLD_MAX)  # of signals, for the program's own descriptor
+        self._tells = False  # whether the program is to be told, as far as is known
         self._table = registry.Table()
         # By identity, since a subclass may compare as it likes.
         self._detached: dict[int, Operation] = {}  # in flight without a handle: timers and process exits
@@ -156,6 +161,7 @@ class EnginePort(BasePort):
         def _end_fast(self) -> None: ...
         def _harvest_fast(self, timeout_ms: int, /) -> bool: ...
         def _is_heard(self) -> bool: ...
+        def _tells_program(self) -> bool: ...
         def _use_epoll(self, number: int, stale: set[int], /) -> None: ...
         def _write_signals_to(self, descriptor: int, /) -> None: ...
         def _use_kqueue(self, number: int, kevent: int, /) -> None: ...
@@ -498,7 +504,10 @@ class EnginePort(BasePort):
     def _hear(self) -> None:
         """Signals have come: complete the operations that wait for them, and let the main thread run handlers."""
         try:
-            self._forward(self._signal_pipe.read())
+            told = self._signal_pipe.read()
+            if told and (self._tells or self._forwards_to is not None or (self.is_fast and self._tells_program())):
+                self._untold.append(told)
+                self._forward()
             self._complete_signals()
             self._queue.rouse()
         except BaseException:  # somebody else shall hear of them
@@ -931,6 +940,7 @@ class EnginePort(BasePort):
                         self._forward_no_more()
 
     def _begin_hearing(self, waiter: Waiter, before: list[int]) -> None:
+        self._tells = True
         try:
             # One step, in the middle of which no handler comes: else nobody would know what to set again.
             before.extend(map(write_signals_to, (self._signal_pipe.writer,)))
@@ -941,25 +951,31 @@ class EnginePort(BasePort):
                 _before.extend(before)
             if before[0] >= 0:
                 self._forward_to(before[0])
+        finally:
+            self._tells = False
 
     def _forward_to(self, descriptor: int) -> None:
         """Let the program's own descriptor be told of what this port is told in its place: by a duplicate of it.
 
-        The thread that leads does so, also when the program has closed its own by then.
+        The thread that leads does so, also when the program has closed its own by then. It may have read the pipe
+        before it can know where to, or come to that when this has ended: so what is untold is told as soon as there is
+        somebody.
         """
         try:
             number = os.dup(descriptor)
         except OSError:  # it is closed, or there is none to be had
             return
         self._forwards_to = number, DescriptorGuard(number)
+        self._forward()
 
-    def _forward(self, told: bytes) -> None:
+    def _forward(self) -> None:
         forwards_to = self._forwards_to
-        if told and forwards_to is not None:
-            number, guard = forwards_to
-            with guard as is_open, contextlib.suppress(OSError):  # it is full, or nobody reads it
-                if is_open:
-                    os.write(number, told)
+        if forwards_to is None:
+            return
+        number, guard = forwards_to
+        with guard as is_open, contextlib.suppress(IndexError, OSError):  # all is told; it is full, or nobody reads it
+            while is_open:
+                os.write(number, self._untold.popleft())
 
     def _forward_no_more(self) -> None:
         self._hear()
