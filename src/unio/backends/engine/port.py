@@ -495,11 +495,12 @@ class EnginePort(BasePort):
 
     def _complete_detached(self, operation: Operation, error: OSError | None) -> None:
         """Queue an operation without a handle that nobody has claimed; the caller holds the port's lock."""
+        number = id(operation)  # first, as it takes memory: nothing may fail between the next two
         if isinstance(operation, Signal):
             self._signals.complete(operation, error, self._queue.complete)
         else:
-            self._queue.complete(operation, error)  # first: where it fails, the operation keeps its place
-        del self._detached[id(operation)]
+            self._queue.complete(operation, error)  # where it fails, the operation keeps its place
+        del self._detached[number]
 
     def _hear(self) -> None:
         """Signals have come: complete the operations that wait for them, and let the main thread run handlers."""
