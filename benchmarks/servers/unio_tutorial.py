@@ -17,7 +17,7 @@ TUTORIAL = Path(__file__).parents[2] / "docs" / "tutorial.md"
 
 
 def server() -> dict[str, Any]:
-    """What the section on the echo server defines: among others ``serve(port, listening)``."""
+    """What the section on the echo server defines: among others the coroutine ``serve(port, listening)``."""
     section = TUTORIAL.read_text().partition("\n## An echo server\n")[2].partition("\n## ")[0]
     code = "\n".join(re.findall(r"^```\{testcode\}\n(.*?)^```$", section, re.MULTILINE | re.DOTALL))
     defined: dict[str, Any] = {"unio": unio}
@@ -28,4 +28,5 @@ def server() -> dict[str, Any]:
 if __name__ == "__main__":
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listening, unio.Port() as port:
         print(listening.getsockname()[1], flush=True)
-        server()["serve"](port, listening)
+        port.start(server()["serve"](port, listening))
+        port.run()
