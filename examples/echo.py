@@ -45,8 +45,13 @@ def main() -> None:
     except (OSError, OverflowError) as problem:
         parser.error(f"can't listen on {options.host}:{options.port}: {problem}")
     with listening, unio.Port() as port:
+
+        def signalled(completion: unio.Completion) -> None:
+            if completion.error is None:  # the end of the other one's wait is no signal
+                port.start(end(port))
+
         for number in signal.SIGINT, signal.SIGTERM:
-            signal.signal(number, lambda *_: port.start(end(port)))
+            port.submit(unio.Signal(number, state=signalled))  # before the port runs: from now on it is heard
         port.start(serve(port, listening))
         print("listening on {}:{}".format(*listening.getsockname()), f"({port.backend})", flush=True)
         port.run()

@@ -20,10 +20,6 @@ LIMIT_ALONE = 64
 """How many completions a thread takes at once that is the only one. Of several, each takes one at a time, so that none
 waits for the handler of another while a thread is free."""
 
-TURN_SECONDS = 0.5
-"""How long the main thread waits in one go, so that a signal handler has its turn: on Windows none runs while it waits,
-and elsewhere not if the signal came just before."""
-
 CO_COROUTINE = 0x80
 """The flag of the code of an ``async def`` function (:data:`inspect.CO_COROUTINE`)."""
 
@@ -100,13 +96,12 @@ class Run:
 def run(port: Port, dispatch: Callable[[Completion], object]) -> None:
     """Take completions and *dispatch* each, until :meth:`unio.Port.stop`."""
     this = Run(port)
-    turn = TURN_SECONDS if threading.current_thread() is threading.main_thread() else None
     wait, runs = port.wait, port._runs
     end: BaseException | None = None
     port._enter_run(this)
     try:
         while end is None:
-            end = this.dispatch_all(wait(turn, LIMIT_ALONE if len(runs) == 1 else 1), dispatch)
+            end = this.dispatch_all(wait(None, LIMIT_ALONE if len(runs) == 1 else 1), dispatch)
     finally:
         this.give_back()  # what an exception of a signal handler's has kept it from
         port._leave_run(this, stopped=isinstance(end, Stopped))
