@@ -340,7 +340,7 @@ int raise_kept(PyObject *kept) {
 
 /* Lets parked threads have what has come, as far as they may run. */
 static void wake_parked(struct port *self, int most, PyObject **kept) {
-    for (int i = 0; i < most && queue_has_parked(self->queue) && queue_count(self->queue) > 0; i++) {
+    for (int i = 0; i < most && queue_has_parked(self->queue) && queue_has_more(self->queue); i++) {
         if (queue_wake(self->queue) < 0)
             keep_first(kept);
     }

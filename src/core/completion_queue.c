@@ -364,7 +364,7 @@ int queue_lead(struct queue *self, PyObject *turn) {
     return leads;
 }
 
-void queue_end_lead(struct queue *self, PyObject *turn) {
+void queue_end_lead(struct queue *self, PyObject *turn, const struct waiter *waiter) {
     mutex_lock(&self->mutex);
     int led = self->leader == turn;
     if (led) {
@@ -372,6 +372,7 @@ void queue_end_lead(struct queue *self, PyObject *turn) {
         POKE(self->sleeping, 0);
         POKE(self->watching, 0);
         self->keeps = 0;
+        self->called = waiter;
     }
     mutex_unlock(&self->mutex);
     if (led)
@@ -492,6 +493,13 @@ static int rouse(struct queue *self) {
 static void call_off_locked(struct queue *self, const struct waiter *waiter) {
     if (!waiter || self->called == waiter)
         self->called = NULL;
+}
+
+int queue_has_more(struct queue *self) {
+    mutex_lock(&self->mutex);
+    int more = self->count > self->coming.count;
+    mutex_unlock(&self->mutex);
+    return more;
 }
 
 int queue_pass_on(struct queue *self, const struct waiter *waiter) {
@@ -723,8 +731,11 @@ static PyObject *leave(struct queue *self, PyObject *waiter) {
 
 static PyObject *lead(struct queue *self, PyObject *turn) { return PyBool_FromLong(queue_lead(self, turn)); }
 
-static PyObject *end_lead(struct queue *self, PyObject *turn) {
-    queue_end_lead(self, turn);
+static PyObject *end_lead(struct queue *self, PyObject *args) {
+    PyObject *turn, *waiter;
+    if (!PyArg_ParseTuple(args, "OO", &turn, &waiter))
+        return NULL;
+    queue_end_lead(self, turn, (struct waiter *)waiter);
     Py_RETURN_NONE;
 }
 
@@ -882,7 +893,7 @@ static PyMethodDef methods[] = {
     METHOD("asked", asked, METH_NOARGS),
     METHOD("begin_turn", begin_turn, METH_VARARGS),
     METHOD("dismiss", dismiss, METH_O),
-    METHOD("end_lead", end_lead, METH_O),
+    METHOD("end_lead", end_lead, METH_VARARGS),
     METHOD("end_turn", end_turn, METH_O),
     METHOD("enter", enter, METH_O),
     METHOD("gives_way", gives_way, METH_O),

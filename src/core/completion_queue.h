@@ -65,7 +65,7 @@ struct queue {
     struct waiter *runner; /* whom the others leave what comes, for as long as its time lasts; NULL if that is nobody */
     double runner_until;   /* when that time is over, or was */
     size_t watchers;       /* of the parked, those that watch */
-    const struct waiter *called; /* who was woken to ask the kernel, and neither does so yet nor has left it to others */
+    const struct waiter *called; /* who is about to ask the kernel: it was woken for that, or has just done so */
     size_t parkings;       /* how often threads have parked */
     char takes_turns;      /* whether there is ever a runner */
     char is_looking;       /* whether a parked thread looks for its wake-up instead of sleeping */
@@ -90,7 +90,7 @@ static inline size_t queue_count(struct queue *self) { return PEEK(self->count);
 int queue_enter(struct queue *self, struct waiter *waiter);
 int queue_leave(struct queue *self, struct waiter *waiter);
 int queue_lead(struct queue *self, PyObject *turn);
-void queue_end_lead(struct queue *self, PyObject *turn);
+void queue_end_lead(struct queue *self, PyObject *turn, const struct waiter *waiter);
 int queue_has_for(struct queue *self, struct waiter *waiter);
 int queue_has_for_leader(struct queue *self, struct waiter *waiter);
 int queue_should_ask(struct queue *self);
@@ -102,6 +102,9 @@ void queue_end_turn(struct queue *self, struct waiter *waiter);
 int queue_park(struct queue *self, struct waiter *waiter, double timeout);
 int queue_wake(struct queue *self);
 int queue_wake_leader(struct queue *self);
+
+/* Whether there are more packets than threads that were woken for one and have not come yet. */
+int queue_has_more(struct queue *self);
 
 /* Sees to it that somebody works on what a thread leaves, whose waiter this is; NULL is for any thread. */
 int queue_pass_on(struct queue *self, const struct waiter *waiter);

@@ -457,7 +457,7 @@ static int lead(struct port *self, struct waiter *waiter, const struct timing *w
     } else if ((has = queue_has_for_leader(queue, waiter)) < 0) {
         keep_first(&kept);
     }
-    queue_end_lead(queue, (PyObject *)waiter);
+    queue_end_lead(queue, (PyObject *)waiter, waiter);
     if (PEEK(self->closed) && call_port(self, name.close_kernel_once, NULL, NULL, NULL) < 0)
         keep_first(&kept);
     return raise_kept(kept) < 0 ? -1 : 1;

@@ -111,7 +111,7 @@ elif not TYPE_CHECKING:
             self._leader: dict[None, object] = {}  # what the leading thread has given, if one leads
             self._parked: list[Waiter] = []
             self._coming: list[Waiter] = []  # those that were woken for a packet and have not yet taken one
-            self._called: list[Waiter] = []  # who was woken to ask the kernel, and neither does so yet nor has left it
+            self._called: list[Waiter] = []  # who is about to ask the kernel: was woken for that, or has just done so
             self._admitted: list[None] = []  # one for each thread
             self._takes_turns = takes_turns  # whether there is ever a runner
             self._runner: Waiter | None = None  # whom the others leave what comes, for as long as its time lasts
@@ -261,10 +261,11 @@ elif not TYPE_CHECKING:
                 self._called.clear()
             return leads
 
-        def end_lead(self, turn: object) -> None:
-            """End that, if it is this turn that leads."""
+        def end_lead(self, turn: object, waiter: Waiter) -> None:
+            """End that, if it is this turn that leads; its thread leads again, or passes that on."""
             if self._leader.get(None) is turn:
                 self.sleeping = self.watching = self._keeps = False
+                self._called.append(waiter)  # first: who finds no leader relies on it
                 del self._leader[None]
 
         # Threads that wait

@@ -786,7 +786,7 @@ class EnginePort(BasePort):
             self._look_again()
             raise
         finally:
-            queue.end_lead(turn)
+            queue.end_lead(turn, waiter)
             if self._unusable is not None:
                 self._close_kernel_once()
         return True
