@@ -208,16 +208,15 @@ def test_ctrl_c_that_whoever_started_it_ignores_stays_ignored(interrupted):
 
 @needs_signals
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
-def test_a_signal_that_comes_just_as_the_server_begins_to_take_them_ends_it_in_order(server, name):
+def test_a_signal_that_comes_before_the_server_says_that_it_listens_ends_it_in_order(server, name):
     before = (
-        "import os, signal\n"
-        "install = signal.signal\n"
-        "def interrupted(number, handler):\n"
-        "    before = install(number, handler)\n"
-        f"    if number == signal.{name} and getattr(handler, '__module__', '') == 'unio.cli.server':\n"
-        "        signal.raise_signal(number)\n"
-        "    return before\n"
-        "signal.signal = interrupted"
+        "import signal\n"
+        "import unio.cli.starting as starting\n"
+        "begin = starting.stop_on_signals\n"
+        "def interrupted(server):\n"
+        "    begin(server)\n"
+        f"    signal.raise_signal(signal.{name})\n"
+        "starting.stop_on_signals = interrupted"
     )
     done = run("serve", *server, "--port", "0", before=before)
     assert (done.returncode, done.stderr) == (0, "")

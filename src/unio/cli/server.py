@@ -166,10 +166,9 @@ def stop_on_signals(server: Server) -> None:
     def first(completion: unio.Completion) -> None:
         if completion.error is None:
             for each in signals:
-                port.cancel(each)  # which gives the process back what it had before
+                port.cancel(each)  # from now on they do what they did before: see __main__.py
             port.start(server.stop())
 
     signals = [unio.Signal(number, state=first) for number in SIGNALS]
     for operation in signals:
-        signal.signal(operation.number, signal.SIG_DFL)
         port.submit(operation)
