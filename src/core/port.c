@@ -714,11 +714,10 @@ static int harvest_ring(struct port *self, int timeout_ms) {
     int found = sleep_in_kernel(self, NULL, timeout_ms);
     POKE(self->queue->sleeping, 0);
     POKE(self->queue->takes, 0);
-    if (found < 0 && PyErr_Occurred())
-        keep_first(&kept);
+    /* First, as a handler that raises is not to do so in the middle of a result; the ring keeps those for the next wait. */
+    if (PyErr_Occurred() || PyErr_CheckSignals() < 0)
+        return -1;
     act_on_results(self, &kept);
-    if (!kept && PyErr_CheckSignals() < 0)
-        keep_first(&kept);
     return raise_kept(kept) < 0 ? -1 : found > 0;
 }
 

@@ -322,9 +322,11 @@ class Submissions:
             if operation._sequence == NOT_LINKED:
                 operation._verdict = operation._verdict or verdict
                 return True
+            if handle.lifecycle is not Lifecycle.OPEN:
+                return False  # it is being ended already, and may never have had an OVERLAPPED: see end_late
             given = overlapped_of(operation).given
-            if handle.lifecycle is not Lifecycle.OPEN or (operation._verdict is not None and not given):
-                return False  # it is being ended already
+            if operation._verdict is not None and not given:
+                return False
             if given:
                 return self._ask(handle, operation, verdict, is_open=is_open)
             handle.directions[operation.route].remove(operation)
