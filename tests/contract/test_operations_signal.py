@@ -428,8 +428,10 @@ def test_what_the_default_handler_of_ctrl_c_raises_ends_a_wait_of_the_main_threa
 
 
 @contextlib.contextmanager
-def another_leads(port: unio.Port) -> Iterator[None]:
-    """Another thread is in the kernel for the port, and leaves what comes to the main thread."""
+def another_leads(port: unio.Port) -> Iterator[Callable[[], list[unio.Completion]]]:
+    """Another thread is in the kernel for the port, and leaves what comes to the main thread, whose wait this gives."""
+    took = threading.Semaphore(0)
+    wait = support.bare_wait(port)
 
     def leads() -> None:
         while True:
@@ -437,14 +439,21 @@ def another_leads(port: unio.Port) -> Iterator[None]:
                 if found.key == "leave":
                     return
                 port.post(found.key)
+                took.acquire(timeout=support.PATIENCE)  # else this quick thread would be left it again and again
+
+    def take() -> list[unio.Completion]:
+        found = wait()
+        took.release()
+        return found
 
     other = support.Background(leads)
     support.asleep(other)
     try:
-        yield
+        yield take
     finally:
         while other.is_alive():
             port.post("leave")
+            took.release()
             time.sleep(0.001)
         other.result()
 
@@ -486,8 +495,8 @@ def test_no_signal_is_slept_over_however_shortly_before_the_sleep_it_comes(port:
 @posix
 @pytest.mark.clause("P12")
 def test_none_is_slept_over_where_another_thread_is_in_the_kernel(port: unio.Port) -> None:
-    with another_leads(port):
-        sent_and_heard(port, support.bare_wait(port), 500)
+    with another_leads(port) as wait:
+        sent_and_heard(port, wait, 500)
 
 
 @posix
