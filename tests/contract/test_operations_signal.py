@@ -220,6 +220,20 @@ def test_the_end_of_the_port_gives_the_signal_back(make_port: Any, how: str) -> 
         assert support.completion(other).operation is again
 
 
+@posix
+@pytest.mark.skipif(not hasattr(signal, "SIGRTMIN"), reason="this system has no signals of real time")
+@pytest.mark.clause("O17")
+def test_a_signal_that_has_no_name_is_called_by_its_number(port: unio.Port) -> None:
+    number = signal.SIGRTMIN + 1
+    port.submit(operation := unio.Signal(number))
+    error = support.run(port, unio.Signal(number)).error
+    assert error is not None
+    assert error.errno == errno.EBUSY
+    assert str(int(number)) in str(error)
+    send(number)
+    assert support.completion(port).operation is operation
+
+
 @pytest.mark.clause("O17")
 def test_a_second_signal_of_the_same_number_is_told_that_it_is_taken(make_port: Any) -> None:
     first, second = make_port(), make_port()

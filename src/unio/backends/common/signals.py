@@ -137,7 +137,8 @@ class Signals:
 
 
 def _taken(number: int, why: str) -> OSError:
-    return OSError(errno.EBUSY, f"{signal.Signals(number).name} is taken: {why}")
+    name = signal.Signals(number).name if number in {*signal.Signals} else f"signal {number}"  # those of real time
+    return OSError(errno.EBUSY, f"{name} is taken: {why}")
 
 
 class _PythonsCatcher:
