@@ -61,4 +61,6 @@ class DescriptorGuard:
             close(number)
 
     def __del__(self) -> None:  # nobody is inside; a signal handler that raised may have left its trace
+        # The garbage collector takes the objects of a cycle in no order: one that is to come may ask once more.
+        self._closed = True
         self._close_numbers()

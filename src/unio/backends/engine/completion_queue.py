@@ -111,7 +111,7 @@ elif not TYPE_CHECKING:
             self._leader: dict[None, object] = {}  # what the leading thread has given, if one leads
             self._parked: list[Waiter] = []
             self._coming: list[Waiter] = []  # those that were woken for a packet and have not yet taken one
-            self._called: list[Waiter] = []  # who is about to ask the kernel: was woken for that, or has just done so
+            self._called: Waiter | None = None  # who is about to ask the kernel: was woken for that, or has just done so
             self._admitted: list[None] = []  # one for each thread
             self._takes_turns = takes_turns  # whether there is ever a runner
             self._runner: Waiter | None = None  # whom the others leave what comes, for as long as its time lasts
@@ -258,14 +258,14 @@ elif not TYPE_CHECKING:
             """
             leads = self._leader.setdefault(None, turn) is turn
             if leads:
-                self._called.clear()
+                self._called = None
             return leads
 
         def end_lead(self, turn: object, waiter: Waiter) -> None:
             """End that, if it is this turn that leads; its thread leads again, or passes that on."""
             if self._leader.get(None) is turn:
                 self.sleeping = self.watching = self._keeps = False
-                self._called.append(waiter)  # first: who finds no leader relies on it
+                self._called = waiter  # first: who finds no leader relies on it; and it takes no memory
                 del self._leader[None]
 
         # Threads that wait
@@ -325,7 +325,7 @@ elif not TYPE_CHECKING:
                 waiter = self._parked.pop(0)
             except IndexError:  # none, or another thread was quicker
                 return False
-            self._called.append(waiter)
+            self._called = waiter
             waiter.gate.release()
             return True
 
@@ -417,13 +417,13 @@ elif not TYPE_CHECKING:
             coming = len(self._coming)
             if len(self._packets) > coming and self.wake():
                 return  # that one passes on the rest
-            if not self._leader and self._parked and not self._called and not self._is_watched():
+            if not self._leader and self._parked and self._called is None and not self._is_watched():
                 self.wake_first()
 
         def _call_off(self, waiter: Waiter | None) -> None:
             """A thread comes no more to ask the kernel, or has come for something else."""
-            if waiter is None or waiter in self._called:
-                self._called.clear()
+            if waiter is None or waiter is self._called:
+                self._called = None
 
         def _is_watched(self) -> bool:
             """Whether one of the parked looks again, as soon as the runner's time is over."""
