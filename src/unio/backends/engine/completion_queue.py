@@ -111,7 +111,7 @@ elif not TYPE_CHECKING:
             self._leader: dict[None, object] = {}  # what the leading thread has given, if one leads
             self._parked: list[Waiter] = []
             self._coming: list[Waiter] = []  # those that were woken for a packet and have not yet taken one
-            self._called: Waiter | None = None  # who is about to ask the kernel: was woken for that, or has just done so
+            self._called: Waiter | None = None  # who is about to ask the kernel: woken for that, or just back from it
             self._admitted: list[None] = []  # one for each thread
             self._takes_turns = takes_turns  # whether there is ever a runner
             self._runner: Waiter | None = None  # whom the others leave what comes, for as long as its time lasts
