@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import signal
 import socket
 import sys
 import threading
@@ -21,6 +22,8 @@ pytest_plugins = ["again"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell has begun this in the background, and would have
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # every program that a test starts ignore Ctrl-C
     config.addinivalue_line("markers", "clause(*names): the clauses of docs/contract.md that the test is about")
     config.addinivalue_line("markers", "process_wide: it is about what all threads share, such as descriptors")
     support.note_who_waits()

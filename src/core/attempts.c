@@ -292,7 +292,7 @@ static int settle(struct port *self, struct attempt *a, int is_last, PyObject **
     if (a->kind == ACCEPT && a->result >= 0 && !(a->accepted = socket_of(handle_of(a->handle)->socket, (int)a->result)))
         keep_first(kept);
     if (is_done(a)) /* its direction is this thread's, so nobody else ends it */
-        deadline_discard(self->timers, a->operation);
+        deadline_discard(self->timers, a->operation, 0);
     lock_acquire(handle_of(a->handle)->lock);
     enum next next = settle_locked(self, a, is_last, &failed);
     lock_release(handle_of(a->handle)->lock);

@@ -198,12 +198,12 @@ int deadline_set(struct deadlines *self, struct deadline *deadline, PyObject *op
     return first;
 }
 
-void deadline_discard(struct deadlines *self, PyObject *operation) {
+void deadline_discard(struct deadlines *self, PyObject *operation, Py_ssize_t flight) {
     if (PEEK(OP(operation)->expiry) == Py_None)
         return;
     struct deadline *deadline = known_deadline(self, operation);
     if (deadline)
-        unset(self, deadline, 0);
+        unset(self, deadline, flight);
     Py_XDECREF(deadline);
 }
 
@@ -251,10 +251,14 @@ static PyObject *insert(PyObject *object, PyObject *args) {
     return bool_or_no_memory(first);
 }
 
-static PyObject *discard(PyObject *object, PyObject *operation) {
-    if (!PyObject_TypeCheck(operation, operation_type))
-        return PyErr_Format(PyExc_TypeError, "an operation is needed here");
-    deadline_discard(deadlines_of(object), operation);
+/* discard(operation[, flight]) */
+static PyObject *discard(PyObject *object, PyObject *const *args, Py_ssize_t count) {
+    if (count < 1 || count > 2 || !PyObject_TypeCheck(args[0], operation_type))
+        return PyErr_Format(PyExc_TypeError, "an operation is needed here, and at most the number of a flight");
+    Py_ssize_t flight = count == 2 ? PyLong_AsSsize_t(args[1]) : 0;
+    if (flight == -1 && PyErr_Occurred())
+        return NULL;
+    deadline_discard(deadlines_of(object), args[0], flight);
     Py_RETURN_NONE;
 }
 
@@ -362,7 +366,7 @@ static void deadlines_dealloc(PyObject *object) {
 static PyMethodDef methods[] = {
     {"assign", assign, METH_VARARGS, NULL},
     {"clear", clear, METH_NOARGS, NULL},
-    {"discard", discard, METH_O, NULL},
+    {"discard", (PyCFunction)(void (*)(void))discard, METH_FASTCALL, NULL},
     {"first_due", first_due, METH_O, NULL},
     {"insert", insert, METH_VARARGS, NULL},
     {"next_time", next_time, METH_NOARGS, NULL},

@@ -47,8 +47,8 @@ struct deadline *deadline_for(struct deadlines *self, PyObject *operation);
  * no memory. */
 int deadline_set(struct deadlines *self, struct deadline *deadline, PyObject *operation, double due);
 
-/* Takes back the deadline of an operation, if it has one. Calls nothing. */
-void deadline_discard(struct deadlines *self, PyObject *operation);
+/* Takes back the deadline of an operation, if it has one: of one flight, or of any where that is 0. Calls nothing. */
+void deadline_discard(struct deadlines *self, PyObject *operation, Py_ssize_t flight);
 
 extern PyTypeObject *deadline_type, *deadlines_type; /* of the copy of the package that C serves; see claim */
 

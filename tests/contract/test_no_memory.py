@@ -185,6 +185,27 @@ def test_what_is_ended_without_memory_before_its_turn_came_ends_once_and_can_be_
             assert moved == {first: 2, second: 2, send: 4}
 
 
+@pytest.mark.clause("S8", "S11")
+@pytest.mark.parametrize("cancelled", [0, 63, 64, 65])  # up to 64 deadlines stay though they were taken back
+def test_a_timer_that_is_due_while_memory_is_lacking_completes_all_the_same(backend: str, cancelled: int) -> None:
+    for number in range(ALLOCATIONS):
+        with unio.Port(backend=backend) as port:
+            port.wait(0)  # so that this thread is one that waits
+            others = [unio.Timer(3600) for _ in range(cancelled)]
+            for each in others:
+                port.submit(each)
+            for each in others:
+                port.cancel(each)
+            while cancelled and any(each.in_flight for each in others):
+                batch(port)
+            timer = unio.Timer(0)
+            port.submit(timer)
+            got = lacking(number, bare_wait(port), 0)
+            if isinstance(got, MemoryError) or not got:
+                got = batch(port)
+            assert [each.operation for each in got] == [timer]
+
+
 @pytest.mark.clause("S1", "S11")
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_a_finalizer_submits_in_the_middle_of_a_step_completes_once_where_memory_is_lacking(

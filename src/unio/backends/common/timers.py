@@ -103,11 +103,11 @@ elif not TYPE_CHECKING:
                 deadline.what, deadline.detail = what, detail
                 return is_new and self._heap[0][1] == flight
 
-        def discard(self, operation: Operation) -> None:
-            """Take back the deadline of an operation, if it has one."""
+        def discard(self, operation: Operation, flight: int | None = None) -> None:
+            """Take back the deadline of an operation, if it has one; of one flight, or of any."""
             deadline = operation._expiry
             if deadline is not None and deadline.belongs is self._mark:
-                self._unset(deadline, None)
+                self._unset(deadline, flight)
 
         def spend(self, deadline: Deadline, flight: int) -> None:
             """Take a deadline back that was found due, unless it is set for another flight by now."""
@@ -120,13 +120,13 @@ elif not TYPE_CHECKING:
                 self._spent += deadline.entry is not None
                 deadline.what = deadline.detail = None
                 if self._spent > STALE_MAX and self._spent * 2 > len(self._heap):
-                    self._rebuild()
+                    try:  # noqa: SIM105 - which takes memory
+                        self._rebuild()
+                    except MemoryError:  # a later one does it; who has taken a deadline back is not to hear of this
+                        pass
 
         def _rebuild(self) -> None:
-            try:
-                left = [each for each in self._heap if not _is_spent(each)]
-            except MemoryError:  # a later one does it; who has taken a deadline back is not to hear of this
-                return
+            left = [each for each in self._heap if not _is_spent(each)]
             for each in self._heap:
                 if _is_spent(each):
                     _drop(each)

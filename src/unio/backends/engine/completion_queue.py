@@ -459,16 +459,30 @@ class CompletionQueue(QueueState):
         """
         hand_over = self._leave_to_leader if operation._is_part else self.append  # first, as it takes memory
         operation._error = error
-        if operation._expiry is not None:
-            self.timers.discard(operation)
+        has_deadline, flight = operation._expiry is not None, operation._sequence
         native, operation._native = operation._native, None
         operation._status = QUEUED
         try:
             hand_over(operation)
         except MemoryError:
             self._hand_over_again(hand_over, operation, native)
+        if has_deadline:  # last: to what is still in flight it may be all that ends it
+            self._discard(operation, flight)
         if self.closed:  # looked at after the append, as close() empties the queue after saying so: one of them sees it
             self._empty()
+
+    def _discard(self, operation: Operation, flight: int) -> None:
+        """Take back the deadline of a flight that has ended; another thread may have the operation on the next one.
+
+        Where there is no memory for that, it goes when its time comes, and finds nobody on that flight.
+        """
+        try:
+            self.timers.discard(operation, flight)
+        except MemoryError:  # there may be some by now
+            try:  # noqa: SIM105 - which takes memory
+                self.timers.discard(operation, flight)
+            except MemoryError:
+                pass
 
     def complete_from(self, direction: Direction, operation: Operation, error: OSError | None) -> None:
         """Take an operation out of its direction and queue it; or neither, where that raises.
