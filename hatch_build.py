@@ -23,7 +23,7 @@ SYSTEMS = ("darwin", "dragonfly", "freebsd", "linux", "netbsd", "openbsd")  # sy
 
 SOURCES = "src/core"
 EPOLL = "epoll.c"
-RING = ("ring.c", "ring_requests.c", "ring_type.c")
+RING = ("ring.c", "ring_requests.c", "ring_results.c", "ring_type.c")
 NO_RING = "no_ring.c"  # in their place
 
 # The last: a thread may have a stack of 32 KiB (threading.stack_size), which Python itself needs some of.

@@ -1,8 +1,10 @@
 /* unio._core.QueueState: the packets of a port, and the threads that wait for them; engine/completion_queue.py says
- * what each part is. */
+ * what each part is. The functions are in packets.c, turns.c and parking.c, the types and their methods in
+ * completion_queue.c. */
 #ifndef UNIO_COMPLETION_QUEUE_H
 #define UNIO_COMPLETION_QUEUE_H
 
+#include "clock.h"
 #include "core.h"
 #include "spin.h"
 
@@ -103,6 +105,12 @@ int queue_park(struct queue *self, struct waiter *waiter, double timeout);
 int queue_wake(struct queue *self);
 int queue_wake_leader(struct queue *self);
 
+/* Wakes the thread that has parked first, so that it leads. */
+int queue_release_first(struct queue *self, int only_if_nobody_leads);
+
+/* Wakes the main thread, if it is parked and a signal is to wake it; or has it not park, if it is just about to. */
+int queue_rouse(struct queue *self);
+
 /* Whether there are more packets than threads that were woken for one and have not come yet. */
 int queue_has_more(struct queue *self);
 
@@ -121,9 +129,6 @@ PyObject *queue_take(struct queue *self, Py_ssize_t limit);
 
 /* Puts completions back to the head of the queue, as no wait can return them after all. */
 int queue_give_back(struct queue *self, PyObject *batch);
-
-/* The time that all of this goes by, in seconds. */
-double monotonic(void);
 
 /* The thread that runs, as one that has waited on a port; its module (engine/run_slots.py) owns it, and tells of each
  * change. */

@@ -9,6 +9,8 @@
 #include "spin.h"
 #include "timers.h"
 
+#include <math.h>
+
 /* What one call deals with at once. A thread's stack may have 32 KiB, and this takes more. */
 struct room {
     union events events;
@@ -79,6 +81,26 @@ static inline int usable(struct port *self) {
     return self->queue && !PEEK(self->closed) && self->generation == generation;
 }
 
+/* The port, if it may use this. */
+static inline struct port *usable_port(PyObject *object) {
+    struct port *self = (struct port *)object;
+    return usable(self) ? self : NULL;
+}
+
+/* The thread as one that waits on this port, if it does and may do all that its port does. */
+static inline struct waiter *waiter_here(struct port *self) {
+    return current && current->belongs == self->queue->serial && !holds_lock() ? current : NULL;
+}
+
+/* Calls the Python form of a method, with the arguments of this one (port.c). */
+PyObject *call_slow(PyObject *port, PyObject *function, PyObject *const *args, Py_ssize_t count, PyObject *names);
+
+/* A number of seconds, negative for None. Returns 0, perhaps with an exception, for what is Python's to take or refuse. */
+static inline int read_seconds(PyObject *given, double *seconds) {
+    *seconds = given == Py_None ? -1 : PyFloat_CheckExact(given) || PyLong_CheckExact(given) ? PyFloat_AsDouble(given) : NAN;
+    return given == Py_None || *seconds >= 0;
+}
+
 /* A number above all before it, by which operations are ordered. */
 Py_ssize_t next_sequence(void);
 
@@ -147,8 +169,26 @@ int attempt_at_once(struct port *self, PyObject *handle, struct direction *direc
 int start_own_gathered(struct port *self, const struct waiter *waiter);
 int start_gathered(struct port *self);
 
-/* Starts what one thread has gathered, or all, by a thread that does not go on to take what comes of it (port.c). */
+/* Harvesting (harvest.c) */
+
+/* Starts what one thread has gathered, or all, by a thread that does not go on to take what comes of it. */
 int start_for_others(struct port *self);
+
+/* Waits for events, or results, and acts on them. Returns whether there were any, or -1 with an exception. */
+int harvest(struct port *self, int timeout_ms);
+
+/* Hearing of signals (hearing.c): what is between these two is a sleep of the main thread. The first returns -1 with what a
+ * signal handler raises, and ends with the second all the same. */
+
+static inline int hears(struct waiter *waiter) { return waiter && PEEK(waiter->hears) && !PEEK(waiter->heard); }
+
+int begin_hearing(struct port *self, struct waiter *waiter);
+int end_hearing(struct port *self, struct waiter *waiter);
+
+/* The methods that have files of their own (submitting.c, waiting.c) */
+
+PyObject *port_submit(PyObject *port, PyObject *const *args, Py_ssize_t count, PyObject *names);
+PyObject *port_wait(PyObject *port, PyObject *const *args, Py_ssize_t count, PyObject *names);
 
 /* Joining and leaving a port (association.c) */
 

@@ -11,6 +11,11 @@
 
 #define TRANSFER_MAX 0x7ffff000 /* the bytes of one call, of any system call of Linux */
 #define GENERATION_SHIFT 48     /* the addresses of a process have fewer bits, unless it asks for more */
+#define ADDRESS_MASK ((UINT64_C(1) << GENERATION_SHIFT) - 1)
+
+#define UNHEARD 0 /* the user_data of an entry whose result nobody waits for */
+#define WAKES 2   /* of one that fetches a thread out of the kernel */
+#define CANCELS 1 /* a bit in that of one that cancels a request, beside the request's own */
 
 struct message {
     struct msghdr header;
@@ -81,12 +86,20 @@ static inline uint64_t name_of(const struct request *request)
     return (uint64_t)(uintptr_t)request | (uint64_t)request->generation << GENERATION_SHIFT;
 }
 
+static inline struct request *request_of(uint64_t user_data)
+{
+    return (struct request *)(uintptr_t)(user_data & ADDRESS_MASK & ~(uint64_t)CANCELS);
+}
+
 /* Raise OSError; returns NULL. */
 PyObject *ring_error(int number, const char *what);
 
 /* Enter the kernel, without the interpreter's lock. Returns false where it lacked memory, for which this has paused;
  * entries may be left then. Nothing on a closed ring. */
 bool ring_cross(Ring *ring, bool for_results, int64_t nanoseconds, struct spin *spin);
+
+/* Add an entry that is no request, with the lock held. Returns false if the queue is full. */
+bool ring_add_locked(Ring *ring, int opcode, uint64_t address, uint32_t flags, uint64_t user_data);
 
 /* A request and a free entry for it, with the lock held; NULL without the lock, with an exception but where no entry is free. */
 struct request *ring_try_begin(Ring *ring, int opcode, const struct target *target, struct io_uring_sqe **entry);
@@ -98,7 +111,7 @@ struct request *ring_begin(Ring *ring, int opcode, const struct target *target, 
 PyObject *ring_commit(Ring *ring, struct request *request, PyObject *owner, const struct target *target, PyObject *views,
                      struct message *message, uint64_t name);
 
-/* The methods that prepare requests, each with a tuple of arguments. */
+/* The methods that prepare requests, each with a tuple of arguments (ring_requests.c). */
 PyObject *ring_recv(Ring *ring, PyObject *arguments);
 PyObject *ring_send(Ring *ring, PyObject *arguments);
 PyObject *ring_read(Ring *ring, PyObject *arguments);
@@ -109,5 +122,11 @@ PyObject *ring_accept(Ring *ring, PyObject *arguments);
 PyObject *ring_connect(Ring *ring, PyObject *arguments);
 PyObject *ring_poll(Ring *ring, PyObject *arguments);
 PyObject *ring_sync(Ring *ring, PyObject *arguments);
+
+/* The methods by which results are waited for, taken out of the ring, and given out (ring_results.c). */
+PyObject *ring_wait(Ring *ring, PyObject *timeout);
+PyObject *ring_take_now(PyObject *ring, PyObject *ignored);
+PyObject *ring_self(PyObject *ring);
+PyObject *ring_next_result(Ring *ring);
 
 #endif

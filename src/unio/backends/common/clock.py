@@ -1,6 +1,6 @@
 """The time that ports go by, in seconds: the one door to it, for deadlines, rests and the time-outs of waits.
 
-It knows nothing of what is timed. C has the same behind one function, ``monotonic`` of ``completion_queue.c``. What is
+It knows nothing of what is timed. C has the same behind one function, ``monotonic`` of ``clock.h``. What is
 not a port's time but the machine's stays out: for how long a thread has stood still, or the kernel has not answered.
 """
 

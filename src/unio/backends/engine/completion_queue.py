@@ -11,7 +11,7 @@ threads are released last-in first-out, and under load few of them do all the wo
 A thread is woken for a packet only if it may run, which takes a slot (run_slots): it gets the slot with the wake-up, so
 that never more are woken than may run.
 
-No wake-up may be lost. In C each method of :class:`QueueState` is one step to all others (completion_queue.c). In
+No wake-up may be lost. In C each method of :class:`QueueState` is one step to all others (queue_locked.h). In
 Python no lock is held while doing any of this, so the order of the steps carries the proof:
 
 - who waits first shows that it does (joins the parked, or says that it is about to sleep in the kernel) and then looks
