@@ -1,5 +1,5 @@
-/* Hearing of signals: what a sleep of the main thread begins and ends with, where a signal has to end it. EnginePort._sleep
- * (engine/hearing.py) says why, and does the same in Python.
+/* Hearing of signals: what a sleep of the main thread begins and ends with, where a signal has to end it. engine/hearing.py
+ * says why, and does the same in Python.
  */
 #include "port.h"
 

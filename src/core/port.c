@@ -1,10 +1,10 @@
 /* unio._core.FastPort: the fast path of submit, wait, post and associate, for ports with a queue of their own.
  *
  * What is plain goes through here: an accept, or a receive or a send with one buffer, on a stream socket, that nothing
- * stands before. Everything else is left to the Python that it is a short form of (engine/port.py, engine/readiness.py,
- * engine/attempts.py), also in the middle: each function here does what its namesake there would do, or hands over to
- * it. So there is one emulation. The rules are those of engine/handle.py: who changes a direction holds the lock of its
- * handle, and who attempts its first operation owns it.
+ * stands before. Everything else is left to the Python that it is a short form of (engine/port.py, engine/waiting.py,
+ * engine/readiness.py, engine/attempts.py), also in the middle: each function here does what its namesake there would do,
+ * or hands over to it. So there is one emulation. The rules are those of engine/handle.py: who changes a direction holds
+ * the lock of its handle, and who attempts its first operation owns it.
  *
  * What it gains besides: the sends and receives that a thread submits between two waits are gathered, and attempted in
  * one go at the next, and those that the kernel has told of are attempted in one go as well, all of them without
@@ -51,7 +51,7 @@ static PyObject *port_associate(PyObject *port, PyObject *const *args, Py_ssize_
     return call_slow(port, slow.associate, args, count, names);
 }
 
-/* Post, as EnginePort.post does. Like everything that it does until it wakes somebody, it is one step of Python's, so
+/* Post, as WaitingPort.post does. Like everything that it does until it wakes somebody, it is one step of Python's, so
  * that it may be called from a signal handler. */
 static PyObject *port_post(PyObject *port, PyObject *const *args, Py_ssize_t count, PyObject *names) {
     struct port *self = usable_port(port);

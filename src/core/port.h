@@ -39,7 +39,7 @@ struct port {
     char closed;
 };
 
-/* What engine/port.py has for sleeps of the main thread: what sets the descriptor, and the one before the first sleep. */
+/* What engine/hearing.py has for sleeps of the main thread: what sets the descriptor, and the one before the first sleep. */
 extern struct hearing {
     PyObject *write_signals_to, *before;
 } hearing;

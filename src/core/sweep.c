@@ -1,4 +1,4 @@
-/* Looking for handles that were closed behind the port's back, which nobody tells of: what EnginePort._sweep finds out, as
+/* Looking for handles that were closed behind the port's back, which nobody tells of: what WaitingPort._sweep finds out, as
  * far as that takes none of the program's own code. */
 #include "port.h"
 

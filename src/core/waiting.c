@@ -1,5 +1,5 @@
 /* The fast path of wait: takes what there is, or leads, or sleeps while another thread does. What is seldom, deadlines and
- * closed sockets and what was broken off, is left to Python; see port.c.
+ * closed sockets and what was broken off, is left to Python (engine/waiting.py); see port.c.
  */
 #include "port.h"
 
@@ -66,7 +66,7 @@ static int milliseconds_to(double time) {
     return left <= 0 ? 0 : (int)left;
 }
 
-/* One turn of the leader, as EnginePort._turn_once makes it where there are no deadlines and no leftovers. It keeps its
+/* One turn of the leader, as WaitingPort._turn_once makes it where there are no deadlines and no leftovers. It keeps its
  * slot if there are packets, and only asks the kernel for more. */
 static int turn(struct port *self, struct waiter *waiter, double until) {
     struct queue *queue = self->queue;
@@ -163,7 +163,7 @@ static PyObject *give_up(struct port *self, struct waiter *waiter, PyObject *bat
     return NULL;
 }
 
-/* Takes what there is for this thread to take, as EnginePort._wait does; an empty list where that is nothing. */
+/* Takes what there is for this thread to take, as WaitingPort._wait does; an empty list where that is nothing. */
 static PyObject *take_fast(struct port *self, struct waiter *waiter, const struct timing *wait) {
     struct queue *queue = self->queue;
     if (!queue_count(queue) || queue_should_ask(queue) || !usable(self) || wait_gives_way(self, waiter, wait) ||

@@ -202,7 +202,7 @@ class EpollPort(FastPort, ReadinessPort):
         except OSError as failure:  # it was waited for already, or is no child
             error = as_oserror(failure)
         if self._processes.get(pidfd) is watch:  # else the number may have been another's when it was asked
-            self._complete_exit(watch[0], status, error)
+            self._detached.exited(self, watch[0], status, error)
 
     def _close_kernel(self) -> None:
         self._epoll.close()

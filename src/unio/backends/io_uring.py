@@ -643,7 +643,7 @@ class IoUringPort(FastPort, EnginePort):
             if not result.detail:  # the thread that polled has ended
                 self._poll_process(operation, watch)
         elif operation._native is watch and watch.pidfd >= 0:  # else it was cancelled meanwhile
-            self._complete_exit(operation, status, error)
+            self._detached.exited(self, operation, status, error)
         return False
 
     # Closing

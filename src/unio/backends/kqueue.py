@@ -269,7 +269,7 @@ class KqueuePort(FastPort, ReadinessPort):
         except OSError as failure:  # it was waited for already, or is no child
             error = as_oserror(failure)
         for operation in operations:
-            self._complete_exit(operation, status, error)
+            self._detached.exited(self, operation, status, error)
 
     def _close_kernel(self) -> None:
         self._kqueue.close()
