@@ -2,7 +2,7 @@
  * the same in Python.
  *
  * A buffer that is plain is taken here: contiguous bytes, in an object whose class has nothing of its own. It is checked,
- * and taken, by operations.py otherwise.
+ * and taken, by operations/sockets.py otherwise.
  *
  * An operation has its buffer as a memoryview of its own, which nobody else ever sees. So where the next buffer is a
  * part of the same bytes or bytearray, as it is in a server that sends what it has just received, that view is moved
@@ -166,7 +166,7 @@ static int read_usual(struct given *given, PyObject *args, PyObject *keywords) {
     return given->state != NULL;
 }
 
-/* Whether an operation of these is a few fields to fill; what is not, or is wrong, is for its class in operations.py. */
+/* Whether an operation of these is a few fields to fill; what is not, or is wrong, is for its class in Python. */
 static int is_usual(const struct given *given, enum kind kind) {
     if (!handle_type || Py_TYPE(given->handle) != handle_type || handle_of(given->handle)->kind != socket_kind)
         return 0;

@@ -1,6 +1,6 @@
 /* unio._core.OperationState: what every operation keeps, and AcceptState. operation_state.py has the same in Python.
  *
- * The classes of operations.py are made of these. What is not plain is left to methods of theirs: checks of what a program
+ * The classes of unio.operations are made of these. What is not plain is left to methods of theirs: checks of what a program
  * gives, and the words of what is raised.
  */
 #include "operation.h"

@@ -102,7 +102,7 @@ static inline int operation_is_idle(PyObject *operation) { return status_of(oper
 /* Raises InFlight for an operation that is; -1 if it has. */
 int must_be_idle(PyObject *operation);
 
-/* Has a method of operations.py's do what an attribute is set to, with all checks. */
+/* Has a method of its class in unio.operations do what an attribute is set to, with all checks. */
 int set_in_python(PyObject *operation, const char *method, PyObject *value, const char *attribute);
 
 /* A new reference, or AttributeError as a slot of Python's raises it. */

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from unio.arguments import Address
     from unio.handle import Handle
-    from unio.operations import Buffers
+    from unio.operations.sockets import Buffers
 
 # Where an operation is in its cycle. Only a backend changes it. (C has its own copy; a test compares them.)
 IDLE: Final = 0
