@@ -45,7 +45,10 @@ WINDOWS_ONLY = [
 ]
 
 # Modules that no other system than Linux imports.
-LINUX_ONLY = [f"src/unio/backends/{name}.py" for name in ("epoll", "io_uring", "engine/ring_requests")]
+LINUX_ONLY = [
+    f"src/unio/backends/{name}.py"
+    for name in ("epoll", "io_uring", "engine/ring_requests", "engine/ring_watches", "kernel/ring")
+]
 
 # Prints why a backend can't run here, if it can't.
 PROBLEM = """

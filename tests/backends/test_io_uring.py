@@ -45,6 +45,7 @@ import unio
 
 resource = pytest.importorskip("resource", reason="io_uring is Linux', and this system has no resource limits")
 io_uring = pytest.importorskip("unio.backends.io_uring", reason="its module in C is not there")
+ring = pytest.importorskip("unio.backends.kernel.ring")
 
 # The numbers of the system calls, on every architecture.
 IO_URING_SETUP, IO_URING_ENTER, IO_URING_REGISTER = 425, 426, 427
@@ -94,6 +95,7 @@ def test_without_the_compiled_module_epoll_serves_and_doctor_says_why() -> None:
 LOCKED = """
 import errno, os, resource, sys
 import unio, unio.backends.io_uring
+from unio.backends.kernel.ring import ENTRIES, RING_KIB
 from unio._core import Ring
 from unio.cli.doctor import examine, report
 examine()
@@ -105,7 +107,7 @@ def limit(kib):
         os.setuid(20000 + os.getpid() % 40000)
 def is_counted():
     try:
-        Ring(unio.backends.io_uring.ENTRIES).close()
+        Ring(ENTRIES).close()
     except OSError as error:
         assert error.errno == errno.ENOMEM
         return True
@@ -131,7 +133,7 @@ print(*[each for each in report(examine()).splitlines() if "io_uring: " in each]
 """
 
 ENOUGH = """
-limit(unio.backends.io_uring.RING_KIB * 3 // 2)
+limit(RING_KIB * 3 // 2)
 for _ in range(5):  # the memory of one is given back a little after it was closed
     with unio.Port(backend="io_uring") as port:
         port.post("key")
@@ -172,7 +174,7 @@ def test_more_requests_than_the_ring_has_entries_and_more_results_than_it_has_ro
 ) -> None:
     near, far = make_pair(local=True)
     handle = port.associate(near)
-    polls = [unio.Poll(handle, unio.Readiness.READABLE, state=number) for number in range(io_uring.ENTRIES * 6)]
+    polls = [unio.Poll(handle, unio.Readiness.READABLE, state=number) for number in range(ring.ENTRIES * 6)]
     for poll in polls:
         port.submit(poll)
     assert_idle(port)
@@ -190,7 +192,7 @@ def test_gathered_requests_that_fill_the_ring_are_all_started(port: unio.Port, m
     near, far = make_pair(local=True)
     handle = port.associate(near)
     far.send(b"x")
-    polls = [unio.Poll(handle, unio.Readiness.READABLE) for _ in range(io_uring.ENTRIES * 3)]
+    polls = [unio.Poll(handle, unio.Readiness.READABLE) for _ in range(ring.ENTRIES * 3)]
     port.post("this thread waits")
     completion(port)
     for poll in polls:

@@ -33,21 +33,18 @@ from __future__ import annotations
 
 import errno
 import math
-import os
-import resource
 import select
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import unio._core
 from unio.backends.common.accelerator import FastPort, has_fast_path
 from unio.backends.common.file_threads import start_thread
 from unio.backends.engine.attempts import ATTEMPTS_MAX, Outcome, attempt, judged, readiness_of
 from unio.backends.engine.handle import EngineHandle, Lifecycle
-from unio.backends.engine.port import EnginePort
-from unio.backends.engine.ring_requests import NOTHING, POLLRDHUP, finish, poll, start, target
-from unio.backends.kernel.processes import exit_status, open_pidfd
-from unio.errors import as_oserror
+from unio.backends.engine.ring_requests import NOTHING, POLLRDHUP, Request, Result, finish, poll, start, target
+from unio.backends.engine.ring_watches import WatchingPort
+from unio.backends.kernel.ring import open_ring
 from unio.operation_state import PENDING
 from unio.operations import Route
 
@@ -57,22 +54,10 @@ if TYPE_CHECKING:
     from unio.backends.engine.attempts import Judgement
     from unio.backends.engine.handle import Direction
     from unio.backends.engine.ring_requests import Target
-    from unio.operations import Operation, ProcessExit
+    from unio.operations import Operation
 
 if not hasattr(unio._core, "Ring"):  # hatch_build.py says when
     raise ModuleNotFoundError("unio._core has no Ring", name="unio._core.Ring")
-
-ENTRIES = 1024
-"""How many requests are gathered at most before the kernel is given them; there is no limit to those in flight."""
-
-RING_KIB = 136
-"""About how much memory a ring with so many takes, in KiB, as seen on Linux 6.18."""
-
-GIVE_BACK_SECONDS = 0.5
-"""How long the making of a ring waits for memory: the kernel has back that of a closed one later, by 60 ms at times."""
-
-GIVE_BACK_STEP_SECONDS = 0.005
-"""How soon it tries again."""
 
 LASTING = POLLRDHUP | select.POLLERR | select.POLLHUP
 """What a poll tells at once when it begins, asked for or not, and what need not keep an attempt from blocking."""
@@ -94,54 +79,7 @@ def unavailable() -> str | None:
     return None
 
 
-def open_ring() -> unio._core.Ring:
-    """Make the ring of a port. The words of an OSError say what is in the way."""
-    until = time.monotonic() + GIVE_BACK_SECONDS
-    while True:
-        try:
-            return unio._core.Ring(ENTRIES)
-        except OSError as error:
-            if error.errno != errno.ENOMEM or time.monotonic() >= until:
-                raise _explained(error) from None
-        time.sleep(GIVE_BACK_STEP_SECONDS)
-
-
-def _explained(error: OSError) -> OSError:
-    """The error of making a ring, in words that say what to do about it."""
-    number = error.errno or 0
-    words = f"{error.strerror}: {os.strerror(number)}"
-    soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
-    if number == errno.ENOMEM and soft != resource.RLIM_INFINITY:
-        words += (
-            f"; the rings of a user count as locked memory, of which RLIMIT_MEMLOCK allows {soft // 1024} KiB here,"
-            f" and one takes {RING_KIB} KiB: raise that limit (ulimit -l), or choose epoll"
-        )
-    return OSError(number, words)
-
-
-class Request(NamedTuple):
-    """A request, as the port knows it: what its result is given back with."""
-
-    take_over: Callable[[IoUringPort, Any, Any, Result, Operation | None], bool]
-    """Acts on the result: with the two below, the result itself, and an operation that need not be queued.
-
-    Returns whether that one has succeeded.
-    """
-    operation: Any
-    whose: Any
-    """The handle of the operation, or what a process is watched by; None for the pipe of the signals, as the operation.
-    """
-
-
-class Result(NamedTuple):
-    """What came of a request."""
-
-    name: int  # what the request is cancelled by
-    number: int
-    detail: Any
-
-
-class IoUringPort(FastPort, EnginePort):
+class IoUringPort(FastPort, WatchingPort):
     """A port over one io_uring."""
 
     backend = "io_uring"
@@ -590,62 +528,6 @@ class IoUringPort(FastPort, EnginePort):
         else:
             self._ring.submit()
 
-    # Signals
-
-    def _poll_signals(self) -> None:
-        """Have the ring tell when something is to be read from the pipe of the signals."""
-        request = Request(IoUringPort._take_over_signals, None, None)
-        with self._lock:
-            if self._unusable is None:  # or else the number may be another's
-                self._ring.poll(request, self._signal_pipe.reader, select.POLLIN, True)
-        self._ring.submit()
-
-    def _take_over_signals(self, _whose: None, _operation: None, result: Result, _skipping: Operation | None) -> bool:
-        """Act on that poll."""
-        self._hear()
-        if not result.detail:  # the thread that polled has ended
-            self._poll_signals()
-        return False
-
-    # Processes
-
-    def _watch_process(self, operation: ProcessExit) -> None:
-        operation._native = watch = Watch(open_pidfd(operation.pid))
-        self._poll_process(operation, watch)
-
-    def _poll_process(self, operation: ProcessExit, watch: Watch) -> None:
-        request = Request(IoUringPort._take_over_process, operation, watch)
-        with self._lock:
-            if watch.pidfd >= 0 and self._unusable is None:  # or else the number may be another's
-                # One that goes on: a process that is being traced may be found to have ended long before it can be
-                # waited for, and another poll would tell the same at once.
-                watch.request = self._ring.poll(request, watch.pidfd, select.POLLIN, True)
-        self._ring.submit()
-
-    def _unwatch_process(self, operation: ProcessExit) -> None:
-        watch = operation._native
-        with self._lock:
-            self._ring.cancel(watch.request)
-            pidfd, watch.pidfd = watch.pidfd, -1
-        self._ring.submit()  # also the poll, if another thread has just prepared it: then the number may be another's
-        os.close(pidfd)
-
-    def _take_over_process(
-        self, watch: Watch, operation: ProcessExit, result: Result, _skipping: Operation | None
-    ) -> bool:
-        """Act on a poll of a pidfd."""
-        status, error = None, None
-        try:
-            status = exit_status(os.P_PIDFD, watch.pidfd, os.WNOHANG)
-        except OSError as failure:  # it was waited for already, or is no child
-            error = as_oserror(failure) if result.number >= 0 else None
-        if status is None and error is None:
-            if not result.detail:  # the thread that polled has ended
-                self._poll_process(operation, watch)
-        elif operation._native is watch and watch.pidfd >= 0:  # else it was cancelled meanwhile
-            self._detached.exited(self, operation, status, error)
-        return False
-
     # Closing
 
     def _close_kernel(self) -> None:
@@ -675,16 +557,6 @@ class IoUringPort(FastPort, EnginePort):
 def _goes_on(result: Result) -> bool:
     """Whether a poll has found nothing that was waited for, and goes on."""
     return bool(result.detail) and not readiness_of(result.number)
-
-
-class Watch:
-    """What the exit of a process is noticed by, during one flight."""
-
-    __slots__ = ("pidfd", "request")
-
-    def __init__(self, pidfd: int) -> None:
-        self.pidfd = pidfd
-        self.request = NOTHING
 
 
 PORT = IoUringPort

@@ -23,7 +23,7 @@ from __future__ import annotations
 import errno
 import select
 import socket
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
 from unio.arguments import OFFSET_MAX
 from unio.backends.common.accelerator import finds_numbers
@@ -66,6 +66,28 @@ FAMILIES = (*INTERNET, socket.AF_UNIX)
 
 AGAIN = (errno.ECANCELED, errno.EINTR)
 """What the kernel ends a request with that says nothing of the operation: it was revoked, or its thread has ended."""
+
+
+class Request(NamedTuple):
+    """A request, as the port knows it: what its result is given back with."""
+
+    take_over: Callable[[Any, Any, Any, Result, Operation | None], bool]
+    """Acts on the result: with the port, the two below, the result itself, and an operation that need not be queued.
+
+    Returns whether that one has succeeded.
+    """
+    operation: Any
+    whose: Any
+    """The handle of the operation, or what a process is watched by; None for the pipe of the signals, as the operation.
+    """
+
+
+class Result(NamedTuple):
+    """What came of a request."""
+
+    name: int  # what the request is cancelled by
+    number: int
+    detail: Any
 
 
 def target(handle: EngineHandle) -> Target:
