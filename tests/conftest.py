@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import support
+from descriptors import no_more_descriptors_than, open_descriptors
 from patience import PATIENCE
 
 import unio
@@ -80,10 +81,10 @@ def with_a_port_of_its_own(test: Callable[..., None]) -> Callable[..., None]:
 @pytest.fixture
 def resources() -> Iterator[contextlib.ExitStack]:
     """A stack of what is to be closed when the test ends; then no descriptor may be left over."""
-    before = support.open_descriptors()
+    before = open_descriptors()
     with contextlib.ExitStack() as stack:
         yield stack
-    support.no_more_descriptors_than(before)
+    no_more_descriptors_than(before)
 
 
 @pytest.fixture

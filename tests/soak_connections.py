@@ -21,8 +21,8 @@ import sys
 import threading
 import time
 
+from descriptors import open_handles
 from patience import PATIENCE
-from support import open_handles
 
 import unio
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from descriptors import no_more_descriptors_than, open_descriptors
 from sandbox import FORBID, ended_script, script
 from support import (
     PATIENCE,
@@ -31,8 +32,6 @@ from support import (
     completions,
     datagram_socket,
     in_child,
-    no_more_descriptors_than,
-    open_descriptors,
     pending,
     recv_exactly,
     recv_to_end,

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support import arrived, completion, completions, connect, open_handles, pending, run, succeed, until
+from descriptors import open_handles
+from support import arrived, completion, completions, connect, pending, run, succeed, until
 
 import unio
 

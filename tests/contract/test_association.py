@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from descriptors import open_descriptors
 from platforms import WINDOWS, needs_plain_close
 from support import (
     PATIENCE,
@@ -24,7 +25,6 @@ from support import (
     completion,
     completions,
     in_threads,
-    open_descriptors,
     recv_exactly,
     reuse,
     run,

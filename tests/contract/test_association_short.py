@@ -12,14 +12,13 @@ import sys
 from typing import Any
 
 import pytest
+from descriptors import no_more_descriptors_than, open_descriptors
 from support import (
     assert_cancelled,
     assert_idle,
     assert_nothing_comes,
     completion,
     in_threads,
-    no_more_descriptors_than,
-    open_descriptors,
     recv_exactly,
     recv_to_end,
     reuse,

@@ -8,6 +8,7 @@ import threading
 from typing import Any
 
 import pytest
+from descriptors import open_descriptors
 from patience import PATIENCE
 from platforms import WINDOWS
 from support import (
@@ -18,7 +19,6 @@ from support import (
     batch,
     completion,
     completions,
-    open_descriptors,
     reuse,
     run,
     tcp_pair,

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import support
+from descriptors import no_more_descriptors_than, open_descriptors
 from platforms import WINDOWS
 
 import unio
@@ -413,11 +414,11 @@ assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL
 @posix
 @pytest.mark.clause("O17")
 def test_a_program_that_is_started_inherits_neither_mask_nor_descriptors(make_port: Any) -> None:
-    before = support.open_descriptors()
+    before = open_descriptors()
     port = make_port()
     port.submit(unio.Signal(signal.SIGUSR1))
     subprocess.run([sys.executable, "-S", "-E", "-c", LOOKS], check=True, timeout=support.PATIENCE, close_fds=False)
-    assert not any(os.get_inheritable(number) for number in support.open_descriptors().keys() - before.keys())
+    assert not any(os.get_inheritable(number) for number in open_descriptors().keys() - before.keys())
 
 
 # The main thread hears of signals while it waits
@@ -595,7 +596,7 @@ def test_a_child_forked_while_the_main_thread_waits_writes_to_no_descriptor_of_t
 @posix
 @pytest.mark.clause("P12", "P7")
 def test_a_port_closed_while_the_main_thread_waits_leaves_no_descriptor(make_port: Any) -> None:
-    before = support.open_descriptors()
+    before = open_descriptors()
     main = threading.main_thread()
     for _ in range(5):
         port = make_port()
@@ -603,5 +604,5 @@ def test_a_port_closed_while_the_main_thread_waits_leaves_no_descriptor(make_por
         with pytest.raises(unio.PortClosed):
             port.wait()
         closer.result()
-    support.no_more_descriptors_than(before)
+    no_more_descriptors_than(before)
     assert signal.set_wakeup_fd(-1) == -1

@@ -17,6 +17,7 @@ from typing import Any
 import channels
 import pytest
 import support
+from descriptors import open_descriptors
 from platforms import needs_af_unix
 from wine import wine_row
 
@@ -128,7 +129,7 @@ def test_operations_in_flight_keep_no_duplicate_of_the_descriptor(
     """One duplicate for each operation used up the descriptors, and a closed handle's peer stayed connected."""
     near, far = channels.incoming(resources, "tcp")
     handle = port.associate(near)
-    before = len(support.open_descriptors())
+    before = len(open_descriptors())
     operations = [
         unio.Recv(handle, bytearray(10)),
         unio.Poll(handle, READABLE),
@@ -136,7 +137,7 @@ def test_operations_in_flight_keep_no_duplicate_of_the_descriptor(
     ]
     for operation in operations:
         port.submit(operation)
-    assert len(support.open_descriptors()) == before
+    assert len(open_descriptors()) == before
     handle.close()
     found = support.completions(port, 3)
     assert [completion.operation for completion in found] == operations

@@ -9,7 +9,8 @@ import weakref
 from typing import Any
 
 import pytest
-from support import PATIENCE, Background, asleep, open_descriptors
+from descriptors import open_descriptors
+from support import PATIENCE, Background, asleep
 
 import unio
 

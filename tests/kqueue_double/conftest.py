@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import build
 import pytest
 import support
+from descriptors import no_more_descriptors_than, open_descriptors
 from double import (
     Kqueue,
     close_quietly,
@@ -24,11 +25,11 @@ def library() -> ctypes.CDLL:
 
 @pytest.fixture
 def stack(library: ctypes.CDLL) -> Iterator[contextlib.ExitStack]:
-    before = support.open_descriptors()
+    before = open_descriptors()
     with contextlib.ExitStack() as stack:
         yield stack
     os.close(library.kqueue())  # the double notices closed queues when it makes another
-    support.no_more_descriptors_than(before)
+    no_more_descriptors_than(before)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import os
 from typing import Any
 
 import pytest
+from descriptors import open_handles
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, multiple, rule, run_state_machine_as_test
@@ -18,7 +19,6 @@ from machine.listeners import Listener
 from machine.streams import STREAMS, Stream
 from machine.subject import Subject, check
 from machine.world import World, handles_agree, handles_settle, handles_warm
-from support import open_handles
 
 import unio
 

@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from descriptors import open_handles
 from machine.files import File
 from machine.pattern import PERIOD, _twice
 from machine.streams import LOCAL, PIPE_IN, PIPE_OUT, TCP, Stream
@@ -35,7 +36,6 @@ from machine.subject import Subject, Submission, Violation, check
 from machine.timers import Timers
 from patience import PATIENCE, happened
 from platforms import WINDOWS
-from support import open_handles
 
 import unio
 

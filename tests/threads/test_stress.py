@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
+from descriptors import no_more_descriptors_than, open_descriptors
 from support import (
     PATIENCE,
     Background,
@@ -23,9 +24,7 @@ from support import (
     batch,
     in_threads,
     inside_wait,
-    no_more_descriptors_than,
     noted_as_waiting,
-    open_descriptors,
     until,
 )
 from wine import has_row
