@@ -122,7 +122,8 @@ def environment_on(session: nox.Session, interpreter: str, *packages: str) -> Pa
     group = [each for each in nox.project.dependency_groups(PROJECT, "test") if not each.startswith("cffi")]
     group += ["cffi<2; python_version < '3.14'", "cffi>=2; python_version >= '3.14'"]
     install = [str(python), "-m", "pip", "install", "--quiet", "--no-compile", "--only-binary", "hypothesis"]
-    session.run(*install, *group, *packages, env={"TSAN_OPTIONS": "report_bugs=0"}, external=True)
+    variables = {"CFLAGS": "-g", "TSAN_OPTIONS": "report_bugs=0"}  # a report of ThreadSanitizer is to tell lines
+    session.run(*install, *group, *packages, env=variables, external=True)
     return python
 
 

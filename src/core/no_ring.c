@@ -1,4 +1,4 @@
-/* What stands in the place of ring*.c where those can't be compiled: no port has a ring there, so nobody calls this. */
+/* What stands in the place of ring*.c elsewhere than on Linux: no port has a ring there, so nobody calls this. */
 #include "core.h"
 
 void ring_make_room(PyObject *Py_UNUSED(ring), unsigned Py_UNUSED(attempts)) {}

@@ -25,7 +25,6 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #define RESULTS_PER_ENTRY 4
@@ -213,7 +212,7 @@ static unsigned ready(const struct ring *ring)
 
 static int enter(struct ring *ring, int64_t nanoseconds)
 {
-    struct __kernel_timespec limit = {.tv_sec = nanoseconds / 1000000000, .tv_nsec = nanoseconds % 1000000000};
+    struct ring_timespec limit = {.tv_sec = nanoseconds / 1000000000, .tv_nsec = nanoseconds % 1000000000};
     struct io_uring_getevents_arg argument = {.ts = nanoseconds > 0 ? (uint64_t)(uintptr_t)&limit : 0};
     for (;;) {
         unsigned submitting = show(ring);

@@ -7,9 +7,9 @@
 #ifndef UNIO_RING_H
 #define UNIO_RING_H
 
+#include "ring_abi.h"
 #include "spin.h"
 
-#include <linux/io_uring.h>
 #include <pthread.h>
 #include <stddef.h>
 #include <stdint.h>

@@ -84,7 +84,7 @@ def test_where_the_kernel_forbids_io_uring_epoll_serves_and_doctor_says_why(call
 def test_without_the_compiled_module_epoll_serves_and_doctor_says_why() -> None:
     hide = "import sys; sys.modules['unio._core'] = None\n"
     first, second, *_ = script(hide + FALL_BACK).splitlines()
-    assert first.startswith("False it needs unio._core, the part of unio that is C, which wasn't compiled")
+    assert first.startswith("False it needs unio._core, the part of unio that is C, which is absent: ")
     assert second == "epoll"
     assert "it needs unio._core" in script(hide + DOCTOR, "doctor")
 

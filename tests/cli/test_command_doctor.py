@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.machinery
 import json
 import platform
+import shutil
+import sys
+from pathlib import Path
 
 import pytest
 from command import run
@@ -63,3 +67,39 @@ def test_doctor_without_any_backend_fails_and_says_why(monkeypatch, capsys, opti
     said = capsys.readouterr().out
     assert "no backend can run here" in said
     assert "it is for another system, and this is " in said
+
+
+COMPILED = f"_core{importlib.machinery.EXTENSION_SUFFIXES[0]}"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such part")
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        (
+            {"_no_core.py": "WHY = 'there was no C compiler: cc is not found'"},
+            "there was no C compiler: cc is not found",
+        ),
+        ({COMPILED: "no library"}, f"it is there and can't be loaded: {{place}}/{COMPILED}: "),
+        (
+            {"_core.cpython-27.so": "", "_no_core.py": "WHY = ''"},
+            "it was compiled for another Python: _core.cpython-27.so",
+        ),
+        ({"_core.pyi": ""}, "unio was not installed: installing it compiles this part, where there is a compiler"),
+    ],
+    ids=["not compiled", "refused", "of another Python", "never installed"],
+)
+def test_doctor_says_why_there_is_no_part_in_c(tmp_path, files, words):
+    place = tmp_path / "unio"
+    ignored = shutil.ignore_patterns("_core.*", "_no_core.py", "__pycache__")
+    shutil.copytree(Path(unio.__file__).parent, place, ignore=ignored)
+    for name, text in files.items():
+        (place / name).write_text(text)
+    done = run("doctor", "--json", UNIO_BACKEND="", PYTHONPATH=str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    found = json.loads(done.stdout)
+    assert found["c_part"].startswith("absent: " + words.format(place=place))
+    if sys.platform == "linux":
+        [io_uring] = [each for each in found["candidates"] if each["name"] == "io_uring"]
+        why = found["c_part"].removeprefix("absent: ")
+        assert io_uring["reason"] == f"it needs unio._core, the part of unio that is C, which is absent: {why}"

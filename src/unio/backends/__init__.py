@@ -45,12 +45,6 @@ _SYSTEMS = {
     "io_uring": ("linux",),
     "kqueue": ("darwin", "dragonfly", "freebsd", "netbsd", "openbsd"),
 }
-# What is imported by a backend and may not be there.
-_NEEDED = {
-    "_cffi_backend": "it needs cffi, which isn't installed",
-    "unio._core": "it needs unio._core, the part of unio that is C, which wasn't compiled for this installation",
-    "unio._core.Ring": "unio._core was compiled without it, as <linux/io_uring.h> was lacking or too old",
-}
 _STAND_INS = {"kqueue": KQUEUE_LIBRARY}  # what names a library that makes a backend run on other systems too
 
 
@@ -77,12 +71,22 @@ def _unavailable(name: str) -> str | None:
         if not hasattr(module, "unavailable"):  # another thread's import of it has just failed, and left this half
             return _unavailable(name)
         problem: str | None = module.unavailable()
-    except ImportError as error:  # also of what is there: a subinterpreter may refuse the part in C, for instance
-        lacking = _NEEDED.get(error.name or "") if isinstance(error, ModuleNotFoundError) else None
-        return lacking or f"it can't be imported: {error}"
+    except ImportError as error:
+        return _lacking(error)
     except Exception as error:  # noqa: BLE001 - see above
         return f"{type(error).__name__}: {error}"
     return problem
+
+
+def _lacking(error: ImportError) -> str:
+    """What is imported by a backend and is not there, or can't be imported though it is."""
+    if error.name in {"unio._core", "_core"}:  # the latter where the loader refuses it
+        from unio.backends.common.accelerator import no_fast_path  # noqa: PLC0415 - it is asked on the way to an error
+
+        return f"it needs unio._core, the part of unio that is C, which is absent: {no_fast_path}"
+    if error.name == "_cffi_backend" and isinstance(error, ModuleNotFoundError):
+        return "it needs cffi, which isn't installed"
+    return f"it can't be imported: {error}"
 
 
 def _listed(words: Sequence[str]) -> str:

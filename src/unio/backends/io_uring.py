@@ -37,7 +37,6 @@ import select
 import time
 from typing import TYPE_CHECKING, Any
 
-import unio._core
 from unio.backends.common.accelerator import FastPort, has_fast_path
 from unio.backends.common.file_threads import start_thread
 from unio.backends.engine.attempts import ATTEMPTS_MAX, Outcome, attempt, judged, readiness_of
@@ -55,9 +54,6 @@ if TYPE_CHECKING:
     from unio.backends.engine.handle import Direction
     from unio.backends.engine.ring_requests import Target
     from unio.operations import Operation
-
-if not hasattr(unio._core, "Ring"):  # hatch_build.py says when
-    raise ModuleNotFoundError("unio._core has no Ring", name="unio._core.Ring")
 
 LASTING = POLLRDHUP | select.POLLERR | select.POLLHUP
 """What a poll tells at once when it begins, asked for or not, and what need not keep an attempt from blocking."""

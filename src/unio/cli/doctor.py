@@ -6,7 +6,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import sys
 import textwrap
 from typing import Any
 
@@ -59,8 +58,7 @@ def c_part() -> str:
     from unio.backends.common import accelerator  # noqa: PLC0415 - only this needs it
 
     if accelerator.no_fast_path is None:
-        lacks_ring = sys.platform == "linux" and not hasattr(accelerator.core, "Ring")
-        return "there, without io_uring" if lacks_ring else "there"
+        return "there"
     return f"{'absent' if accelerator.core is None else 'there, without the fast path'}: {accelerator.no_fast_path}"
 
 

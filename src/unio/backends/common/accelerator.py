@@ -2,17 +2,45 @@
 
 All that asks whether there is C, or how much of it, asks here; it uses nothing of unio but its C.
 
-``unio._core`` is compiled at installation, where there is a compiler. Without it everything works, in Python alone: the
-Python form stays for those who have no compiler, and for other systems and interpreters. A class is C or it is Python:
-a module that has a twin in Python looks here which of them it is to be.
+``unio._core`` comes with the wheel for a system, or is compiled at installation, where there is a compiler. Without it
+everything works, in Python alone: the Python form stays for those who have no compiler, and for other systems and
+interpreters. A class is C or it is Python: a module that has a twin in Python looks here which of them it is to be.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import itertools
+import os
 import socket
+import sys
+from importlib.machinery import EXTENSION_SUFFIXES
 from typing import TYPE_CHECKING, Any
+
+
+def _why_absent(error: ImportError) -> str:
+    """Why there is no C part. What has built unio without one has left word of it (hatch_build.py)."""
+    if sys.platform == "win32":
+        return "it is for Linux, macOS and the BSDs; Windows does by itself what it is for"
+    found = _files()
+    if any(f"_core{suffix}" in found for suffix in EXTENSION_SUFFIXES):
+        return f"it is there and can't be loaded: {error}"  # as the loader says, or a subinterpreter with its own lock
+    if found:
+        return f"it was compiled for another Python: {', '.join(found)}"
+    try:
+        return str(importlib.import_module("unio._no_core").WHY)
+    except ModuleNotFoundError:
+        return "unio was not installed: installing it compiles this part, where there is a compiler"
+
+
+def _files() -> list[str]:
+    """The names of the files of C parts, whatever Python they are for."""
+    with contextlib.suppress(OSError):  # unio may be in an archive, which can't have any
+        names = os.listdir(sys.modules["unio"].__path__[0])  # noqa: PTH208 - pathlib imports what a program may never need
+        return sorted(name for name in names if name.startswith("_core.") and not name.endswith((".pyi", ".new")))
+    return []
+
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,12 +53,9 @@ if TYPE_CHECKING:
 else:
     try:
         core = importlib.import_module("unio._core")
-    except ModuleNotFoundError:
+    except ImportError as error:
         core = None
-        _absence = "it is compiled at installation, but for Windows, where there is a compiler and Python's headers"
-    except ImportError as error:  # as a subinterpreter with a lock of its own refuses it
-        core = None
-        _absence = f"it can't be imported: {error}"
+        _absence = _why_absent(error)
 
 
 def _finds_numbers() -> bool:
