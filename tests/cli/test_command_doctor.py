@@ -80,7 +80,7 @@ COMPILED = f"_core{importlib.machinery.EXTENSION_SUFFIXES[0]}"
             {"_no_core.py": "WHY = 'there was no C compiler: cc is not found'"},
             "there was no C compiler: cc is not found",
         ),
-        ({COMPILED: "no library"}, f"it is there and can't be loaded: {{place}}/{COMPILED}: "),
+        ({COMPILED: "no library"}, "it is there and can't be loaded: "),  # and then the words of the system's loader
         (
             {"_core.cpython-27.so": "", "_no_core.py": "WHY = ''"},
             "it was compiled for another Python: _core.cpython-27.so",
@@ -98,7 +98,8 @@ def test_doctor_says_why_there_is_no_part_in_c(tmp_path, files, words):
     done = run("doctor", "--json", UNIO_BACKEND="", PYTHONPATH=str(tmp_path))
     assert (done.returncode, done.stderr) == (0, "")
     found = json.loads(done.stdout)
-    assert found["c_part"].startswith("absent: " + words.format(place=place))
+    assert found["c_part"].startswith("absent: " + words)
+    assert COMPILED not in files or str(place / COMPILED) in found["c_part"]
     if sys.platform == "linux":
         [io_uring] = [each for each in found["candidates"] if each["name"] == "io_uring"]
         why = found["c_part"].removeprefix("absent: ")
