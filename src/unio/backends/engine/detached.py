@@ -204,10 +204,9 @@ class Detached:
             for operation in self._signals.come():
                 self._complete(operation, None)
 
-    def give_back(self, operation: Operation) -> None:
+    def give_back(self, operation: Signal) -> None:
         """Leave a signal to the program again that nobody waits for any more."""
-        if isinstance(operation, Signal):
-            self._signals.give_back(operation._number)
+        self._signals.give_back(operation._number)
 
     def _complete(self, operation: Operation, error: OSError | None) -> None:
         """Queue an operation without a handle that nobody has claimed; the caller holds the port's lock."""

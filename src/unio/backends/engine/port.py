@@ -56,7 +56,7 @@ from unio.backends.kernel.interrupt import SignalPipe
 from unio.errors import has_left, no_memory, timed_out
 from unio.handle import HasFileno, Kind
 from unio.operation_state import IDLE, PENDING, QUEUED
-from unio.operations import BUFFER_MIN, Operation, ProcessExit
+from unio.operations import BUFFER_MIN, Operation, ProcessExit, Signal
 from unio.port import LIMIT_DEFAULT, Completion, port_closed
 
 if TYPE_CHECKING:
@@ -388,7 +388,8 @@ class EnginePort(WaitingPort):
         self._handle_of(operation)
         self._start_gathered()
         asked = self._cancel(operation, "cancelled by Port.cancel")
-        self._detached.give_back(operation)
+        if isinstance(operation, Signal):
+            self._detached.give_back(operation)
         return asked
 
     def _end(self, operation: Operation, verdict: OSError, flight: int | None = None) -> bool:
