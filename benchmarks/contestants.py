@@ -14,6 +14,11 @@ KIB = 1024
 BUFFER = 64 * KIB
 """What a connection has for its receives, where it is for the program to say."""
 
+HEAD = 64
+"""The bytes that are sent before others, from a buffer of their own."""
+
+LOOPS = ("uvloop", "asyncio")
+
 IDLE = 5000
 IDLE_BUFFER = 4 * KIB
 """What a connection has for its receives where most are idle."""
@@ -56,6 +61,12 @@ class Exchange:
     idle: int = 0
     connect: bool = False
     """Whether each exchange has a connection of its own."""
+    datagrams: bool = False
+    """Whether a connection is a socket of UDP."""
+
+    def mode(self) -> list[str]:
+        """What the load is told of it besides the numbers."""
+        return ["connect"] if self.connect else ["datagrams"] if self.datagrams else []
 
 
 @dataclass(frozen=True)
@@ -159,6 +170,22 @@ def _time_outs() -> Row:
     return _echo_of(LIMITED, "time-outs", title, Exchange(64), "asyncio time-outs")
 
 
+def _datagrams() -> Row:
+    loops = [
+        Contestant(f"{name} datagrams", "servers/asyncio_datagrams.py", (name,), needs=needs)
+        for name, needs in (("uvloop", "uvloop"), ("asyncio", None))
+    ]
+    contestants = [*_on_unio("servers/unio_datagrams.py"), *loops]
+    title = "Echo of datagrams of 512 bytes, 64 peers of one socket"
+    return _echo_of(contestants, "datagrams", title, Exchange(64, 512, 512, datagrams=True), "uvloop datagrams")
+
+
+def _two_buffers() -> Row:
+    contestants = [*_on_unio("servers/unio_two_buffers.py"), *(_on_loop(name, "writelines") for name in LOOPS)]
+    title = "1 KiB on 64 connections, sent back behind a head of 64 bytes, from two buffers"
+    return _echo_of(contestants, "two-buffers", title, Exchange(64, KIB, KIB + HEAD), "uvloop writelines")
+
+
 def _idle() -> Row:
     """Beside idle connections all run; the strongest also without, in the same passes."""
     entries = []
@@ -202,6 +229,19 @@ def _posts() -> Row:
     return _workload("posts", "Packets from one thread to another", "uvloop call_soon_threadsafe", others)
 
 
+def _polls() -> Row:
+    program = "workloads/polls.py"
+    others = [
+        Contestant(f"{name} add_reader", program, (name,), needs=None if name == "asyncio" else name) for name in LOOPS
+    ]
+    return _workload("polls", "Sockets that another library reads: told, and told again", "uvloop add_reader", others)
+
+
+def _looks() -> Row:
+    others = [_limit("select.epoll", "workloads/looks.py", "epoll")]
+    return _workload("looks", "Looks that find nothing", "select.epoll", others)
+
+
 def _files() -> Row:
     program = "workloads/files.py"
     others = [
@@ -223,9 +263,13 @@ def rows() -> list[Row]:
         _echo("echo-10k-64", "Echo of 10 KiB on 64 connections", Exchange(64, 10 * KIB, 10 * KIB)),
         _echo("echo-100k-16", "Echo of 100 KiB on 16 connections", Exchange(16, 100 * KIB, 100 * KIB)),
         _time_outs(),
+        _two_buffers(),
+        _datagrams(),
         _echo("connect", "Connect, echo 1 KiB, close; 16 at a time", Exchange(16, connect=True)),
         _idle(),
         _posts(),
+        _polls(),
+        _looks(),
         _files(),
         _sendfile(),
     ]

@@ -1,9 +1,10 @@
 /* The load: connections that each send a request, take its response, and send the next.
  *
- *     load PORT CONNECTIONS REQUEST RESPONSE IDLE [connect]
+ *     load PORT CONNECTIONS REQUEST RESPONSE IDLE [connect|datagrams]
  *
  * REQUEST and RESPONSE are bytes. IDLE further connections are opened and left alone. With "connect", each exchange has
- * a connection of its own: connect, send, receive, close. Everything goes to 127.0.0.1.
+ * a connection of its own: connect, send, receive, close. With "datagrams", a connection is a socket of UDP, and a request
+ * one datagram. Everything goes to 127.0.0.1.
  *
  * It says "ready" when the connections stand. Then, for each line on its input:
  *
@@ -49,7 +50,7 @@ struct connection {
 
 static struct sockaddr_in server;
 static size_t request_size, response_size;
-static int per_exchange, checking, running, epoll_fd;
+static int per_exchange, of_datagrams, checking, running, epoll_fd;
 static char *outgoing, *incoming;
 static uint64_t latencies[BUCKETS], exchanges, in_flight, idle_ns;
 
@@ -89,12 +90,13 @@ static uint64_t percentile_ns(double share) {
 }
 
 static int connected_socket(void) {
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1;
+    int fd = socket(AF_INET, (of_datagrams ? SOCK_DGRAM : SOCK_STREAM) | SOCK_CLOEXEC, 0), one = 1;
     if (fd < 0)
         fail("socket");
     if (connect(fd, (struct sockaddr *)&server, sizeof server) < 0)
         fail("connect");
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    if (!of_datagrams)
+        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     return fd;
 }
 
@@ -233,7 +235,7 @@ static void run_round(struct connection *connections, int count, double seconds)
 
 int main(int argc, char **argv) {
     if (argc < 6) {
-        fprintf(stderr, "usage: load PORT CONNECTIONS REQUEST RESPONSE IDLE [connect]\n");
+        fprintf(stderr, "usage: load PORT CONNECTIONS REQUEST RESPONSE IDLE [connect|datagrams]\n");
         return 2;
     }
     server = (struct sockaddr_in){.sin_family = AF_INET,
@@ -242,7 +244,8 @@ int main(int argc, char **argv) {
     int count = atoi(argv[2]), idle = atoi(argv[5]);
     request_size = strtoull(argv[3], NULL, 10);
     response_size = strtoull(argv[4], NULL, 10);
-    per_exchange = argc > 6;
+    per_exchange = argc > 6 && !strcmp(argv[6], "connect");
+    of_datagrams = argc > 6 && !strcmp(argv[6], "datagrams");
     if (count < 1 || !request_size || !response_size || idle < 0) {
         fprintf(stderr, "load: at least one connection, and one byte each way\n");
         return 2;

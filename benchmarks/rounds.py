@@ -105,8 +105,8 @@ class Runner:
             self._memory_before = host.resident_bytes(self._server.pid)
             load = str(host.compiled(HERE / "load.c", self.plan.binaries))
             sizes = (exchange.connections, exchange.request, exchange.response, exchange.idle)
-            mode = ["connect"] if exchange.connect else []
-            self._driver = self._begin([load, number, *map(str, sizes), *mode], self.plan.watch.processors[1:])
+            arguments = [number, *map(str, sizes), *exchange.mode()]
+            self._driver = self._begin([load, *arguments], self.plan.watch.processors[1:])
         if (said := self._line(self._driver).strip()) != "ready":
             raise Failed(f"it said {said!r} and not 'ready'")
 

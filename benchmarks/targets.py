@@ -112,6 +112,10 @@ TARGETS = [
     Target("the row that is worst against its best peer", (1.0, 1.0 - TIE), worst_row),
     Target("rate with 5,000 idle connections, x that without", (0.95, 0.95), beside_idle),
     Target("bytes of an idle connection, buffer excluded", (1300, 1300), memory, at_most=True, unit="bytes"),
+    Target("datagrams of 512 bytes, 64 peers, x uvloop", (1.1, 1.1), against("uvloop datagrams", "datagrams")),
+    Target("sends of two buffers, x uvloop's writelines", (1.1, 1.1), against("uvloop writelines", "two-buffers")),
+    Target("polls, x uvloop's add_reader", (0.5, 0.5), against("uvloop add_reader", "polls")),
+    Target("looks that find nothing, x select.epoll", (0.5, 0.5), against("select.epoll", "looks")),
     Target("echo 1 KiB x 64 with time-outs, x that without", (0.95, 0.95), with_time_outs),
     Target("echo 1 KiB x 64 by the tutorial, x the fastest form", (0.9, 0.9), tutorial),
 ]

@@ -22,7 +22,16 @@ from unio.backends.common import accelerator
 core: Any = accelerator.core
 needs_c = pytest.mark.skipif(core is None, reason="unio._core was not compiled, so that there is but one form")
 
-STATES = ["OperationState", "BufferedState", "RecvState", "SendState", "AcceptState"]
+STATES = [
+    "OperationState",
+    "BufferedState",
+    "RecvState",
+    "SendState",
+    "RecvFromState",
+    "SendToState",
+    "PollState",
+    "AcceptState",
+]
 
 
 def public(class_: type) -> set[str]:

@@ -1,8 +1,8 @@
 """An echo server on asyncio's interface: ``asyncio_echo.py BUFFER LOOP STYLE``.
 
 LOOP is asyncio, or a module with a loop of its own; aiofastnet has none, and puts its transports into uvloop's. STYLE
-is Protocol, streams, time-outs or sock_*. BUFFER is for the last only: the others have their own. With time-outs are
-streams with one for each receive and each send.
+is Protocol, writelines, streams, time-outs or sock_*. BUFFER is for the last only: the others have their own. With
+time-outs are streams with one for each receive and each send; with writelines a Protocol answers from two buffers.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sys
 
 BACKLOG = 1024
 SECONDS = 30.0
+HEAD = b"." * 64
 
 
 class Echo(asyncio.Protocol):
@@ -22,6 +23,11 @@ class Echo(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.transport.write(data)
+
+
+class EchoBehindHead(Echo):
+    def data_received(self, data: bytes) -> None:
+        self.transport.writelines((HEAD, data))
 
 
 async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -66,8 +72,9 @@ async def accept_by_hand(listening: socket.socket, size: int) -> None:
 async def serve(style: str, size: int) -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=BACKLOG) as listening:
         print(listening.getsockname()[1], flush=True)
-        if style == "Protocol":
-            await asyncio.get_running_loop().create_server(Echo, sock=listening, backlog=BACKLOG)
+        if style in ("Protocol", "writelines"):
+            protocol = Echo if style == "Protocol" else EchoBehindHead
+            await asyncio.get_running_loop().create_server(protocol, sock=listening, backlog=BACKLOG)
         elif style in ("streams", "time-outs"):
             handler = echo if style == "streams" else echo_in_time
             await asyncio.start_server(handler, sock=listening, backlog=BACKLOG)

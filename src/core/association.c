@@ -30,9 +30,15 @@ static int tells_of_any(int number) {
     return getsockopt(number, SOL_SOCKET, SO_RCVLOWAT, &least, &size) == 0 && least == 1;
 }
 
-/* Whether an object is an open stream socket that is fit, and that no class has made something else of. */
+/* As engine/handle.py has it: a stream, or datagrams with addresses that C knows. */
+static int is_fast_socket(PyObject *socket) {
+    int family = int_in(socket, at.family), type = int_in(socket, at.type);
+    return type == SOCK_STREAM || (type == SOCK_DGRAM && (family == AF_INET || family == AF_INET6 || family == AF_UNIX));
+}
+
+/* Whether an object is such a socket, open and fit, that no class has made something else of. */
 static int is_plain_socket(PyObject *object) {
-    if (Py_TYPE(object) != socket_type || number_in(object) < 0 || int_in(object, at.type) != SOCK_STREAM ||
+    if (Py_TYPE(object) != socket_type || number_in(object) < 0 || !is_fast_socket(object) ||
         !tells_of_any(number_in(object)))
         return 0;
     if (socket_is_unblocked(object))
@@ -48,7 +54,9 @@ static int is_plain_socket(PyObject *object) {
 /* Whether a receive that comes up short has emptied the socket: of TCP's alone, as engine/handle.py says. */
 static int shows_drained(struct port *self, PyObject *socket) {
     int family = int_in(socket, at.family), protocol = int_in(socket, at.protocol);
-    return self->kernel.calls && self->kernel.calls->tells_urgent && (family == AF_INET || family == AF_INET6) && (protocol == 0 || protocol == IPPROTO_TCP);
+    int is_tcp = int_in(socket, at.type) == SOCK_STREAM && (family == AF_INET || family == AF_INET6) &&
+                 (protocol == 0 || protocol == IPPROTO_TCP);
+    return is_tcp && self->kernel.calls && self->kernel.calls->tells_urgent;
 }
 
 /* Has the kernel know of a handle; a ring takes any descriptor as it is. And a write there raises no signal: see make_fit in
@@ -81,6 +89,7 @@ static PyObject *make_handle(struct port *self, PyObject *socket, int number, Py
     handle->number = number;
     handle->serial = next_sequence();
     handle->shows_drained = (char)shows_drained(self, socket);
+    handle->stream = int_in(socket, at.type) == SOCK_STREAM;
     handle->is_fast = 1;
     return made;
 }

@@ -1,57 +1,8 @@
-/* Attempts of the fast path: preparing them, making the system calls, acting on what came of them. See port.c. */
+/* Attempts of the fast path: making them, and acting on what came of them. calls.c has their system calls; see port.c. */
 #include "port.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <sys/socket.h>
 #include <unistd.h>
-
-int is_plain(PyObject *operation, enum kind kind) {
-    if (!PEEK(OP(operation)->key)) /* a subclass has not called its base's __init__ */
-        return 0;
-    if (kind == ACCEPT)
-        return 1;
-    char *data;
-    Py_ssize_t size;
-    PyObject *memory = memory_of(operation, &data, &size);
-    Py_XDECREF(memory);
-    return memory && size > 0 && (size <= constant.send_max || kind == RECV);
-}
-
-/* Finds where the bytes come from or go to. Returns 0 where a program has written to what tells. */
-static int prepare_buffer(struct attempt *attempt, PyObject *operation) {
-    char *data;
-    Py_ssize_t size;
-    long long done = attempt->kind == SEND ? transferred_of(operation) : 0;
-    PyObject *memory = memory_of(operation, &data, &size);
-    if (!memory || done < 0 || done >= size) {
-        Py_XDECREF(memory);
-        return 0;
-    }
-    attempt->memory = memory;
-    attempt->done = (size_t)done;
-    attempt->data = data + done;
-    attempt->size = (size_t)(size - done);
-    return 1;
-}
-
-/* Finds what an attempt of an operation needs. Returns 0 where that is not for C, and leaves the attempt as it is. */
-static int prepare_operation(struct attempt *attempt, PyObject *operation) {
-    enum kind kind = kind_in(operation);
-    if (kind == NEITHER || !is_plain(operation, kind))
-        return 0;
-    struct attempt made = *attempt;
-    made.kind = (char)kind;
-    if (kind != ACCEPT && !prepare_buffer(&made, operation))
-        return 0;
-    if (kind == ACCEPT && !made.peer && !(made.peer = PyMem_Malloc(sizeof *made.peer)))
-        return 0;
-    if (kind == ACCEPT)
-        made.peer->size = sizeof made.peer->address;
-    made.operation = Py_NewRef(operation);
-    *attempt = made;
-    return 1;
-}
 
 /* What was seen before is not to count as seen after. Without the lock: the owner alone does this, and its call to the kernel
  * is behind it. */
@@ -61,10 +12,12 @@ static void expect_event(struct port *self, struct direction *direction) {
 }
 
 int prepare(struct port *self, struct attempt *attempt, PyObject *handle, struct direction *direction) {
+    if (is_direction_of_polls(handle, direction))
+        return prepare_polls(attempt, handle, direction);
     if (!is_open(handle) || !has_first(direction))
         return 0;
     struct attempt made = {.number = number_at(handle_of(handle)->socket)};
-    if (!prepare_operation(&made, direction->first))
+    if (!prepare_operation(&made, handle, direction->first))
         return 0;
     expect_event(self, direction);
     made.handle = Py_NewRef(handle);
@@ -76,10 +29,12 @@ int prepare(struct port *self, struct attempt *attempt, PyObject *handle, struct
 /* Makes an attempt the one of what is first in its direction now. Returns 0 where that is not for C. */
 static int prepare_next(struct port *self, struct attempt *a) {
     PyObject *operation = a->operation, *memory = a->memory, *accepted = a->accepted;
+    struct message *message = a->message;
     a->memory = a->accepted = NULL;
+    a->message = NULL;
     a->follows = a->kind == ACCEPT;
     a->number = number_at(handle_of(a->handle)->socket); /* a request does not keep it */
-    int prepared = prepare_operation(a, a->direction->first);
+    int prepared = prepare_operation(a, a->handle, a->direction->first);
     if (prepared) {
         expect_event(self, a->direction);
         a->skips = a->skips && a->operation == operation;
@@ -89,63 +44,10 @@ static int prepare_next(struct port *self, struct attempt *a) {
         PyMem_Free(a->peer);
         a->peer = NULL;
     }
+    PyMem_Free(message);
     Py_XDECREF(memory);
     Py_XDECREF(accepted); /* last: what the program had there may run its code */
     return prepared;
-}
-
-#ifndef MSG_NOSIGNAL /* macOS: its descriptors are told when they join */
-#define MSG_NOSIGNAL 0
-#endif
-
-#if defined(__APPLE__) || defined(__NetBSD__)
-#define SENDS_WAIT 1 /* a send that is asked not to wait does so where the socket is full: see engine/syscalls.py */
-#else
-#define SENDS_WAIT 0
-#endif
-
-/* What shares the socket may have had it block again, and no flag keeps an accept from waiting: see
- * engine/syscalls.py. */
-static void unblock(int number) {
-    int flags = fcntl(number, F_GETFL);
-    if (flags >= 0 && !(flags & O_NONBLOCK))
-        fcntl(number, F_SETFL, flags | O_NONBLOCK);
-}
-
-/* Accepts a connection that doesn't block, and that no program started from here has. */
-static int accept_for_here(int number, struct peer *peer) {
-#ifdef SOCK_CLOEXEC
-    return accept4(number, (struct sockaddr *)&peer->address, &peer->size, SOCK_CLOEXEC | SOCK_NONBLOCK);
-#else
-    int accepted = accept(number, (struct sockaddr *)&peer->address, &peer->size);
-    if (accepted >= 0) {
-        fcntl(accepted, F_SETFD, FD_CLOEXEC);
-        unblock(accepted);
-    }
-    return accepted;
-#endif
-}
-
-static ssize_t attempt_once(struct attempt *a) {
-    int number = __atomic_load_n(a->number, __ATOMIC_RELAXED); /* right before the call, as Python's own sockets do */
-    if ((a->kind == ACCEPT && !a->follows) || (SENDS_WAIT && a->kind == SEND))
-        unblock(number);
-    if (a->kind == SEND)
-        return send(number, a->data, a->size, MSG_DONTWAIT | MSG_NOSIGNAL);
-    if (a->kind == RECV)
-        return recv(number, a->data, a->size, MSG_DONTWAIT);
-    return accept_for_here(number, a->peer);
-}
-
-/* Makes the system calls. */
-static void perform(struct attempt *attempts, int count) {
-    for (struct attempt *a = attempts; a < attempts + count; a++) {
-        do
-            a->result = attempt_once(a);
-        while (a->result < 0 && errno == EINTR);
-        if (a->result < 0)
-            a->result = -errno;
-    }
 }
 
 /* Makes the socket object of an accepted connection. If that raises, the connection is closed. */
@@ -164,7 +66,7 @@ static PyObject *socket_of(PyObject *listener, int number) {
 
 /* Queues an operation that has succeeded and has no deadline any more, as CompletionQueue.complete does. Like all that is
  * done under the handle's lock, it calls nothing. */
-static int succeed(struct port *self, PyObject *operation) {
+int succeed(struct port *self, PyObject *operation) {
     set_status(operation, QUEUED); /* first: from then on another thread may take it */
     if (queue_append(self->queue, operation) == 0)
         return 0;
@@ -173,19 +75,31 @@ static int succeed(struct port *self, PyObject *operation) {
 }
 
 /* What is left to do for a direction after an attempt: nothing; another attempt, by this thread at once or by the leader
- * later; or what Python knows, which makes the attempt once more, or judges what came of it. */
-enum next { OVER, GO_ON, LATER, RUN, JUDGE };
+ * later; a request, with which a ring waits; or what Python knows, which makes the attempt once more, or judges what came of
+ * it. */
+enum next { OVER, GO_ON, LATER, WAIT, RUN, JUDGE };
+
+/* Whether a datagram was larger than the buffer. */
+static int is_cut_off(const struct attempt *a) {
+    return a->message && receives(a->kind) && a->result >= 0 && (a->message->header.msg_flags & MSG_TRUNC);
+}
+
+/* Whether no event tells of room: a local datagram socket waits for its receiver's queue, and not for its own. */
+static int misses_writable(const struct attempt *a) {
+    struct handle *handle = handle_of(a->handle);
+    return sends(a->kind) && !handle->stream && int_in(handle->socket, at.family) == AF_UNIX;
+}
 
 /* Whether an attempt has done what its operation is to do. */
 static int is_done(const struct attempt *a) {
     if (a->kind == ACCEPT)
         return a->accepted != NULL;
-    return a->result >= 0 && (a->kind == RECV || (size_t)a->result == a->size);
+    return a->result >= 0 && (receives(a->kind) || (size_t)a->result == a->size);
 }
 
 /* Whether a receive has shown that the socket is empty: engine/attempts.py says why one that came up short does. */
 static int has_drained(const struct attempt *a) {
-    return a->kind == RECV && a->result > 0 && (size_t)a->result < a->size &&
+    return receives(a->kind) && a->result > 0 && (size_t)a->result < a->size &&
            handle_of(a->handle)->shows_drained && !PEEK(handle_of(a->handle)->ended);
 }
 
@@ -196,6 +110,8 @@ static void note(struct attempt *a) {
         a->peer = exchange_peer(a->operation, a->peer, &a->memory);
     } else {
         set_transferred(a->operation, (long long)a->done + a->result);
+        if (a->kind == RECV_FROM)
+            a->accepted = exchange_sender(a->operation, a->message);
     }
 }
 
@@ -213,18 +129,20 @@ static enum next achieve_locked(struct port *self, struct attempt *a, int *faile
             a->skipped = 1;
         } else if (succeed(self, operation) < 0) {
             direction_restore(a->direction, operation);
-            if (a->kind == SEND) /* what it has sent now is counted by who judges that */
+            if (sends(a->kind)) /* what it has sent now is counted by who judges that */
                 set_transferred(operation, (long long)a->done);
             *failed = 1;
             return otherwise;
         }
-    } else if (self->ring || OP(operation)->verdict != Py_None) {
+    } else if ((self->ring && !a->by_call) || OP(operation)->verdict != Py_None) {
         return otherwise;
-    } else if (a->kind == SEND && a->result > 0) { /* a part */
+    } else if (sends(a->kind) && a->result > 0) { /* a part */
         set_transferred(operation, (long long)a->done + a->result);
         POKE(a->direction->ready, 1);
-    } else if (a->result != -EAGAIN) {
+    } else if (a->result != -EAGAIN || misses_writable(a)) {
         return otherwise;
+    } else if (self->ring) {
+        return receives(a->kind) ? WAIT : otherwise;
     }
     return OVER;
 }
@@ -241,18 +159,19 @@ static enum next settle_locked(struct port *self, struct attempt *a, int is_last
     if (next != OVER)
         return next;
     int goes_on = has_first(direction) && PEEK(direction->ready) && is_open(a->handle);
-    if (goes_on && !is_last)
+    if (goes_on && (!is_last || self->ring)) /* a request is no turn */
         return GO_ON;
     POKE(direction->active, 0);
     return goes_on ? LATER : OVER;
 }
 
-static void drop(struct attempt *a) {
+void drop_attempt(struct attempt *a) {
     Py_DECREF(a->handle);
     Py_DECREF(a->direction);
-    Py_DECREF(a->operation);
+    Py_XDECREF(a->operation);
     Py_XDECREF(a->memory);
     Py_XDECREF(a->accepted);
+    PyMem_Free(a->message);
     PyMem_Free(a->peer);
 }
 
@@ -270,7 +189,7 @@ static int run_in_python(struct port *self, struct attempt *a, enum next next) {
 
 /* Leaves a direction that has had its attempts to the leader, which lets the others have their turn before. Returns 0 where
  * there is no memory for that: then it is this thread's again. */
-static int leave_to_leader(struct port *self, struct attempt *a, PyObject **kept) {
+int leave_to_leader(struct port *self, struct attempt *a, PyObject **kept) {
     PyObject *entry = PyTuple_Pack(2, a->handle, a->direction);
     PyObject *result = entry ? PyObject_CallMethodOneArg(self->backlog, name.append, entry) : NULL;
     Py_XDECREF(entry);
@@ -286,11 +205,48 @@ static int leave_to_leader(struct port *self, struct attempt *a, PyObject **kept
     return !owned; /* or else somebody else is at it by now */
 }
 
+/* Prepares a request for an attempt, unless its operation is to end. With the handle's lock held, so that nobody ends it in
+ * the middle. Returns false where that is not for C, or an exception is set; and true with no request where the ring is
+ * full, for it is entered with no lock held. */
+static int request_locked(struct port *self, struct attempt *a, int poll_first) {
+    if (OP(a->operation)->verdict != Py_None || !is_open(a->handle))
+        return 0;
+    a->direction->request = ring_attempt(self->ring, a, poll_first);
+    return a->direction->request || !PyErr_Occurred();
+}
+
+/* The same, by a thread that holds no lock. With *poll_first*, an attempt would block. */
+static void request_attempt(struct port *self, struct attempt *a, int poll_first, PyObject **kept) {
+    PyObject *lock = handle_of(a->handle)->lock; /* whoever acts on the result needs it before the handle can go */
+    int requested = 0, fits = 1;
+    while (fits && !requested) {
+        lock_acquire(lock);
+        fits = request_locked(self, a, poll_first);
+        requested = a->direction->request != 0;
+        lock_release(lock);
+        if (fits && !requested)
+            ring_make_room(self->ring, 1); /* another thread has filled it */
+    }
+    if (requested)
+        return;
+    if (PyErr_Occurred())
+        keep_first(kept);
+    if (call_port(self, name.run, a->handle, (PyObject *)a->direction, NULL) < 0)
+        keep_first(kept);
+    drop_attempt(a);
+}
+
 /* Acts on the result of an attempt. Returns whether it is the next one of its direction now, and to be made. */
 static int settle(struct port *self, struct attempt *a, int is_last, PyObject **kept) {
     int failed = 0;
+    if (a->kind == POLL)
+        return settle_polls(self, a, is_last, kept);
     if (a->kind == ACCEPT && a->result >= 0 && !(a->accepted = socket_of(handle_of(a->handle)->socket, (int)a->result)))
         keep_first(kept);
+    if (is_cut_off(a)) { /* Python has the words for it */
+        note(a);
+        a->result = -EMSGSIZE;
+    }
     if (is_done(a)) /* its direction is this thread's, so nobody else ends it */
         deadline_discard(self->timers, a->operation, 0);
     lock_acquire(handle_of(a->handle)->lock);
@@ -306,13 +262,17 @@ static int settle(struct port *self, struct attempt *a, int is_last, PyObject **
         return 1;
     if (next == GO_ON)
         next = RUN;
+    if (next == WAIT) {
+        request_attempt(self, a, 1, kept);
+        return 0;
+    }
     if (next == RUN || next == JUDGE)
         failed = run_in_python(self, a, next);
     else
         failed = !is_open(a->handle) ? call(a->handle, name.release) : 0;
     if (failed < 0)
         keep_first(kept);
-    drop(a);
+    drop_attempt(a);
     return 0;
 }
 
@@ -358,45 +318,13 @@ static int settle_all(struct port *self, struct attempt *attempts, int count, in
     return left;
 }
 
-/* Makes attempts, and what follows them in their directions, until it would block or each has had its turn. All that is first
- * comes before all that is second: no direction keeps another one waiting. */
-static void make_attempts(struct port *self, struct attempt *attempts, int count, PyObject **kept) {
-    for (int left = constant.attempts_max - 1; count; left--) { /* giving Python's lock up costs as much as some of the calls */
-        Py_BEGIN_ALLOW_THREADS
-        perform(attempts, count);
-        Py_END_ALLOW_THREADS
-        count = settle_all(self, attempts, count, left <= 0, kept);
-    }
-}
-
-/* Prepares a request for an attempt, unless its operation is to end. With the handle's lock held, so that nobody ends it in
- * the middle. Returns false where that is not for C, or an exception is set; and true with no request where the ring is
- * full, for it is entered with no lock held. */
-static int request_locked(struct port *self, struct attempt *a) {
-    if (OP(a->operation)->verdict != Py_None || !is_open(a->handle))
+unsigned long long request_first_locked(struct port *self, PyObject *handle, struct direction *direction) {
+    struct attempt attempt;
+    if (!prepare(self, &attempt, handle, direction))
         return 0;
-    a->direction->request = ring_attempt(self->ring, a, PEEK(a->direction->drained));
-    return a->direction->request || !PyErr_Occurred();
-}
-
-static void request_attempt(struct port *self, struct attempt *a, PyObject **kept) {
-    PyObject *lock = handle_of(a->handle)->lock; /* whoever acts on the result needs it before the handle can go */
-    int requested = 0, fits = 1;
-    while (fits && !requested) {
-        lock_acquire(lock);
-        fits = request_locked(self, a);
-        requested = a->direction->request != 0;
-        lock_release(lock);
-        if (fits && !requested)
-            ring_make_room(self->ring, 1); /* another thread has filled it */
-    }
-    if (requested)
-        return;
-    if (PyErr_Occurred())
-        keep_first(kept);
-    if (call_port(self, name.run, a->handle, (PyObject *)a->direction, NULL) < 0)
-        keep_first(kept);
-    drop(a);
+    if (!request_locked(self, &attempt, PEEK(direction->drained)) || !direction->request)
+        drop_attempt(&attempt);
+    return direction->request;
 }
 
 /* Requests each of a row of attempts; the next time that somebody enters the ring, the kernel has them. */
@@ -404,19 +332,101 @@ static void request_attempts(struct port *self, struct attempt *attempts, int co
     if (count)
         ring_make_room(self->ring, (unsigned)count);
     for (struct attempt *a = attempts; a < attempts + count; a++)
-        request_attempt(self, a, kept);
+        request_attempt(self, a, PEEK(a->direction->drained), kept);
 }
 
-void settle_requests(struct port *self, struct attempt *attempts, int count, PyObject **kept) {
-    request_attempts(self, attempts, settle_all(self, attempts, count, 0, kept), kept);
+/* Makes attempts, and what follows them in their directions, until it would block or each has had its turn. All that is first
+ * comes before all that is second: no direction keeps another one waiting. */
+static void make_attempts(struct port *self, struct attempt *attempts, int count, PyObject **kept) {
+    for (int left = constant.attempts_max - 1; count && !(self->ring && left < 0); left--) { /* giving Python's lock up costs as much as some of the calls */
+        Py_BEGIN_ALLOW_THREADS
+        perform(attempts, count);
+        Py_END_ALLOW_THREADS
+        count = settle_all(self, attempts, count, left <= 0, kept);
+    }
+    if (self->ring) /* whose results come after those of others */
+        request_attempts(self, attempts, count, kept);
+}
+
+/* Has what is made by a call come first in a row of attempts. Returns how many there are. */
+static int sort_out(struct attempt *attempts, int count) {
+    int by_call = 0;
+    for (int i = 0; i < count; i++) {
+        if (attempts[i].by_call) {
+            struct attempt other = attempts[by_call];
+            attempts[by_call++] = attempts[i];
+            attempts[i] = other;
+        }
+    }
+    return by_call;
 }
 
 void start_attempts(struct port *self, struct attempt *attempts, int count, PyObject **kept) {
+    int by_call = self->ring ? sort_out(attempts, count) : count;
+    make_attempts(self, attempts, by_call, kept);
     if (self->ring)
-        request_attempts(self, attempts, count, kept);
-    else
-        make_attempts(self, attempts, count, kept);
+        request_attempts(self, attempts + by_call, count - by_call, kept);
 }
+
+void settle_requests(struct port *self, struct attempt *attempts, int count, PyObject **kept) {
+    start_attempts(self, attempts, settle_all(self, attempts, count, 0, kept), kept);
+}
+
+/* The backlog */
+
+int has_backlog(const struct port *self) {
+    Py_ssize_t size = PyObject_Size(self->backlog);
+    return size < 0 ? (PyErr_Clear(), 1) : size > 0;
+}
+
+/* Owns the direction of an entry of the backlog and prepares its attempt, or has Python resume it, which knows of other
+ * directions and of handles that have left. Returns how many attempts that makes, or -1 with an exception. */
+static int resume_entry(struct port *self, PyObject *handle, PyObject *direction, struct attempt *attempt) {
+    int is_plain = Py_TYPE(handle) == handle_type && handle_of(handle)->is_fast && is_open(handle) &&
+                   direction != handle_of(handle)->files;
+    if (!is_plain)
+        return call_port(self, name.resume, handle, direction, NULL);
+    lock_acquire(handle_of(handle)->lock);
+    int owned = own_locked(handle, direction_of(direction));
+    lock_release(handle_of(handle)->lock);
+    if (!owned || prepare(self, attempt, handle, direction_of(direction)))
+        return owned;
+    return call_port(self, name.run, handle, direction, NULL);
+}
+
+/* Takes the oldest entry out, and resumes its direction. Returns as above. */
+static int resume_oldest(struct port *self, struct attempt *attempt) {
+    PyObject *entry = PyObject_CallMethodNoArgs(self->backlog, name.popleft);
+    if (!entry)
+        return PyErr_ExceptionMatches(PyExc_IndexError) ? (PyErr_Clear(), 0) : -1; /* another thread has it */
+    int prepared = resume_entry(self, PyTuple_GET_ITEM(entry, 0), PyTuple_GET_ITEM(entry, 1), attempt);
+    if (prepared < 0) { /* it is not done with */
+        PyObject *kept = NULL;
+        keep_first(&kept);
+        PyObject *result = PyObject_CallMethodOneArg(self->backlog, name.append, entry);
+        Py_XDECREF(result);
+        if (!result)
+            keep_first(&kept);
+        raise_kept(kept);
+    }
+    Py_DECREF(entry);
+    return prepared;
+}
+
+void start_backlog(struct port *self, struct attempt *attempts, int room, PyObject **kept) {
+    int prepared = 0;
+    Py_ssize_t left = PyObject_Size(self->backlog);
+    for (; left > 0 && prepared < room; left--) {
+        int more = resume_oldest(self, &attempts[prepared]);
+        if (more < 0)
+            keep_first(kept);
+        else
+            prepared += more;
+    }
+    start_attempts(self, attempts, prepared, kept);
+}
+
+/* What was gathered */
 
 /* Takes out what is gathered, which makes place for more. Returns how many there are. */
 static unsigned take_gathered(struct gathering *gathering, struct gathered *directions) {

@@ -25,6 +25,14 @@ static void move_view(PyObject *view, void *start, Py_ssize_t size) {
 
 static int is_one_view(PyObject *views) { return views && PyTuple_Check(views) && PyTuple_GET_SIZE(views) == 1; }
 
+/* Of a tuple of views, in bytes. */
+static Py_ssize_t size_of(PyObject *views) {
+    Py_ssize_t size = 0;
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(views); i++)
+        size += PyMemoryView_GET_BUFFER(PyTuple_GET_ITEM(views, i))->len;
+    return size;
+}
+
 PyObject *memory_of(PyObject *self, char **data, Py_ssize_t *size) {
     PyObject *views, *own, *memory = NULL;
     BEGIN_SECTION(self);
@@ -39,9 +47,30 @@ PyObject *memory_of(PyObject *self, char **data, Py_ssize_t *size) {
         *size = raw->len;
         *data = raw->buf;
         memory = Py_NewRef(views);
+    } else if (views && PyTuple_Check(views) && PyTuple_GET_SIZE(views) && PyTuple_GET_SIZE(views) <= constant.vector_max) {
+        *size = size_of(views);
+        *data = NULL;
+        memory = Py_NewRef(views);
     }
     END_SECTION();
     return memory;
+}
+
+int pieces_of(PyObject *views, size_t done, size_t most, struct iovec *vector, int room) {
+    int count = 0;
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(views) && count < room && most; i++) {
+        const Py_buffer *view = PyMemoryView_GET_BUFFER(PyTuple_GET_ITEM(views, i));
+        size_t skipped = done < (size_t)view->len ? done : (size_t)view->len, size = (size_t)view->len - skipped;
+        done -= skipped;
+        if (!size)
+            continue;
+        if (size > most)
+            size = most;
+        most -= size;
+        vector[count].iov_base = (char *)view->buf + skipped;
+        vector[count++].iov_len = size;
+    }
+    return count;
 }
 
 /* Taking a buffer */
@@ -119,19 +148,37 @@ static PyObject *plain_view(PyObject *buffer, int writable) {
     return NULL;
 }
 
-/* Takes a buffer that is plain. Returns whether it is; where that is not for C, nothing has happened yet. */
+/* Makes the views of several buffers that are plain, those of no bytes left out; NULL as above. */
+static PyObject *plain_views(PyObject *buffers, int writable) {
+    PyObject *views = PyList_New(0), *given = views ? PySequence_Tuple(buffers) : NULL, *made = NULL;
+    Py_ssize_t count = given ? PyTuple_GET_SIZE(given) : 0, done = 0;
+    for (; done < count; done++) {
+        PyObject *view = plain_view(PyTuple_GET_ITEM(given, done), writable);
+        int failed = !view || (PyMemoryView_GET_BUFFER(view)->len && PyList_Append(views, view) < 0);
+        Py_XDECREF(view);
+        if (failed)
+            break;
+    }
+    if (given && done == count)
+        made = PyList_AsTuple(views);
+    Py_XDECREF(views);
+    Py_XDECREF(given);
+    return made;
+}
+
+/* Takes a buffer that is plain, or several. Returns whether they are; where that is not for C, nothing has happened yet. */
 static int take_plain(PyObject *self, PyObject *buffer) {
-    int fills = OP(self)->kind == RECV;
-    Py_ssize_t size = reuse_view(self, buffer, fills);
+    int fills = receives(OP(self)->kind), several = PyTuple_CheckExact(buffer) || PyList_CheckExact(buffer);
+    Py_ssize_t size = several ? -1 : reuse_view(self, buffer, fills);
     PyObject *views = NULL;
     if (size < 0) {
-        PyObject *view = plain_view(buffer, fills);
-        size = view ? PyMemoryView_GET_BUFFER(view)->len : -1;
-        views = view ? PyTuple_Pack(1, view) : NULL;
+        PyObject *view = several ? NULL : plain_view(buffer, fills);
+        views = several ? plain_views(buffer, fills) : view ? PyTuple_Pack(1, view) : NULL;
         Py_XDECREF(view);
         PyErr_Clear(); /* what is wrong is for the slow form to say */
         if (!views)
             return 0;
+        size = size_of(views);
     }
     take_views(self, buffer, views, size);
     return 1;
@@ -139,7 +186,7 @@ static int take_plain(PyObject *self, PyObject *buffer) {
 
 static int set_buffer(PyObject *self, PyObject *buffer, void *ignored) {
     (void)ignored;
-    int is_known = OP(self)->kind == RECV || OP(self)->kind == SEND; /* of the others, their classes say what they do */
+    int is_known = receives(OP(self)->kind) || sends(OP(self)->kind); /* of the others, their classes say what they do */
     if (is_known && buffer && operation_is_idle(self) && OP(self)->native == Py_None && take_plain(self, buffer))
         return 0;
     return set_in_python(self, "_set_buffer", buffer, "buffer");
@@ -194,6 +241,11 @@ static int make_usual(PyObject *self, const struct given *given) {
     if (done < 0)
         return -1;
     return given->buffer == Py_None ? take_own(self) : PyObject_SetAttr(self, name.buffer, given->buffer);
+}
+
+int buffered_make_usual(PyObject *self, PyObject *handle, PyObject *buffer, PyObject *state) {
+    const struct given given = {handle, buffer, state};
+    return !is_usual(&given, kind_in(self)) ? 0 : make_usual(self, &given) < 0 ? -1 : 1;
 }
 
 static int make(PyObject *self, const struct given *given, enum kind kind) {
@@ -299,7 +351,7 @@ static PyObject *get_data(PyObject *self, void *ignored) {
 
 /* The types */
 
-static PyObject *buffered_made(PyTypeObject *type, enum kind kind) {
+PyObject *buffered_made(PyTypeObject *type, enum kind kind) {
     PyObject *self = state_new(type, kind);
     if (self)
         BUFFERED(self)->views = Py_NewRef(Py_None);
@@ -321,13 +373,13 @@ static PyObject *send_new(PyTypeObject *type, PyObject *args, PyObject *keywords
     return buffered_made(type, SEND);
 }
 
-static int buffered_traverse(PyObject *self, visitproc visit, void *arg) {
+int buffered_traverse(PyObject *self, visitproc visit, void *arg) {
     Py_VISIT(BUFFERED(self)->views);
     Py_VISIT(BUFFERED(self)->buffer);
     return state_traverse(self, visit, arg);
 }
 
-static int buffered_clear(PyObject *self) {
+int buffered_clear(PyObject *self) {
     Py_CLEAR(BUFFERED(self)->views);
     Py_CLEAR(BUFFERED(self)->buffer);
     return state_clear(self);

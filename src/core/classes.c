@@ -5,7 +5,7 @@
 #include <structmember.h> /* PyMemberDef, until Python 3.12 */
 
 PyTypeObject *handle_type;
-PyObject *accepted_socket, *socket_kind;
+PyObject *accepted_socket, *socket_kind, *readiness;
 struct offsets at;
 struct names name;
 struct slow_forms slow;
@@ -67,6 +67,7 @@ static int intern_names(void) {
         const char *spelled;
     } wanted[] = {
         {&name.act_on_results, "_act_on_results"},
+        {&name.address, "address"},
         {&name.append, "append"},
         {&name.buffer, "buffer"},
         {&name.close, "close"},
@@ -84,6 +85,7 @@ static int intern_names(void) {
         {&name.leave, "leave"},
         {&name.limit, "limit"},
         {&name.look_again, "_look_again"},
+        {&name.popleft, "popleft"},
         {&name.release, "release"},
         {&name.resume, "_resume"},
         {&name.run, "_run"},
@@ -113,13 +115,15 @@ static int find_slow_forms(PyObject *port_class) {
     return 0;
 }
 
-/* learn(EnginePort, EngineHandle, Kind.SOCKET, unblocked_socket, io.FileIO, write_signals_to, before): the classes of the
- * rest, what makes the socket of an accepted connection that doesn't block, and what port.h says of hearing. */
+/* learn(EnginePort, EngineHandle, Kind.SOCKET, unblocked_socket, io.FileIO, write_signals_to, before, readiness): the classes
+ * of the rest, what makes the socket of an accepted connection that doesn't block, what port.h says of hearing, and each
+ * unio.Readiness in the order of the numbers. */
 static PyObject *learn(PyObject *Py_UNUSED(module), PyObject *args) {
     PyObject *port_class, *handle_class, *file_class;
-    if (!PyArg_ParseTuple(args, "OOOOOOO!", &port_class, &handle_class, &socket_kind, &accepted_socket, &file_class,
-                          &hearing.write_signals_to, &PyList_Type, &hearing.before))
+    if (!PyArg_ParseTuple(args, "OOOOOOO!O!", &port_class, &handle_class, &socket_kind, &accepted_socket, &file_class,
+                          &hearing.write_signals_to, &PyList_Type, &hearing.before, &PyTuple_Type, &readiness))
         return NULL;
+    Py_INCREF(readiness);
     Py_INCREF(hearing.write_signals_to);
     Py_INCREF(hearing.before);
     handle_type = (PyTypeObject *)Py_NewRef(handle_class);
@@ -137,12 +141,13 @@ static PyObject *learn(PyObject *Py_UNUSED(module), PyObject *args) {
 static PyObject *adopt(PyObject *Py_UNUSED(module), PyObject *args, PyObject *keywords) {
     static char *names[] = {"takes_max",    "ask_seconds", "sweep_seconds", "lock_seconds_max",
                             "attempts_max", "limit",       "send_max",      "buffer_min",
-                            "sweep_freely", "quick_seconds", "pace_max", "pace_weight", "run_seconds", "slow_limit", NULL};
+                            "sweep_freely", "quick_seconds", "pace_max", "pace_weight", "run_seconds", "slow_limit",
+                            "vector_max",   NULL};
     struct constants *to = &constant;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "$Idddinnnnddddn", names, &to->takes_max, &to->ask_seconds,
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "$Idddinnnnddddnn", names, &to->takes_max, &to->ask_seconds,
                                      &to->sweep_seconds, &to->lock_seconds_max, &to->attempts_max, &to->limit,
                                      &to->send_max, &to->buffer_min, &to->sweep_freely, &to->quick_seconds,
-                                     &to->pace_max, &to->pace_weight, &to->run_seconds, &to->slow_limit))
+                                     &to->pace_max, &to->pace_weight, &to->run_seconds, &to->slow_limit, &to->vector_max))
         return NULL;
     Py_RETURN_NONE;
 }

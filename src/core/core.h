@@ -8,6 +8,7 @@
 #include <pthread.h>
 #include <stddef.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 
 /* What only one thread at a time does, in a few instructions that run none of the program's code and make no system call.
  * Python's lock keeps the others out where there is one. */
@@ -120,7 +121,19 @@ struct peer {
     socklen_t size;
 };
 
-enum kind { NEITHER = -1, RECV, SEND, ACCEPT };
+enum kind { NEITHER = -1, RECV, SEND, ACCEPT, RECV_FROM, SEND_TO, POLL };
+
+static inline int receives(enum kind kind) { return kind == RECV || kind == RECV_FROM; }
+static inline int sends(enum kind kind) { return kind == SEND || kind == SEND_TO; }
+
+/* What a call is told where one buffer does not say it all: of datagrams, and where there are several buffers. */
+struct message {
+    struct msghdr header;
+    struct sockaddr_storage address; /* whom it comes from, or goes to */
+    socklen_t address_size;          /* of an accepted peer's, where Python has requested that */
+    size_t done, size;               /* of an attempt whose request this is with */
+    struct iovec vector[];
+};
 
 /* An attempt of the first operation of a direction. */
 struct attempt {
@@ -128,15 +141,17 @@ struct attempt {
     struct direction *direction;
     const int *number; /* where the socket object keeps its descriptor: -1 once it is closed */
     char *data;
-    size_t size, done;
+    size_t size, done; /* of polls the size is what they wait for: see polls.c, which also makes those without an operation */
     Py_ssize_t result; /* a count, or -errno */
     struct peer *peer;  /* of an accept: who it is */
-    PyObject *accepted; /* its socket */
+    PyObject *accepted; /* its socket; or something to be dropped where no lock is held */
+    struct message *message; /* NULL where one buffer says it all */
     char kind;
     char follows; /* another one of this direction, at once */
     char skips; /* it is attempted within submit, and queues nothing if it succeeds there */
     char skipped;
     char more; /* to receive: as far as a ring tells */
+    char by_call; /* also where there is a ring */
 };
 
 /* Numbers that Python says, each where its own module has it (classes.c). */
@@ -150,6 +165,7 @@ extern struct constants {
     double ask_seconds;      /* how soon after the first of them it is asked again */
     double sweep_seconds;    /* how soon Python is let look for handles that were closed behind the port's back */
     double lock_seconds_max; /* the longest wait for a lock */
+    Py_ssize_t vector_max;   /* buffers of one call */
     int attempts_max;        /* of a direction in one go; so often what has ended in a ring is looked for, too */
     Py_ssize_t limit;        /* of the completions of one wait, unless told */
     Py_ssize_t sweep_freely; /* handles up to which they are looked at whenever a wait ends with nothing */
@@ -162,7 +178,7 @@ extern struct names {
     PyObject *run, *run_on, *resume, *event, *fileno, *lead, *close_kernel_once, *release, *empty, *leave, *look_again,
         *act_on_results, *append, *close_signal_pipe, *forward_no_more, *forward_to, *timeout, *limit, *key, *gettimeout,
         *close, *slow_close, *state, *buffer,
-        *init, *socket;
+        *init, *socket, *address, *popleft;
 } name;
 
 /* Sockets (sockets.c) */
@@ -197,7 +213,8 @@ unsigned ring_take_some(PyObject *ring);
 
 extern PyType_Spec lock_spec, queue_spec, waiter_spec, direction_spec, handle_spec, port_spec, ring_spec;
 extern PyType_Spec deadline_spec, deadlines_spec, task_spec;
-extern PyType_Spec operation_spec, buffered_spec, recv_spec, send_spec, accept_spec, completion_spec;
+extern PyType_Spec operation_spec, buffered_spec, recv_spec, send_spec, recv_from_spec, send_to_spec, accept_spec, poll_spec;
+extern PyType_Spec completion_spec;
 extern PyMethodDef lock_functions[], socket_functions[], class_functions[], association_functions[], task_functions[];
 extern PyMethodDef signal_functions[];
 

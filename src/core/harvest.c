@@ -81,8 +81,9 @@ static int notice(struct port *self, const union events *events, int index, stru
             keep_first(kept);
         return 0;
     }
-    struct direction *directions[2] = {direction_of(handle_of(handle)->incoming), direction_of(handle_of(handle)->outgoing)};
-    int owned[2];
+    struct direction *directions[DIRECTIONS] = {
+        direction_of(handle_of(handle)->incoming), direction_of(handle_of(handle)->outgoing), direction_of_polls(handle)};
+    int owned[DIRECTIONS];
     lock_acquire(handle_of(handle)->lock);
     if (told.ended)
         POKE(handle_of(handle)->ended, 1);
@@ -90,9 +91,9 @@ static int notice(struct port *self, const union events *events, int index, stru
         POKE(handle_of(handle)->failure, told.failure);
     owned[0] = told.incoming && own_locked(handle, directions[0]);
     owned[1] = told.outgoing && own_locked(handle, directions[1]);
-    PyObject *readiness = handle_of(handle)->readiness;
+    owned[2] = directions[2] && own_locked(handle, directions[2]);
     lock_release(handle_of(handle)->lock);
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < DIRECTIONS; i++) {
         if (!owned[i])
             continue;
         if (prepare(self, &attempts[prepared], handle, directions[i]))
@@ -100,8 +101,6 @@ static int notice(struct port *self, const union events *events, int index, stru
         else if (call_port(self, name.run, handle, (PyObject *)directions[i], NULL) < 0)
             keep_first(kept);
     }
-    if (readiness && readiness != Py_None && call_port(self, name.resume, handle, readiness, NULL) < 0)
-        keep_first(kept);
     Py_DECREF(handle);
     return prepared;
 }
@@ -165,6 +164,7 @@ static int harvest_events(struct port *self, int timeout_ms, struct room *room) 
     for (int i = 0; i < found; i++)
         prepared += notice(self, &room->events, i, &room->attempts[prepared], &kept);
     start_attempts(self, room->attempts, prepared, &kept);
+    start_backlog(self, room->attempts, DIRECTIONS * EVENTS_MAX, &kept);
     return raise_kept(kept) < 0 ? -1 : found;
 }
 

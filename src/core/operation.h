@@ -34,6 +34,30 @@ struct buffered {
     char grows;       /* of a receive: whether the buffer is its own */
 };
 
+/* A receive of datagrams. Of the sender of the last it has an address or, until somebody asks for that, what the kernel has
+ * said; neither until __init__ has been called. */
+struct recv_from {
+    struct buffered buffered;
+    PyObject *address;
+    struct peer sender;
+    char is_told; /* whether the sender is what counts */
+};
+
+/* A send of datagrams, with its address in both forms; of the kernel's the size is 0 where it is not known. */
+struct send_to {
+    struct buffered buffered;
+    PyObject *address;
+    struct peer receiver;
+};
+
+/* What a poll waits for, and what it has found: as unio.Readiness and as its number, -1 where that was not found by C. */
+struct poll {
+    struct operation operation;
+    PyObject *readiness, *found;
+    unsigned long long request; /* what a ring knows it by, as long as *native* is True */
+    signed char wanted, told;
+};
+
 /* Of its peer it has an address or, until somebody asks for that, what the kernel has said; neither until __init__ has been
  * called. */
 struct accept {
@@ -44,11 +68,15 @@ struct accept {
 
 static inline struct operation *OP(PyObject *operation) { return (struct operation *)operation; }
 static inline struct buffered *BUFFERED(PyObject *operation) { return (struct buffered *)operation; }
+static inline struct recv_from *RECEIVING(PyObject *operation) { return (struct recv_from *)operation; }
+static inline struct send_to *SENDING(PyObject *operation) { return (struct send_to *)operation; }
+static inline struct poll *POLLING(PyObject *operation) { return (struct poll *)operation; }
 static inline struct accept *ACCEPTING(PyObject *operation) { return (struct accept *)operation; }
 
 extern PyTypeObject *operation_type; /* OperationState, of the copy of the package that C serves; see claim */
 
-/* What an operation is to C: RECV and SEND have a struct buffered, and ACCEPT has a struct accept. */
+/* What an operation is to C: ACCEPT has a struct accept, POLL a struct poll, and the others begin with a struct buffered; RECV_FROM has a struct
+ * recv_from, and SEND_TO has a struct send_to. */
 static inline enum kind kind_in(PyObject *operation) { return (enum kind)OP(operation)->kind; }
 
 /* The same of any object of the program's. */
@@ -116,7 +144,26 @@ int know_awaiting(void);
  * and in *address its address, to drop where no lock is held. */
 struct peer *exchange_peer(PyObject *operation, struct peer *peer, PyObject **address);
 
-/* What holds the memory of an operation with a buffer, if that is one piece, and where it is; NULL if not. */
+/* What holds the memory of an operation with a buffer, and its size; NULL if that is more than one call takes. *data is where
+ * it is, or NULL where it is in several pieces: then what is returned is a tuple of memoryviews. */
 PyObject *memory_of(PyObject *operation, char **data, Py_ssize_t *size);
+
+/* Where the bytes of a tuple of memoryviews are, up to *most* after the first *done*, in up to *room* pieces. Returns how
+ * many that makes. */
+int pieces_of(PyObject *views, size_t done, size_t most, struct iovec *vector, int room);
+
+/* Makes an operation with a buffer, where that is a few fields to fill. Returns 0 where it is for its class in operations.py,
+ * and -1 with an exception. */
+int buffered_make_usual(PyObject *operation, PyObject *handle, PyObject *buffer, PyObject *state);
+PyObject *buffered_made(PyTypeObject *type, enum kind kind);
+int buffered_traverse(PyObject *operation, visitproc visit, void *arg);
+int buffered_clear(PyObject *operation);
+
+/* Notes whom a datagram has come from (datagrams.c). Returns what the operation had of the last, to drop where no lock is
+ * held. */
+PyObject *exchange_sender(PyObject *operation, const struct message *message);
+
+/* Fills in where a datagram goes. Returns 0 where only Python knows. */
+int read_receiver(PyObject *operation, PyObject *handle, struct message *message);
 
 #endif

@@ -88,6 +88,15 @@ static PyObject *port_start_all(PyObject *port, PyObject *Py_UNUSED(ignored)) {
     Py_RETURN_NONE;
 }
 
+/* _request_fast(handle, direction): see request_first_locked. */
+static PyObject *port_request(PyObject *port, PyObject *const *args, Py_ssize_t count) {
+    struct port *self = usable_port(port);
+    unsigned long long name = 0;
+    if (self && count == 2 && Py_TYPE(args[0]) == handle_type && Py_TYPE(args[1]) == direction_type)
+        name = request_first_locked(self, args[0], direction_of(args[1]));
+    return PyErr_Occurred() ? NULL : PyLong_FromUnsignedLongLong(name);
+}
+
 /* _is_heard(): whether the main thread waits, and Python writes to the pipe. */
 static PyObject *port_is_heard(PyObject *port, PyObject *Py_UNUSED(ignored)) {
     struct port *self = (struct port *)port;
@@ -188,6 +197,7 @@ static PyMethodDef methods[] = {
     METHOD("_end_fast", port_end, METH_NOARGS),
     METHOD("_harvest_fast", port_harvest, METH_O),
     METHOD("_is_heard", port_is_heard, METH_NOARGS),
+    METHOD("_request_fast", port_request, METH_FASTCALL),
     METHOD("_tells_program", port_tells_program, METH_NOARGS),
     METHOD("_start_all", port_start_all, METH_NOARGS),
     METHOD("_write_signals_to", port_write_signals_to, METH_O),

@@ -11,10 +11,12 @@
 
 #include <math.h>
 
+#define DIRECTIONS 3 /* of a handle: what comes in, what goes out, and polls */
+
 /* What one call deals with at once. A thread's stack may have 32 KiB, and this takes more. */
 struct room {
     union events events;
-    struct attempt attempts[2 * EVENTS_MAX]; /* an event may be one for each direction */
+    struct attempt attempts[DIRECTIONS * EVENTS_MAX]; /* an event may be one for each */
     struct gathered gathered[GATHERED_MAX];
 };
 
@@ -52,7 +54,7 @@ extern struct slow_forms {
 /* The classes, and where their instances keep what is used here (classes.c). */
 
 extern PyTypeObject *handle_type;
-extern PyObject *accepted_socket, *socket_kind;
+extern PyObject *accepted_socket, *socket_kind, *readiness;
 
 extern struct offsets {
     Py_ssize_t family, type, protocol; /* ints, of a socket */
@@ -148,10 +150,18 @@ int all_stand(struct port *self);
  * at for no more than a share of the time. */
 int has_open_sockets_only(struct port *self);
 
-/* Attempts (attempts.c) */
+/* Attempts (calls.c) */
 
-/* Whether an operation is plain: it accepts; or it receives, or sends, with one buffer that is neither empty nor too large. */
-int is_plain(PyObject *operation, enum kind kind);
+/* Whether an operation of a handle is plain: it accepts; or it receives, or sends, some bytes and not too many. */
+int is_plain(PyObject *handle, PyObject *operation, enum kind kind);
+
+/* Finds what an attempt of an operation needs. Returns 0 where that is not for C, and leaves the attempt as it is. */
+int prepare_operation(struct attempt *attempt, PyObject *handle, PyObject *operation);
+
+/* Makes the system calls. */
+void perform(struct attempt *attempts, int count);
+
+/* Attempts (attempts.c) */
 
 /* Makes an attempt of the first operation of a direction that this thread owns. Returns 0 where that is not for C. */
 int prepare(struct port *self, struct attempt *attempt, PyObject *handle, struct direction *direction);
@@ -159,11 +169,43 @@ int prepare(struct port *self, struct attempt *attempt, PyObject *handle, struct
 /* Makes the attempts and those that follow them, or requests them of a ring, and acts on what comes of them. */
 void start_attempts(struct port *self, struct attempt *attempts, int count, PyObject **kept);
 
+/* Requests an attempt of the first operation of a direction that this thread owns, with the handle's lock held. Returns what
+ * it is cancelled by; 0, perhaps with an exception, where that is not for C, or the ring is full. */
+unsigned long long request_first_locked(struct port *self, PyObject *handle, struct direction *direction);
+
+/* Whether directions have had their attempts, and wait for the next turn. */
+int has_backlog(const struct port *self);
+
+/* Attempts those; there is room for so many attempts, and the others stay. */
+void start_backlog(struct port *self, struct attempt *attempts, int room, PyObject **kept);
+
 /* Acts on the results of attempts that a ring has made, and requests those that follow them. */
 void settle_requests(struct port *self, struct attempt *attempts, int count, PyObject **kept);
 
 /* Attempts an operation that was just linked, and nothing else. Returns whether it has succeeded and queues nothing. */
 int attempt_at_once(struct port *self, PyObject *handle, struct direction *direction);
+
+/* For polls.c: queues an operation that has succeeded, under the handle's lock; leaves a direction to the leader, but for 0,
+ * which says that there is no memory and it is this thread's; drops what an attempt has. */
+int succeed(struct port *self, PyObject *operation);
+int leave_to_leader(struct port *self, struct attempt *a, PyObject **kept);
+void drop_attempt(struct attempt *a);
+
+/* Polls (polls.c) */
+
+int is_direction_of_polls(PyObject *handle, const struct direction *direction);
+
+/* NULL where polls have none yet, as Python makes it. */
+struct direction *direction_of_polls(PyObject *handle);
+
+/* As prepare does it, of that direction. */
+int prepare_polls(struct attempt *attempt, PyObject *handle, struct direction *direction);
+
+/* What poll(2) tells, or -1 and errno. */
+int poll_once(int number, size_t wanted);
+
+/* Acts on it, or on what a ring has told of a poll. Returns whether there is another attempt of the direction to be made. */
+int settle_polls(struct port *self, struct attempt *a, int is_last, PyObject **kept);
 
 /* Starts what this thread has gathered, or what all have; that, any thread may do. */
 int start_own_gathered(struct port *self, const struct waiter *waiter);

@@ -16,7 +16,8 @@
  * - IORING_SETUP_COOP_TASKRUN: what a request still has to do when its event comes is done by the thread that submitted
  *   it, and without this flag that thread is interrupted for it wherever it runs, which costs a quarter of the rate of
  *   small messages. With it, it is done when that thread next enters the kernel, for whatever reason, the timer's tick
- *   included. Not IORING_SETUP_SINGLE_ISSUER, nor IORING_SETUP_DEFER_TASKRUN, which takes that: here any thread submits.
+ *   included. IORING_SETUP_TASKRUN_FLAG tells of it in memory, so that a look need not enter the kernel where there is nothing
+ *   of the kind. Not IORING_SETUP_SINGLE_ISSUER, nor IORING_SETUP_DEFER_TASKRUN, which takes that: here any thread submits.
  */
 #define _GNU_SOURCE /* syscall, MAP_POPULATE */
 #include "ring.h"
@@ -101,6 +102,7 @@ static int map(struct ring *ring, const struct io_uring_params *made)
     ring->entries = entries;
     ring->entries_head = (unsigned *)(queues + made->sq_off.head);
     ring->entries_tail = (unsigned *)(queues + made->sq_off.tail);
+    ring->flags = (unsigned *)(queues + made->sq_off.flags);
     ring->results_head = (unsigned *)(queues + made->cq_off.head);
     ring->results_tail = (unsigned *)(queues + made->cq_off.tail);
     ring->results = (struct io_uring_cqe *)(queues + made->cq_off.cqes);
@@ -134,7 +136,8 @@ static int go_round(struct ring *ring, const char **what)
 int ring_open(struct ring *ring, unsigned entries, void (*bind)(struct io_uring_sqe *entry), const char **what)
 {
     struct io_uring_params made = {
-        .flags = IORING_SETUP_COOP_TASKRUN | IORING_SETUP_SUBMIT_ALL | IORING_SETUP_CLAMP | IORING_SETUP_CQSIZE,
+        .flags = IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_SUBMIT_ALL | IORING_SETUP_CLAMP |
+                 IORING_SETUP_CQSIZE,
         .cq_entries = RESULTS_PER_ENTRY * entries,
     };
     memset(ring, 0, sizeof *ring);
@@ -225,6 +228,12 @@ static int enter(struct ring *ring, int64_t nanoseconds)
             return 0;
         /* another thread has taken some of the entries along, and the kernel didn't wait */
     }
+}
+
+bool ring_is_quiet(const struct ring *ring)
+{
+    unsigned flags = __atomic_load_n(ring->flags, __ATOMIC_RELAXED);
+    return !ring_gathered(ring) && !(flags & (IORING_SQ_CQ_OVERFLOW | IORING_SQ_TASKRUN)) && !ready(ring);
 }
 
 int ring_enter(struct ring *ring, int64_t nanoseconds, struct spin *spin)

@@ -12,6 +12,7 @@
 
 #include <pthread.h>
 #include <stddef.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 struct ring {
@@ -22,6 +23,7 @@ struct ring {
     struct io_uring_cqe *results;
     unsigned *entries_head, *entries_tail; /* in memory that the kernel shares */
     unsigned *results_head, *results_tail;
+    const unsigned *flags; /* what the kernel has to say besides */
     unsigned entries_count, entries_mask, results_mask;
     unsigned tail; /* of the entries that are prepared; the kernel sees those before entries_tail */
     void *queues; /* both queues are one mapping */
@@ -42,6 +44,10 @@ void ring_advance(struct ring *ring);
 
 /* How many entries are prepared that the kernel has not taken yet, as far as it has told; the caller holds the lock. */
 unsigned ring_gathered(const struct ring *ring);
+
+/* Whether nothing is prepared, nothing has come, and nothing would if a thread entered without waiting; the caller holds the
+ * lock. */
+bool ring_is_quiet(const struct ring *ring);
 
 /* Hand over the entries that are prepared, and wait until there is a result: for up to that many nanoseconds, for ever
  * if they are negative, not at all if they are 0. A signal ends the wait, and so does looking in vain, where spin is not

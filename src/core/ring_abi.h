@@ -96,6 +96,10 @@ struct io_uring_params {
 #define IORING_SETUP_CLAMP (1U << 4)
 #define IORING_SETUP_SUBMIT_ALL (1U << 7)
 #define IORING_SETUP_COOP_TASKRUN (1U << 8)
+#define IORING_SETUP_TASKRUN_FLAG (1U << 9)
+
+#define IORING_SQ_CQ_OVERFLOW (1U << 1) /* in what the offset of the entries' flags leads to */
+#define IORING_SQ_TASKRUN (1U << 2)
 
 #define IORING_FEAT_SINGLE_MMAP (1U << 0) /* in features */
 #define IORING_FEAT_NODROP (1U << 1)

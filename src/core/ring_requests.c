@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "address.h"
+#include "operation.h"
 
 #define VECTOR_MAX 1024 /* IOV_MAX: the buffers of one call */
 #define POSITION_NONE UINT64_MAX /* the offset of what has no position: a pipe */
@@ -108,26 +109,6 @@ PyObject *ring_commit(Ring *self, struct request *request, PyObject *owner, cons
     return number;
 }
 
-/* Where the bytes of a tuple of memoryviews are, up to *most* after the first *done*, in up to *room* parts. Returns how
- * many parts that makes. */
-static int parts(PyObject *views, Py_ssize_t done, Py_ssize_t most, struct iovec *vector, int room)
-{
-    int count = 0;
-    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(views) && count < room && most; i++) {
-        const Py_buffer *view = PyMemoryView_GET_BUFFER(PyTuple_GET_ITEM(views, i));
-        Py_ssize_t skipped = done < view->len ? done : view->len, size = view->len - skipped;
-        done -= skipped;
-        if (!size)
-            continue;
-        if (size > most)
-            size = most;
-        most -= size;
-        vector[count].iov_base = (char *)view->buf + skipped;
-        vector[count++].iov_len = (size_t)size;
-    }
-    return count;
-}
-
 static bool are_views(PyObject *views)
 {
     bool fine = PyTuple_Check(views);
@@ -154,7 +135,7 @@ static struct message *message_of(PyObject *views, Py_ssize_t done, Py_ssize_t m
     int room = PyTuple_GET_SIZE(views) < VECTOR_MAX ? (int)PyTuple_GET_SIZE(views) : VECTOR_MAX;
     struct message *message = new_message(room);
     if (message)
-        message->header.msg_iovlen = (size_t)parts(views, done, most, message->vector, room);
+        message->header.msg_iovlen = (size_t)pieces_of(views, (size_t)done, (size_t)most, message->vector, room);
     return message;
 }
 
@@ -167,7 +148,7 @@ static PyObject *transfer(Ring *self, PyObject *owner, const struct target *targ
     struct message *message = NULL;
     if (!are_views(views) || (PyTuple_GET_SIZE(views) > 1 && !(message = message_of(views, done, most))))
         return NULL;
-    int count = message ? (int)message->header.msg_iovlen : parts(views, done, most, &one, 1);
+    int count = message ? (int)message->header.msg_iovlen : pieces_of(views, (size_t)done, (size_t)most, &one, 1);
     if (message && count <= 1) { /* the others are empty, or done */
         one = count ? message->vector[0] : one;
         free(message);
@@ -352,10 +333,7 @@ PyObject *ring_poll(Ring *self, PyObject *arguments)
     struct request *request = ring_begin(self, IORING_OP_POLL_ADD, &target, &entry);
     if (!request)
         return NULL;
-#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
-    events = events << 16 | events >> 16; /* what was 16 bits wide once is still where these were */
-#endif
-    entry->poll32_events = events;
+    entry->poll32_events = poll_events(events);
     entry->len = again ? IORING_POLL_ADD_MULTI : 0;
     return ring_commit(self, request, owner, &target, NULL, NULL, entry->user_data);
 }

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 
 #include "address.h"
+#include "operation.h"
 
 #define TAKEN 64 /* results that are taken in one go */
 #define NEVER UINT64_MAX
@@ -65,12 +66,33 @@ static unsigned take(Ring *self, uint64_t until)
     return all;
 }
 
+static bool has_message(const struct request *request)
+{
+    return request->opcode == IORING_OP_RECVMSG || request->opcode == IORING_OP_SENDMSG;
+}
+
+static PyObject *sender_and_flags(const struct message *message)
+{
+    PyObject *address = address_to(&message->address, message->header.msg_namelen);
+    return address ? Py_BuildValue("(Ni)", address, message->header.msg_flags) : NULL;
+}
+
+static PyObject *more_of_attempt(const struct request *request, int32_t result)
+{
+    if (request->opcode == IORING_OP_POLL_ADD)
+        return Py_NewRef(request->operation);
+    if (request->opcode == IORING_OP_ACCEPT && result >= 0)
+        return address_to(&request->peer->address, request->peer->size);
+    if (request->opcode == IORING_OP_RECVMSG && result >= 0 && request->told->header.msg_name)
+        return sender_and_flags(request->told);
+    return Py_NewRef(Py_None);
+}
+
 /* What else there is to a result, whose request is this thread's: it has ended, or its result is a number alone. */
 static PyObject *detail(const struct request *request, int32_t result, uint32_t flags)
 {
     if (request->is_attempt) {
-        bool accepted = request->opcode == IORING_OP_ACCEPT && result >= 0;
-        PyObject *more = accepted ? address_to(&request->peer->address, request->peer->size) : Py_NewRef(Py_None);
+        PyObject *more = more_of_attempt(request, result);
         return more ? Py_BuildValue("(OON)", request->handle, request->direction, more) : NULL;
     }
     struct message *message = request->message;
@@ -86,8 +108,7 @@ static PyObject *detail(const struct request *request, int32_t result, uint32_t 
     case IORING_OP_RECVMSG: {
         if (!message->header.msg_name)
             return PyBool_FromLong(flags & IORING_CQE_F_SOCK_NONEMPTY);
-        PyObject *address = address_to(&message->address, message->header.msg_namelen);
-        return address ? Py_BuildValue("(Ni)", address, message->header.msg_flags) : NULL;
+        return sender_and_flags(message);
     }
     default:
         Py_RETURN_NONE;
@@ -103,6 +124,8 @@ static void release(struct request *request)
         Py_CLEAR(request->operation);
         if (request->opcode == IORING_OP_ACCEPT)
             PyMem_Free(request->peer);
+        else if (has_message(request))
+            PyMem_Free(request->told);
     } else {
         Py_CLEAR(request->owner);
         Py_CLEAR(request->socket);
@@ -228,12 +251,16 @@ static struct attempt attempt_of(struct request *request)
         .operation = request->operation,
         .direction = request->direction,
         .memory = request->memory,
-        .kind = request->opcode == IORING_OP_SEND ? SEND : request->opcode == IORING_OP_RECV ? RECV : ACCEPT,
+        .kind = (char)kind_in(request->operation),
         .result = request->result,
         .more = (request->flags & IORING_CQE_F_SOCK_NONEMPTY) != 0,
     };
     if (attempt.kind == ACCEPT) {
         attempt.peer = request->peer;
+    } else if (has_message(request)) {
+        attempt.message = request->told;
+        attempt.done = request->told->done;
+        attempt.size = request->told->size;
     } else {
         attempt.done = request->done;
         attempt.size = request->size;

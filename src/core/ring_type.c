@@ -54,10 +54,10 @@ static void leave(Ring *self)
 bool ring_cross(Ring *self, bool for_results, int64_t nanoseconds, struct spin *spin)
 {
     pthread_mutex_lock(&self->ring.lock);
-    bool open = self->open, lacking;
-    self->entered += open;
+    bool enters = self->open && !(for_results && nanoseconds == 0 && ring_is_quiet(&self->ring)), lacking;
+    self->entered += enters;
     pthread_mutex_unlock(&self->ring.lock);
-    if (!open)
+    if (!enters)
         return true;
     Py_BEGIN_ALLOW_THREADS
     int result = for_results ? ring_enter(&self->ring, nanoseconds, spin) : ring_submit(&self->ring);
@@ -157,7 +157,16 @@ void ring_submit_gathered(PyObject *object)
         ring_cross((Ring *)object, false, 0, NULL);
 }
 
-static const uint8_t opcodes[] = {[RECV] = IORING_OP_RECV, [SEND] = IORING_OP_SEND, [ACCEPT] = IORING_OP_ACCEPT};
+static int opcode_of(const struct attempt *attempt)
+{
+    if (attempt->kind == ACCEPT)
+        return IORING_OP_ACCEPT;
+    if (attempt->kind == POLL)
+        return IORING_OP_POLL_ADD;
+    if (sends(attempt->kind))
+        return attempt->message ? IORING_OP_SENDMSG : IORING_OP_SEND;
+    return attempt->message ? IORING_OP_RECVMSG : IORING_OP_RECV;
+}
 
 static void fill_entry(struct io_uring_sqe *entry, const struct attempt *attempt, int poll_first)
 {
@@ -167,9 +176,18 @@ static void fill_entry(struct io_uring_sqe *entry, const struct attempt *attempt
         entry->accept_flags = SOCK_CLOEXEC | SOCK_NONBLOCK;
         return;
     }
-    entry->addr = (uint64_t)(uintptr_t)attempt->data;
-    entry->len = (uint32_t)(attempt->size < TRANSFER_MAX ? attempt->size : TRANSFER_MAX);
-    if (attempt->kind == SEND)
+    if (attempt->kind == POLL) {
+        entry->poll32_events = poll_events((uint32_t)attempt->size);
+        return;
+    }
+    if (attempt->message) {
+        entry->addr = (uint64_t)(uintptr_t)&attempt->message->header;
+        entry->len = 1;
+    } else {
+        entry->addr = (uint64_t)(uintptr_t)attempt->data;
+        entry->len = (uint32_t)(attempt->size < TRANSFER_MAX ? attempt->size : TRANSFER_MAX);
+    }
+    if (sends(attempt->kind))
         entry->msg_flags = MSG_NOSIGNAL | MSG_DONTWAIT;
     else if (poll_first)
         entry->ioprio = IORING_RECVSEND_POLL_FIRST;
@@ -180,7 +198,7 @@ unsigned long long ring_attempt(PyObject *object, const struct attempt *attempt,
     Ring *self = (Ring *)object;
     struct io_uring_sqe *entry;
     struct target target = {.number_at = attempt->number, .number = -1};
-    struct request *request = ring_try_begin(self, opcodes[(int)attempt->kind], &target, &entry);
+    struct request *request = ring_try_begin(self, opcode_of(attempt), &target, &entry);
     if (!request)
         return 0;
     fill_entry(entry, attempt, poll_first);
@@ -192,6 +210,10 @@ unsigned long long ring_attempt(PyObject *object, const struct attempt *attempt,
     request->memory = attempt->memory;
     if (attempt->kind == ACCEPT) {
         request->peer = attempt->peer;
+    } else if (attempt->message) {
+        request->told = attempt->message;
+        request->told->done = attempt->done;
+        request->told->size = attempt->size;
     } else {
         request->done = (uint32_t)attempt->done; /* of a send, which has no more than SEND_MAX */
         request->size = entry->len;

@@ -17,13 +17,6 @@
 #define WAKES 2   /* of one that fetches a thread out of the kernel */
 #define CANCELS 1 /* a bit in that of one that cancels a request, beside the request's own */
 
-struct message {
-    struct msghdr header;
-    struct sockaddr_storage address;
-    socklen_t address_size; /* of an accepted peer's */
-    struct iovec vector[];
-};
-
 /* What a request names: a socket object, whose descriptor is the one that it has when the kernel is given the request; or
  * a number, with which the kernel is to be given it before that can be another's. */
 struct target {
@@ -53,7 +46,8 @@ struct request {
         struct { /* of an attempt to receive or to send */
             uint32_t done, size;
         };
-        struct peer *peer; /* of an attempt to accept */
+        struct message *told; /* of one with more than one buffer, or of a datagram */
+        struct peer *peer;    /* of an attempt to accept */
     };
     int32_t result;
     uint32_t flags; /* of the result */
@@ -80,6 +74,16 @@ typedef struct {
     bool open;
     pid_t process;
 } Ring;
+
+/* The events that a poll waits for, as an entry has them. */
+static inline uint32_t poll_events(uint32_t events)
+{
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    return events << 16 | events >> 16; /* what was 16 bits wide once is still where these were */
+#else
+    return events;
+#endif
+}
 
 static inline uint64_t name_of(const struct request *request)
 {

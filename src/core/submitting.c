@@ -40,6 +40,8 @@ static enum linked link_locked(struct port *self, struct submission *it) {
     it->verdict = exchange_field(operation, &OP(operation)->verdict, Py_NewRef(Py_None));
     it->error = exchange_field(operation, &OP(operation)->error, Py_NewRef(Py_None));
     set_transferred(operation, 0);
+    if (is_direction_of_polls(it->handle, direction)) /* it does not depend on those ahead of it */
+        POKE(direction->ready, 1);
     direction_append(direction, operation);
     if (!PEEK(direction->ready) || !is_free(direction))
         return LINKED;
@@ -87,7 +89,7 @@ static int is_to_grow(PyObject *operation, enum kind kind) {
 /* Whether what is prepared is for this file. Not where what is gathered is being started, and a finalizer comes in the
  * middle. */
 static int is_for_here(struct port *self, const struct waiter *waiter, const struct submission *it, enum kind kind) {
-    return waiter && usable(self) && it->handle && is_fast_here(self, it->handle) && is_plain(it->operation, kind) &&
+    return waiter && usable(self) && it->handle && is_fast_here(self, it->handle) && is_plain(it->handle, it->operation, kind) &&
            !is_to_grow(it->operation, kind) && !is_full(waiter);
 }
 
@@ -107,6 +109,12 @@ static int submit_prepared(struct port *self, struct waiter *waiter, struct subm
     return done;
 }
 
+static struct direction *direction_for(PyObject *handle, enum kind kind) {
+    if (kind == POLL)
+        return direction_of_polls(handle);
+    return direction_of(sends(kind) ? handle_of(handle)->outgoing : handle_of(handle)->incoming);
+}
+
 /* Submits an operation that is plain, with a time-out of so many seconds, or with none if that is negative. Says in *skipped
  * whether it has succeeded and queues nothing. Returns 0 where that is not for this file. */
 static int submit_fast(struct port *self, PyObject *operation, double timeout, int *skipped) {
@@ -122,8 +130,8 @@ static int submit_fast(struct port *self, PyObject *operation, double timeout, i
     }
     struct waiter *waiter = waiter_here(self);
     if (done > 0 && (done = is_for_here(self, waiter, &it, kind))) {
-        it.direction = direction_of(kind == SEND ? handle_of(it.handle)->outgoing : handle_of(it.handle)->incoming);
-        done = submit_prepared(self, waiter, &it, skipped);
+        it.direction = direction_for(it.handle, kind);
+        done = it.direction ? submit_prepared(self, waiter, &it, skipped) : 0;
     }
     Py_XDECREF(it.handle);
     Py_XDECREF(it.deadline);

@@ -34,8 +34,8 @@ static PyObject *time_left(const struct timing *wait) {
  * where there is something now. */
 static double quiet_until(struct port *self) {
     double sweep = PEEK(self->slow_turn) + constant.sweep_seconds, now = monotonic();
-    if (PyObject_Size(self->backlog) != 0)
-        return PyErr_Clear(), 0;
+    if (self->ring && has_backlog(self))
+        return 0;
     if (sweep <= now) {
         if (!has_open_sockets_only(self))
             return 0;
@@ -77,7 +77,7 @@ static int turn(struct port *self, struct waiter *waiter, double until) {
         return -1;
     double due = deadlines_next(self->timers); /* who sets an earlier one from here on interrupts as well */
     int timeout_ms = has ? 0 : milliseconds_to(due < until ? due : until);
-    if (!has && queue_count(queue) > 0) /* they are for threads that run, or are about to */
+    if (!has && (queue_count(queue) > 0 || has_backlog(self))) /* packets are for threads that run, or are about to */
         timeout_ms = 0;
     else if (!has && PEEK(waiter->slot)) {
         queue_arrive(queue, waiter); /* who was woken for what others have taken would else wait for itself */

@@ -12,8 +12,11 @@ from unio.completion import Completion as Completion
 from unio.operation_state import AcceptState as AcceptState
 from unio.operation_state import BufferedState as BufferedState
 from unio.operation_state import OperationState as OperationState
+from unio.operation_state import PollState as PollState
+from unio.operation_state import RecvFromState as RecvFromState
 from unio.operation_state import RecvState as RecvState
 from unio.operation_state import SendState as SendState
+from unio.operation_state import SendToState as SendToState
 from unio.operations import Operation
 from unio.task_state import TaskState as TaskState
 from unio.task_state import in_task as in_task
@@ -119,6 +122,7 @@ class FastPort:
     ) -> None: ...
     def _end_fast(self) -> None: ...
     def _harvest_fast(self, timeout_ms: int, /) -> bool: ...
+    def _request_fast(self, handle: Any, direction: Direction, /) -> int: ...
     def _start_all(self) -> None: ...
 
 def adopt(
@@ -137,6 +141,7 @@ def adopt(
     pace_weight: float,
     run_seconds: float,
     slow_limit: int,
+    vector_max: int,
 ) -> None: ...
 def claim(class_: type[socket.socket], /) -> bool: ...
 def learn(*classes: Any) -> None: ...

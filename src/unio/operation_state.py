@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from unio.arguments import Address
     from unio.handle import Handle
-    from unio.operations.sockets import Buffers
+    from unio.operations.sockets import Buffers, Readiness
 
 # Where an operation is in its cycle. Only a backend changes it. (C has its own copy; a test compares them.)
 IDLE: Final = 0
@@ -234,6 +234,61 @@ class SendState(BufferedState):
 
     def __init__(self, handle: Handle, buffer: Buffers, *, state: Any = None) -> None:
         self._make(handle, buffer, state)
+
+
+class RecvFromState(BufferedState):
+    """What a receive of datagrams keeps besides."""
+
+    __slots__ = ("address",)
+
+    address: Address
+    """The sender of the datagram that was received last."""
+
+    if TYPE_CHECKING:
+
+        def _make(self, handle: Handle, buffer: Buffers, state: Any) -> None: ...
+
+    def __init__(self, handle: Handle, buffer: Buffers, *, state: Any = None) -> None:
+        self._make(handle, buffer, state)
+
+
+class SendToState(BufferedState):
+    """What a send of datagrams keeps besides."""
+
+    __slots__ = ("_address",)
+
+    _address: Address
+
+    if TYPE_CHECKING:
+
+        def _make(self, handle: Handle, buffer: Buffers, address: Address, state: Any) -> None: ...
+
+        def _set_address(self, address: Address) -> None: ...
+
+    def __init__(self, handle: Handle, buffer: Buffers, address: Address, *, state: Any = None) -> None:
+        self._make(handle, buffer, address, state)
+
+    @property
+    def address(self) -> Address:
+        """Where the datagram goes."""
+        return self._address
+
+    @address.setter
+    def address(self, address: Address) -> None:
+        self._set_address(address)
+
+
+class PollState(OperationState):
+    """What a poll keeps besides."""
+
+    __slots__ = ("_readiness", "found")
+
+    _readiness: Readiness
+    found: Readiness
+    """What was ready at the last completion."""
+
+    if TYPE_CHECKING:
+        _request: int  # what an io_uring knows it by; of the form in C
 
 
 class AcceptState(OperationState):

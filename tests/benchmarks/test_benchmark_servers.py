@@ -53,6 +53,30 @@ def test_each_client_gets_back_what_it_sends(backend, program):
         assert receive(clients[1], 12) == b"still there?"
 
 
+def test_each_datagram_comes_back_to_its_sender(backend):
+    with running("unio_datagrams.py", BUFFER, backend) as number, contextlib.ExitStack() as stack:
+        peers = [stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in range(100)]
+        for peer in peers:
+            peer.settimeout(30)
+            peer.connect(("127.0.0.1", number))
+        for _ in range(2):
+            messages = [os.urandom(512) for _ in peers]
+            for peer, message in zip(peers, messages, strict=True):
+                peer.send(message)
+            assert [peer.recv(BUFFER) for peer in peers] == messages
+
+
+def test_what_was_sent_comes_back_behind_a_head(backend):
+    with (
+        running("unio_two_buffers.py", BUFFER, backend) as number,
+        socket.create_connection(("127.0.0.1", number), 30) as client,
+    ):
+        for size in (1, 1024):
+            message = os.urandom(size)
+            client.sendall(message)
+            assert receive(client, 64 + size) == b"." * 64 + message
+
+
 def test_a_file_is_sent_for_each_byte(backend, tmp_path):
     content = os.urandom(300_000)
     path = tmp_path / "content"

@@ -26,6 +26,8 @@ if WHY_NOT:
 KINDS: dict[str, Callable[[unio.Handle], unio.Operation]] = {
     "recv": lambda handle: unio.Recv(handle, bytearray(10)),
     "own": unio.Recv,
+    "several": lambda handle: unio.Recv(handle, [bytearray(5), bytearray(5)]),
+    "gathered": lambda handle: unio.Send(handle, (b"hel", b"lo")),
     "empty": lambda handle: unio.Recv(handle, bytearray()),
     "send": lambda handle: unio.Send(handle, b"hello"),
     "timer": lambda _: unio.Timer(0),
@@ -36,6 +38,7 @@ KINDS: dict[str, Callable[[unio.Handle], unio.Operation]] = {
 
 SEVERAL = [
     *(["recv"], ["recv"] * 3, ["empty", "recv"], ["own", "send"], ["timer", "recv"], ["poll", "recv"], ["send"]),
+    *(["several", "recv"], ["gathered", "several"], ["poll", "poll"]),
     ["connect to", "recv"],
 ]
 

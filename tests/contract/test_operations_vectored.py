@@ -112,6 +112,80 @@ def test_a_vectored_receive_that_begins_with_many_empty_buffers_waits_for_data(
     assert recv.buffer[-1] == b"hello"
 
 
+@pytest.mark.clause("O6", "O5", "S9")
+@channels.every_stream
+def test_vectored_sends_that_are_submitted_together_leave_whole_and_in_order(
+    port: unio.Port, resources: contextlib.ExitStack, transport: str
+) -> None:
+    near, far = channels.outgoing(resources, transport)
+    handle = port.associate(near)
+    support.assert_idle(port)
+    sends = [unio.Send(handle, (b"<%d" % number, b"", bytearray(b">"))) for number in range(50)]
+    for send in sends:
+        port.submit(send)
+    assert [each.operation for each in support.completions(port, 50)] == sends
+    wanted = b"".join(b"<%d>" % number for number in range(50))
+    received = b""
+    while len(received) < len(wanted):
+        received += far.recv(len(wanted) - len(received))
+    assert received == wanted
+    for number, send in enumerate(sends):
+        send.buffer = [b"again", b"%d" % number] if number % 2 else b"one"
+        assert support.run(port, send) == (None, send, len(b"".join(send.buffer)) if number % 2 else 3, None)
+
+
+@pytest.mark.clause("O6", "O4")
+@channels.every_socket
+def test_a_short_vectored_send_of_which_there_is_room_for_a_part_goes_on_behind_it(
+    port: unio.Port, resources: contextlib.ExitStack, transport: str
+) -> None:
+    near, far = channels.outgoing(resources, transport)
+    handle = port.associate(near)
+    support.assert_idle(port)
+    data = channels.pattern(64 * 3777)
+    sends = [unio.Send(handle, [data[:3001], data[3001:3002], data[3002:200_000], data[200_000:]]) for _ in range(64)]
+    for send in sends:
+        port.submit(send)
+    drained = channels.drain(port, far, 64)
+    assert [(each.operation, each.error) for each in drained.completions] == [(send, None) for send in sends]
+    rest = 64 * len(data) - len(drained.data)
+    tail = b""
+    while len(tail) < rest:
+        tail += far.recv(rest - len(tail))
+    assert bytes(drained.data) + tail == 64 * data
+
+
+@pytest.mark.clause("O6", "S5")
+@channels.every_stream
+def test_buffers_that_are_refused_leave_those_that_an_operation_had(
+    port: unio.Port, resources: contextlib.ExitStack, transport: str
+) -> None:
+    near, far = channels.incoming(resources, transport)
+    handle = port.associate(near)
+    buffers = [bytearray(2), bytearray(4)]
+    recv = unio.Recv(handle, buffers)
+    wrong: list[Any] = [[bytearray(2), b"read-only"], (bytearray(2), "text"), [bytearray(2), None], [[bytearray(2)]]]
+    for each in wrong:
+        with pytest.raises(TypeError):
+            recv.buffer = each
+        assert recv.buffer is buffers
+    with pytest.raises(ValueError, match="contiguous"):
+        recv.buffer = [memoryview(bytearray(8))[::2]]
+    port.submit(recv)
+    with pytest.raises(unio.InFlight):
+        recv.buffer = (bytearray(1), bytearray(1))
+    with pytest.raises(BufferError):
+        buffers[1].append(0)
+    far.send(b"abcdef")
+    assert support.completion(port) == (None, recv, 6, None)
+    assert buffers == [b"ab", b"cdef"]
+    recv.buffer = b = (bytearray(0), bytearray(3))
+    buffers[1].append(0)  # it was let go
+    far.send(b"xyz")
+    assert support.run(port, recv).transferred == 3
+    assert b == (b"", b"xyz")
+
+
 @pytest.mark.clause("O6", "O4")
 @channels.every_stream
 def test_a_vectored_send_resumes_in_the_middle_of_a_buffer(

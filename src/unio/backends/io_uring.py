@@ -35,7 +35,7 @@ import errno
 import math
 import select
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from unio.backends.common.accelerator import FastPort, has_fast_path
 from unio.backends.common.file_threads import start_thread
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from unio.backends.engine.attempts import Judgement
     from unio.backends.engine.handle import Direction
     from unio.backends.engine.ring_requests import Target
-    from unio.operations import Operation
+    from unio.operations import Operation, Poll
 
 LASTING = POLLRDHUP | select.POLLERR | select.POLLHUP
 """What a poll tells at once when it begins, asked for or not, and what need not keep an attempt from blocking."""
@@ -115,8 +115,13 @@ class IoUringPort(FastPort, WatchingPort):
     def _run(self, handle: EngineHandle, direction: Direction) -> None:
         if direction is handle.files or direction is handle.readiness:
             direction.active = False  # first, as the rest may lack memory
-            for operation in self._give_up(handle, direction):
-                self._start_alone(handle, operation)
+            try:
+                for operation in self._give_up(handle, direction):
+                    self._start_alone(handle, operation)
+            except BaseException:  # somebody else shall go on
+                self._backlog.append((handle, direction))
+                self._queue.wake_leader()
+                raise
         else:
             self._go_on(handle, direction, None)
 
@@ -175,11 +180,14 @@ class IoUringPort(FastPort, WatchingPort):
 
     def _act_on(self, request: Request | None, name: int, number: int, detail: Any, skipping: Operation | None) -> bool:
         if request is None:  # it is the fast path's
-            handle, direction, address = detail
+            handle, direction, more = detail
+            if direction is handle.readiness:
+                self._take_over_poll(handle, more, Result(name, number, detail=False))
+                return False
             with handle.lock:  # as in _take_over_first
                 acted_on = direction.request != name
             if not acted_on:
-                self._run_on(handle, direction, number, address)
+                self._run_on(handle, direction, number, more)
             return False
         return request.take_over(self, request.whose, request.operation, Result(name, number, detail), skipping)
 
@@ -298,11 +306,17 @@ class IoUringPort(FastPort, WatchingPort):
                 request = Request(IoUringPort._take_over_wait, operation, handle)
                 direction.request = poll(self._ring, request, handle, found, events)
             else:
-                request = Request(IoUringPort._take_over_first, operation, handle)
-                direction.request = start(self._ring, request, handle, found, operation)
+                direction.request = self._request_first(handle, direction, operation, found)
         except Exception as error:  # noqa: BLE001 - whatever went wrong, the operation ends once
             return error
         return None
+
+    def _request_first(self, handle: EngineHandle, direction: Direction, operation: Operation, found: Target) -> int:
+        """Prepare its request: by C where it is plain, which then goes on with those behind it by itself."""
+        if handle.is_fast and not handle.skip_on_success and (name := self._request_fast(handle, direction)):
+            return name
+        request = Request(IoUringPort._take_over_first, operation, handle)
+        return start(self._ring, request, handle, found, operation)
 
     def _attempt(self, handle: EngineHandle, operation: Operation) -> Judgement:
         try:
@@ -439,6 +453,8 @@ class IoUringPort(FastPort, WatchingPort):
         self, handle: EngineHandle, operation: Operation, found: Target | Exception
     ) -> BaseException | None:
         """Prepare a poll or an operation of a file; the caller holds the lock. Returns what kept it from that."""
+        if operation._verdict is not None:
+            return operation._verdict
         if isinstance(found, Exception):
             return found
         try:
@@ -471,6 +487,14 @@ class IoUringPort(FastPort, WatchingPort):
             raise
         self._end_alone(handle, operation, became)
         return False
+
+    def _take_over_poll(self, handle: EngineHandle, operation: Poll, result: Result) -> None:
+        """Act on the result of a poll that C has requested."""
+        with handle.lock:
+            if operation._request != result.name or operation._native not in (True, result.name):
+                return
+            operation._native = result.name
+        self._take_over_alone(handle, operation, result, None)
 
     def _end_poll(self, handle: EngineHandle, result: Result) -> None:
         """Have no more results of a poll; those that are there already are of a request that nobody knows any more."""
@@ -509,6 +533,8 @@ class IoUringPort(FastPort, WatchingPort):
 
     def _revoke(self, handle: EngineHandle, direction: Direction, operation: Operation) -> None:
         name = operation._native if direction in (handle.files, handle.readiness) else direction.request
+        if name is True:  # it is a poll that C has requested
+            name = cast("Poll", operation)._request
         self._ring.cancel(name or NOTHING)
 
     def _abandon(self, handle: EngineHandle, *, at_once: bool) -> None:

@@ -9,7 +9,15 @@ import enum
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from unio.arguments import Address, checked_address, view
-from unio.backends.common.accelerator import AcceptState, BufferedState, RecvState, SendState
+from unio.backends.common.accelerator import (
+    AcceptState,
+    BufferedState,
+    PollState,
+    RecvFromState,
+    RecvState,
+    SendState,
+    SendToState,
+)
 from unio.errors import shown
 from unio.handle import Handle, Kind
 from unio.operations.operation import Operation, Route
@@ -94,6 +102,10 @@ class Addressed(Operation):
 
     @address.setter
     def address(self, address: Address) -> None:
+        self._set_address(address)
+
+    def _set_address(self, address: Address) -> None:
+        """Check an address of any kind, and take it."""
         self._must_be_idle()
         self._address = checked_address(self.handle.socket, address)
 
@@ -176,7 +188,7 @@ class Send(SendState, Buffered):
         Buffered.__init__(self, handle, buffer, state)
 
 
-class RecvFrom(Buffered):
+class RecvFrom(RecvFromState, Buffered):
     """Receive one datagram; its sender is then in :attr:`address`.
 
     One that is larger than the buffer fills it and completes with ``EMSGSIZE``; the rest of it is lost, as UDP has
@@ -185,36 +197,33 @@ class RecvFrom(Buffered):
     Errors: what recvmsg(2) or WSARecvFrom say. An unreachable peer is no error of a socket that is not connected.
     """
 
-    __slots__ = ("address",)
+    __slots__ = ()
     name = "recv_from"
     route = Route.INCOMING
     _kinds = SOCKET
     _fills = True
 
-    address: Address
-    """The sender of the datagram that was received last."""
-
-    def __init__(self, handle: Handle, buffer: Buffers, *, state: Any = None) -> None:
+    def _make(self, handle: Handle, buffer: Buffers, state: Any) -> None:
         self._check_handle(handle)
-        super().__init__(handle, buffer, state)
+        Buffered.__init__(self, handle, buffer, state)
         self.address = None
 
 
-class SendTo(Addressed, Buffered):
+class SendTo(SendToState, Addressed, Buffered):
     """Send one datagram to *address*, which must be numeric.
 
     Errors: ``EMSGSIZE`` when it is too large for the protocol; what sendto(2) or WSASendTo say otherwise.
     """
 
-    __slots__ = ("_address",)
+    __slots__ = ()
     name = "send_to"
     route = Route.OUTGOING
     _kinds = SOCKET
     _fills = False
 
-    def __init__(self, handle: Handle, buffer: Buffers, address: Address, *, state: Any = None) -> None:
+    def _make(self, handle: Handle, buffer: Buffers, address: Address, state: Any) -> None:
         self._check_handle(handle)
-        super().__init__(handle, buffer, state)
+        Buffered.__init__(self, handle, buffer, state)
         self.address = address
 
 
@@ -307,7 +316,7 @@ class Disconnect(Operation):
         super().__init__(handle, handle.key, state)
 
 
-class Poll(Operation):
+class Poll(PollState, Operation):
     """Wait until a socket or a pipe is readable or writable, consuming nothing.
 
     It is for a socket whose bytes another library moves; of one that encrypts them, as :class:`ssl.SSLSocket` does,
@@ -316,14 +325,11 @@ class Poll(Operation):
     the next call will not block.
     """
 
-    __slots__ = ("_readiness", "found")
+    __slots__ = ()
     name = "poll"
     route = Route.READINESS
     _kinds = STREAM
     _hint = "; a file is always ready"
-
-    found: Readiness
-    """What was ready at the last completion."""
 
     def __init__(self, handle: Handle, readiness: Readiness, *, state: Any = None) -> None:
         self._check_handle(handle)

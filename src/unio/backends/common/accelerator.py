@@ -114,13 +114,19 @@ if TYPE_CHECKING or core is None:
     from unio.operation_state import AcceptState as AcceptState  # noqa: PLC0414
     from unio.operation_state import BufferedState as BufferedState  # noqa: PLC0414
     from unio.operation_state import OperationState as OperationState  # noqa: PLC0414
+    from unio.operation_state import PollState as PollState  # noqa: PLC0414
+    from unio.operation_state import RecvFromState as RecvFromState  # noqa: PLC0414
     from unio.operation_state import RecvState as RecvState  # noqa: PLC0414
     from unio.operation_state import SendState as SendState  # noqa: PLC0414
+    from unio.operation_state import SendToState as SendToState  # noqa: PLC0414
 else:
     OperationState = core.OperationState
     BufferedState = core.BufferedState
     RecvState = core.RecvState
     SendState = core.SendState
+    PollState = core.PollState
+    RecvFromState = core.RecvFromState
+    SendToState = core.SendToState
     AcceptState = core.AcceptState
     Completion = core.Completion
     made_completion = Completion._make

@@ -178,8 +178,8 @@ def recv(handle: EngineHandle, operation: Operation) -> Outcome:
     return _received(handle, operation, count)
 
 
-def _received(handle: EngineHandle, operation: Recv, count: int) -> Outcome:
-    """Judge what a receive from a stream socket has returned."""
+def _received(handle: EngineHandle, operation: Recv | RecvFrom, count: int) -> Outcome:
+    """Judge what a receive from a socket has returned."""
     operation._transferred = count
     # A TCP receive that did not fill the buffer has emptied the socket: whatever comes from now on is a new edge
     # (epoll(7), question 9), so that the next attempt can wait for it. Not so once the end of the stream or urgent data
@@ -191,9 +191,19 @@ def _received(handle: EngineHandle, operation: Recv, count: int) -> Outcome:
 
 
 def judge_recv(handle: EngineHandle, operation: Operation, result: int) -> Outcome:
+    """Judge it of a socket of datagrams as well; the sender of one was noted by who made the call."""
     if result < 0:
-        raise failed(-result)
-    return _received(handle, cast("Recv", operation), result)
+        raise receiving_failed(operation, -result)
+    return _received(handle, cast("Recv | RecvFrom", operation), result)
+
+
+def receiving_failed(operation: Operation, number: int) -> OSError:
+    """What to raise where C's call has failed, or has filled the buffer with a part of a datagram."""
+    return cut_off() if number == errno.EMSGSIZE and operation._transferred else failed(number)
+
+
+def cut_off() -> OSError:
+    return OSError(errno.EMSGSIZE, "the datagram is larger than the buffer; the rest of it is lost")
 
 
 def recv_from(handle: EngineHandle, operation: Operation) -> Outcome:
@@ -215,7 +225,7 @@ def _recv_message(handle: EngineHandle, operation: Recv | RecvFrom) -> Outcome:
     if isinstance(operation, RecvFrom):
         operation.address = address
     if flags & socket.MSG_TRUNC:
-        raise OSError(errno.EMSGSIZE, "the datagram is larger than the buffer; the rest of it is lost")
+        raise cut_off()
     return DONE
 
 
@@ -521,7 +531,9 @@ def attempt(handle: EngineHandle, operation: Operation) -> Outcome:
 
 JUDGEMENTS: dict[str, Callable[[EngineHandle, Operation, int], Outcome]] = {
     "recv": judge_recv,
+    "recv_from": judge_recv,
     "send": judge_send,
+    "send_to": judge_send,
 }
 """The second halves of those attempts whose call is made elsewhere at times: what its result, or -errno, means."""
 

@@ -260,7 +260,7 @@ class EngineHandle(HandleState, BaseHandle):
             inet = family_of(sock) in (socket.AF_INET, socket.AF_INET6)
             is_tcp = inet and self.stream and sock.proto in (0, socket.IPPROTO_TCP)
             self.shows_drained = is_tcp and port.tells_urgent
-            self.is_fast = port.is_fast and self.stream and isinstance(given, socket.socket)
+            self.is_fast = port.is_fast and isinstance(given, socket.socket) and _is_fast(sock)
 
     def fileno(self) -> int:
         return self.number if self.lifecycle in (Lifecycle.OPEN, Lifecycle.ORPHANED) and self.is_open() else -1
@@ -497,6 +497,13 @@ def _status(given: HasFileno | int, number: int) -> os.stat_result:
         return os.fstat(number)
     except (OverflowError, OSError):
         raise closed(given) from None
+
+
+def _is_fast(sock: socket.socket) -> bool:
+    """Whether C does the plain operations of a socket: a stream's, or datagrams' with addresses that it knows."""
+    return type_of(sock) == socket.SOCK_STREAM or (
+        type_of(sock) == socket.SOCK_DGRAM and family_of(sock) in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
+    )
 
 
 def _kind(given: HasFileno | int, status: os.stat_result) -> Kind:

@@ -35,7 +35,7 @@ from unio.backends.common.lookups import lookup_threads
 from unio.backends.common.objects import number_of
 from unio.backends.common.timers import NOT_LINKED, is_on
 from unio.backends.engine import registry
-from unio.backends.engine.attempts import ATTEMPTS_MAX, SEND_CHUNK, Outcome, unblocked_socket
+from unio.backends.engine.attempts import ATTEMPTS_MAX, SEND_CHUNK, VECTOR_MAX, Outcome, unblocked_socket
 from unio.backends.engine.completion_queue import (
     ASK_SECONDS,
     PACE_MAX,
@@ -56,7 +56,7 @@ from unio.backends.kernel.interrupt import SignalPipe
 from unio.errors import has_left, no_memory, timed_out
 from unio.handle import HasFileno, Kind
 from unio.operation_state import IDLE, PENDING, QUEUED
-from unio.operations import BUFFER_MIN, Operation, ProcessExit, Signal
+from unio.operations import BUFFER_MIN, Operation, ProcessExit, Readiness, Signal
 from unio.port import LIMIT_DEFAULT, Completion, port_closed
 
 if TYPE_CHECKING:
@@ -104,6 +104,7 @@ class EnginePort(WaitingPort):
             self, queue: CompletionQueue, table: Any, backlog: Any, timers: object, ring: Ring | None, /
         ) -> None: ...
         def _end_fast(self) -> None: ...
+        def _request_fast(self, handle: EngineHandle, direction: Direction, /) -> int: ...
         def _use_epoll(self, number: int, stale: set[int], /) -> None: ...
         def _write_signals_to(self, descriptor: int, /) -> None: ...
         def _use_kqueue(self, number: int, kevent: int, /) -> None: ...
@@ -532,7 +533,11 @@ class EnginePort(WaitingPort):
 
 
 if has_fast_path:
-    core.learn(EnginePort, EngineHandle, Kind.SOCKET, unblocked_socket, io.FileIO, write_signals_to, programs_own)
+    each_readiness = tuple(Readiness(number) for number in range(4))
+    core.learn(
+        *(EnginePort, EngineHandle, Kind.SOCKET, unblocked_socket, io.FileIO, write_signals_to, programs_own),
+        each_readiness,
+    )
     know_sockets()
     core.adopt(
         takes_max=TAKES_MAX,
@@ -549,4 +554,5 @@ if has_fast_path:
         pace_weight=PACE_WEIGHT,
         run_seconds=RUN_SECONDS,
         slow_limit=SLOW_LIMIT,
+        vector_max=VECTOR_MAX,
     )

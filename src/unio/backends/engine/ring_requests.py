@@ -32,11 +32,13 @@ from unio.backends.engine.attempts import (
     VECTOR_MAX,
     Outcome,
     connected,
+    cut_off,
     events_for,
     failed,
     found_ready,
     is_connecting,
     not_accepted,
+    receiving_failed,
     remaining,
     sending_failed,
     unblocked_socket,
@@ -121,6 +123,8 @@ def finish(handle: EngineHandle, operation: Operation, result: int, detail: Any)
     error = failed(-result)
     if operation.name == "accept" and (judged := not_accepted(error)) is not None:
         return judged
+    if operation.name in ("recv", "recv_from"):
+        raise receiving_failed(operation, -result)
     raise sending_failed(handle, error) if operation.name in ("send", "send_to") else error
 
 
@@ -150,7 +154,7 @@ def _finish_recv(handle: EngineHandle, operation: Operation, result: int, detail
     if isinstance(detail, tuple):
         return _finish_recv_from(handle, operation, result, detail)
     operation._transferred = result
-    handle.ended = handle.ended or result == 0
+    handle.ended = handle.ended or (handle.stream and result == 0)
     return Outcome.DONE
 
 
@@ -168,7 +172,7 @@ def _finish_recv_from(handle: EngineHandle, operation: Operation, result: int, d
     if operation.name == "recv_from":
         cast("RecvFrom", operation).address = address
     if flags & socket.MSG_TRUNC:
-        raise OSError(errno.EMSGSIZE, "the datagram is larger than the buffer; the rest of it is lost")
+        raise cut_off()
     return Outcome.DONE
 
 
@@ -306,7 +310,7 @@ FINISHES: dict[str, Finish] = {
     "poll": _finish_poll,
     "read": _finish_read,
     "recv": _finish_recv,
-    "recv_from": _finish_recv_from,
+    "recv_from": _finish_recv,
     "send": _finish_send,
     "send_to": _finish_send,
     "write": _finish_send,
