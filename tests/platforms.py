@@ -30,6 +30,7 @@ needs_non_blocking_mode = pytest.mark.skipif(WINDOWS, reason="needs O_NONBLOCK; 
 needs_crt_files = pytest.mark.skipif(WINDOWS, reason="needs files that join however they were opened; see unio.open")
 needs_names_of_bytes = pytest.mark.skipif(WINDOWS, reason="needs names of files that are any bytes; Windows' are text")
 needs_pollable_pipes = pytest.mark.skipif(WINDOWS, reason="needs pipes with readiness; Windows polls sockets only")
+needs_counted_bytes = pytest.mark.skipif(WINDOWS, reason="needs a full socket whose peer gets all that it took")
 needs_parentage = pytest.mark.skipif(WINDOWS, reason="needs parents that alone know the status of their children")
 needs_plain_close = pytest.mark.skipif(
     WINDOWS, reason="needs a plain close that counts though a duplicate lives on; Windows then lets nobody cancel"
