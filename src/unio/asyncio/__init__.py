@@ -1,0 +1,33 @@
+"""asyncio on a port: an event loop whose input and output are completions, on every system that unio runs on.
+
+``unio.asyncio.run(main())`` is :func:`asyncio.run` on it; ``asyncio.Runner(loop_factory=unio.asyncio.new_event_loop)``
+and ``--loop unio.asyncio:new_event_loop`` are for those who bring their own runner. ``import unio`` loads none of this.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from unio.asyncio.loop import EventLoop as EventLoop  # noqa: PLC0414 - it is this package's to give
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+__all__ = ["EventLoop", "new_event_loop", "run"]
+
+Result = TypeVar("Result")
+
+
+def new_event_loop() -> EventLoop:
+    """Make a loop over a port of its own: what runners ask for as their ``loop_factory``.
+
+    Raises what making a :class:`unio.Port` does.
+    """
+    return EventLoop()
+
+
+def run(main: Coroutine[Any, Any, Result], *, debug: bool | None = None) -> Result:
+    """Run a coroutine on a new loop, and close that at the end: :func:`asyncio.run`, with this package's loop."""
+    with asyncio.Runner(debug=debug, loop_factory=new_event_loop) as runner:
+        return runner.run(main)
