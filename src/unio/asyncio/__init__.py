@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from unio.asyncio.loop import EventLoop as EventLoop  # noqa: PLC0414 - it is this package's to give
+from unio.asyncio.loop import EventLoop as EventLoop
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+from asyncio.sslproto import SSLProtocol
 from asyncio.trsock import TransportSocket
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from unio.asyncio.transports import StreamTransport
 from unio.asyncio.turns import Turns
@@ -18,13 +19,91 @@ if TYPE_CHECKING:
 
     from unio.completion import Completion
 
+ACCEPTS = 8
+"""How many connections of one listener a turn takes at most; so many accepts wait."""
+
+REST_SECONDS = 1.0
+"""How long a listener rests when descriptors or memory are lacking: as long as those of asyncio do."""
+
+SCARCITIES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+class Tls(NamedTuple):
+    """How the connections of a listener are encrypted."""
+
+    context: Any
+    handshake_timeout: float | None
+    shutdown_timeout: float | None
+
+
+class Listener:
+    """A socket that listens, and the accepts that wait on it."""
+
+    def __init__(
+        self,
+        loop: Serving,
+        sock: socket.socket,
+        serve: Callable[[socket.socket], None],
+    ) -> None:
+        self._loop = loop
+        self._sock = sock
+        self._serve = serve
+        self._handle = loop.join(sock)
+        self._resting: list[Accept] = []
+        self._is_open = True
+        for _ in range(ACCEPTS):
+            loop.port.submit(Accept(self._handle, state=self._accepted))
+
+    def close(self) -> None:
+        self._is_open = False
+        self._handle.close()
+        self._loop.part(self._handle)
+
+    def _accepted(self, completion: Completion) -> None:
+        accept: Any = completion.operation
+        if completion.error is not None:
+            if self._is_open:
+                self._failed(accept, completion.error)
+            return
+        connection = accept.take()
+        if not self._is_open:
+            connection.close()
+            return
+        self._loop.port.submit(accept)
+        self._serve(connection)
+
+    def _failed(self, accept: Accept, error: OSError) -> None:
+        """Go on with an accept that has failed, unless the socket is one that can accept nothing at all."""
+        if isinstance(error, Cancelled):  # the program has closed the socket itself
+            return
+        if error.errno in SCARCITIES:
+            if not self._resting:
+                self._report("socket.accept() out of system resource", error)
+                self._loop.call_later(REST_SECONDS, self._go_on)
+            self._resting.append(accept)
+            return
+        self._report("Accept failed on a socket", error)
+        if error.errno != errno.EINVAL:
+            self._loop.port.submit(accept)
+
+    def _go_on(self) -> None:
+        resting, self._resting = self._resting, []
+        if self._is_open:
+            for accept in resting:
+                self._loop.port.submit(accept)
+
+    def _report(self, message: str, error: OSError) -> None:
+        self._loop.call_exception_handler(
+            {"message": message, "exception": anew(error), "socket": TransportSocket(self._sock)}
+        )
+
 
 class Serving(Turns):
     """A loop that accepts connections, and makes transports of sockets."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._accepts: dict[socket.socket, Accept] = {}
+        self._listeners: dict[socket.socket, Listener] = {}
 
     def _make_socket_transport(
         self,
@@ -37,7 +116,7 @@ class Serving(Turns):
     ) -> StreamTransport:
         return StreamTransport(self, sock, protocol, waiter, extra, server)
 
-    def _start_serving(  # noqa: PLR0913 - the base class calls it so
+    def _start_serving(
         self,
         protocol_factory: Callable[[], asyncio.BaseProtocol],
         sock: socket.socket,
@@ -48,70 +127,46 @@ class Serving(Turns):
         ssl_shutdown_timeout: float | None = None,
     ) -> None:
         del backlog  # the accepts that wait are not what bounds it
-        tls = (sslcontext, ssl_handshake_timeout, ssl_shutdown_timeout) if sslcontext else None
-        accept = Accept(self.join(sock), state=partial(self._accepted, protocol_factory, sock, server, tls))
-        self._accepts[sock] = accept
-        self.port.submit(accept)
-
-    def _accepted(
-        self,
-        protocol_factory: Callable[[], asyncio.BaseProtocol],
-        sock: socket.socket,
-        server: Any,
-        tls: tuple[Any, float | None, float | None] | None,
-        completion: Completion,
-    ) -> None:
-        accept: Any = completion.operation
-        connection = accept.take() if completion.error is None else None
-        if self._accepts.get(sock) is not accept:  # it serves no more
-            if connection is not None:
-                connection.close()
-            return
-        self.port.submit(accept)
-        if connection is None:
-            if not isinstance(completion.error, Cancelled):
-                self.call_exception_handler(
-                    {
-                        "message": "Accept failed on a socket",
-                        "exception": anew(completion.error),
-                        "socket": TransportSocket(sock),
-                    }
-                )
-            return
-        self._serve(protocol_factory, connection, server, tls)
+        tls = Tls(sslcontext, ssl_handshake_timeout, ssl_shutdown_timeout) if sslcontext else None
+        self._listeners[sock] = Listener(
+            self, sock, lambda connection: self._serve(protocol_factory, connection, server, tls)
+        )
 
     def _serve(
         self,
         protocol_factory: Callable[[], asyncio.BaseProtocol],
         connection: socket.socket,
         server: Any,
-        tls: tuple[Any, float | None, float | None] | None,
+        tls: Tls | None,
     ) -> None:
+        """Make a transport of a connection that was accepted."""
         try:
             protocol = protocol_factory()
             if tls is None:
                 self._make_socket_transport(connection, protocol, extra={}, server=server)
             else:
-                context, handshake, shutdown = tls
                 self._make_ssl_transport(
                     connection,
                     protocol,
-                    context,
+                    tls.context,
                     server_side=True,
+                    extra={},
                     server=server,
-                    ssl_handshake_timeout=handshake,
-                    ssl_shutdown_timeout=shutdown,
+                    ssl_handshake_timeout=tls.handshake_timeout,
+                    ssl_shutdown_timeout=tls.shutdown_timeout,
                 )
-        except BaseException:
+        except BaseException as error:
             connection.close()
-            raise
+            if isinstance(error, (SystemExit, KeyboardInterrupt)):
+                raise
+            self.call_exception_handler(
+                {"message": "Error on transport creation for incoming connection", "exception": error}
+            )
 
     def _stop_serving(self, sock: socket.socket) -> None:
-        accept = self._accepts.pop(sock, None)
-        if accept is not None:
-            handle = accept.handle
-            handle.close()
-            self.part(handle)
+        listener = self._listeners.pop(sock, None)
+        if listener is not None:
+            listener.close()
         else:
             sock.close()
 
@@ -129,8 +184,6 @@ class Serving(Turns):
         ssl_handshake_timeout: float | None = None,
         ssl_shutdown_timeout: float | None = None,
     ) -> Any:
-        from asyncio.sslproto import SSLProtocol
-
         tls = SSLProtocol(
             self,
             protocol,
@@ -138,7 +191,7 @@ class Serving(Turns):
             waiter,
             server_side,
             server_hostname,
-            ssl_handshake_timeout=ssl_handshake_timeout,
+            ssl_handshake_timeout=ssl_handshake_timeout,  # type: ignore[arg-type]  # typeshed has it as an int
             ssl_shutdown_timeout=ssl_shutdown_timeout,
         )
         StreamTransport(self, sock, tls, None, extra, server)

@@ -2,7 +2,8 @@
 
 A transport has one receive in flight, and one send at most: what is written meanwhile, or in the same turn of the
 loop, leaves together in the next. Completions call it directly (turns), in the context that it was made in. It knows
-the loop, its handle and the protocol, and not what the handle is.
+the loop, its handle and the protocol, and not what the handle is. What is done for each message is the base class's,
+which has a form in C; here is what is done seldom.
 """
 
 from __future__ import annotations
@@ -12,27 +13,46 @@ import contextvars
 import socket
 import sys
 import warnings
-from asyncio import constants, transports
+from asyncio import constants
 from asyncio.log import logger
 from asyncio.trsock import TransportSocket
 from typing import TYPE_CHECKING, Any
 
+from unio.asyncio.stream_state import StreamState
 from unio.errors import anew
 from unio.operations import Recv, Send, Shutdown
 
 if TYPE_CHECKING:
     from unio.asyncio.turns import Turns
     from unio.completion import Completion
-    from unio.handle import HasFileno
 
 UNHEARD_MAX = 5
 """How many writes to a connection that is lost go without a warning."""
 
+HIGH_DEFAULT = 64 * 1024
+"""Bytes that may be written and not sent before the protocol is asked to pause, unless it says otherwise."""
 
-class StreamTransport(transports._FlowControlMixin, asyncio.Transport):
+READS_MAX = 4
+"""How often a protocol's own buffer is filled at most before others have their turn."""
+
+
+class StreamTransport(StreamState):
     """The transport of a connected stream socket."""
 
+    __slots__ = (
+        "__weakref__",
+        "_empty_waiter",
+        "_ended",
+        "_eof_written",
+        "_handle",
+        "_held",
+        "_server",
+        "_sock",
+        "_unheard",
+    )
+
     _sendfile_compatible = constants._SendfileMode.TRY_NATIVE
+    _start_tls_compatible = True
 
     def __init__(
         self,
@@ -43,22 +63,19 @@ class StreamTransport(transports._FlowControlMixin, asyncio.Transport):
         extra: dict[str, Any] | None = None,
         server: Any = None,
     ) -> None:
-        super().__init__(extra, loop)
-        self._context = contextvars.copy_context()
+        super().__init__(extra)
+        self._begin_state(loop, contextvars.copy_context())
         self._sock = sock
         self._handle = loop.join(sock)
         self._server = server
         self._recv = Recv(self._handle, state=self._received)
         self._send = Send(self._handle, b"", state=self._sent)
-        self._written: list[bytes] = []  # and not submitted
-        self._size = 0  # of that and of what is being sent
-        self._flushing = False  # whether the end of this turn sends
-        self._paused = False
         self._held: bytes | None = None  # what came while reading was paused
         self._ended = False  # the peer has
-        self._closing = False
         self._eof_written = False
-        self._lost = 0  # writes in vain, and 1 for the end
+        self._unheard = 0  # writes since the connection was lost
+        self._empty_waiter: asyncio.Future[None] | None = None  # of who waits until all is sent, and lets nobody write
+        self.set_write_buffer_limits()
         self.set_protocol(protocol)
         self._tell_about(sock)
         if server is not None:
@@ -77,17 +94,20 @@ class StreamTransport(transports._FlowControlMixin, asyncio.Transport):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def _begin(self, waiter: asyncio.Future[None] | None) -> None:
-        self._protocol.connection_made(self)
-        if not self._closing and not self._paused:
-            self._receive()
-        if waiter is not None and not waiter.cancelled():
-            waiter.set_result(None)
+        try:
+            self._protocol.connection_made(self)
+        finally:  # what it raises is reported as any callback's, and the connection goes on
+            if not self._closing and not self._paused and not self._recv.in_flight:
+                self._receive()
+            if waiter is not None and not waiter.cancelled():
+                waiter.set_result(None)
 
     # What a protocol asks
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        self._protocol: Any = protocol
+        self._protocol = protocol
         self._is_buffered = isinstance(protocol, asyncio.BufferedProtocol)
+        self._protocol_paused = False  # or else one would be resumed that was never paused
 
     def get_protocol(self) -> asyncio.BaseProtocol:
         return self._protocol  # type: ignore[no-any-return]
@@ -99,6 +119,7 @@ class StreamTransport(transports._FlowControlMixin, asyncio.Transport):
         return not self._paused and not self._closing
 
     def pause_reading(self) -> None:
+        """Hand nothing to the protocol any more. The receive that is in flight goes on: a cancel might lose bytes."""
         if self.is_reading():
             self._paused = True
 
@@ -111,47 +132,85 @@ class StreamTransport(transports._FlowControlMixin, asyncio.Transport):
         elif not self._recv.in_flight and not self._ended:
             self._receive()
 
-    def _deliver_held(self) -> None:
-        if self._held is not None and not self._paused and not self._closing:
-            data, self._held = self._held, None
-            self._take(data)
-
     # Receiving
 
-    def _receive(self) -> None:
-        try:
-            self._loop.port.submit(self._recv)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the connection can't go on
-            self._fail(error, "Fatal read error on socket transport")
-
-    def _received(self, completion: Completion) -> None:
+    def _receive_rarely(self, completion: Completion) -> None:
         if self._closing:
             return
         if completion.error is not None:
             self._fail(anew(completion.error), "Fatal read error on socket transport")
-            return
-        data = bytes(self._recv.data)
-        if self._paused:
-            self._held = data
+        elif self._paused:
+            self._held = bytes(self._recv.data)
+        elif not completion.transferred:
+            self._context.run(self._take_end)
         else:
-            self._context.run(self._take, data)
+            self._context.run(self._take_buffered, self._recv.data)
 
-    def _take(self, data: bytes) -> None:
+    def _deliver_held(self) -> None:
+        if self._held is None or self._paused or self._closing:
+            return
+        data, self._held = self._held, None
         if not data:
             self._take_end()
-            return
+        elif self._is_buffered:
+            self._take_buffered(data)
+        else:
+            self._take(data)
+
+    def _take_buffered(self, data: Any) -> None:
+        """Put bytes into the protocol's buffer, and then what else is there, without another copy."""
         try:
-            if self._is_buffered:
-                asyncio.protocols._feed_data_to_buffered_proto(self._protocol, data)  # type: ignore[attr-defined]
-            else:
-                self._protocol.data_received(data)
+            self._feed(memoryview(data))
+            if len(data) == len(self._recv.buffer):
+                self._fill()
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:  # noqa: BLE001 - the protocol's
-            self._fail(error, "Fatal error: protocol.data_received() call failed.")
+            self._fail(error, "Fatal error: protocol.buffer_updated() call failed.")
             return
-        if not self._closing and not self._paused and not self._recv.in_flight:
+        if self.is_reading() and not self._ended and self._held is None and not self._recv.in_flight:
             self._receive()
+
+    def _feed(self, data: memoryview) -> None:
+        while data:
+            if not self.is_reading() or not self._is_buffered:
+                self._keep_for_later(bytes(data))
+                return
+            buffer = memoryview(self._protocol.get_buffer(len(data))).cast("B")
+            if not buffer:
+                raise RuntimeError("get_buffer() returned an empty buffer")
+            count = min(len(data), len(buffer))
+            buffer[:count] = data[:count]
+            self._protocol.buffer_updated(count)
+            data = data[count:]
+
+    def _keep_for_later(self, data: bytes) -> None:
+        """Keep what a protocol has not taken that has paused, or has given way to another one."""
+        if self._closing:
+            return
+        self._held = data
+        if not self._paused:
+            self._loop.call_soon(self._deliver_held, context=self._context)
+
+    def _fill(self) -> None:
+        """Receive into the protocol's buffer itself, as more is there for sure."""
+        for _ in range(READS_MAX):
+            if not self.is_reading() or not self._is_buffered or self._held is not None or self._sock.gettimeout() != 0:
+                return
+            buffer = self._protocol.get_buffer(-1)
+            if not len(buffer):
+                raise RuntimeError("get_buffer() returned an empty buffer")
+            try:
+                count = self._sock.recv_into(buffer)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                self._fail(error, "Fatal read error on socket transport")
+                return
+            if not count:
+                self._take_end()
+                return
+            self._protocol.buffer_updated(count)
 
     def _take_end(self) -> None:
         self._ended = True
@@ -167,51 +226,76 @@ class StreamTransport(transports._FlowControlMixin, asyncio.Transport):
 
     # Sending
 
-    def write(self, data: Any) -> None:
+    def _write_rarely(self, data: Any) -> None:
         if not isinstance(data, (bytes, bytearray, memoryview)):
             raise TypeError(f"data argument must be a bytes-like object, not {type(data).__name__!r}")
         if self._eof_written:
             raise RuntimeError("Cannot call write() after write_eof()")
+        if self._empty_waiter is not None:
+            raise RuntimeError("unable to write; sendfile is in progress")
         if not data:
             return
         if self._lost:
-            if self._lost >= UNHEARD_MAX:
+            if self._unheard >= UNHEARD_MAX:
                 logger.warning("socket.send() raised exception.")
-            self._lost += 1
+            self._unheard += 1
             return
-        self._written.append(data if type(data) is bytes else bytes(data))
-        self._size += len(self._written[-1])
-        if not self._flushing and not self._send.in_flight:
-            self._flushing = True
-            self._loop.before_wait(self._flush)
-        self._maybe_pause_protocol()
+        self._gather(data if type(data) is bytes else bytes(data))
+
+    def writelines(self, list_of_data: Any) -> None:
+        self.write(b"".join(list_of_data))
 
     def get_write_buffer_size(self) -> int:
         return self._size
 
-    def _flush(self) -> None:
-        self._flushing = False
-        if self._lost or not self._written or self._send.in_flight:
-            return
-        written, self._written = self._written, []
-        try:
-            self._send.buffer = written[0] if len(written) == 1 else b"".join(written)
-            self._loop.port.submit(self._send)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the connection can't go on
-            self._fail(error, "Fatal write error on socket transport")
+    def get_write_buffer_limits(self) -> tuple[int, int]:
+        return self._low, self._high
 
-    def _sent(self, completion: Completion) -> None:
-        if self._lost:
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        if high is None:
+            high = HIGH_DEFAULT if low is None else 4 * low
+        if low is None:
+            low = high // 4
+        if not high >= low >= 0:
+            raise ValueError(f"high ({high!r}) must be >= low ({low!r}) must be >= 0")
+        self._high, self._low = high, low
+        self._pause_protocol()
+
+    def _overflow(self) -> None:
+        """Have what is written leave at once, as far as the system takes it, before the protocol is asked to pause."""
+        if self._flushing and not self._send.in_flight and self._sock.gettimeout() == 0:
+            written = self._written
+            data = written[0] if len(written) == 1 else b"".join(written)
+            try:
+                sent = self._sock.send(data)
+            except OSError:  # there is no room; or that of the flush is to tell what is wrong
+                sent = 0
+            self._size -= sent
+            self._written[:] = [memoryview(data)[sent:]] if sent < len(data) else []
+        self._pause_protocol()
+
+    def _pause_protocol(self) -> None:
+        if self._size <= self._high or self._protocol_paused:
             return
-        if completion.error is not None:
-            self._fail(anew(completion.error), "Fatal write error on socket transport")
-            return
-        self._size -= completion.transferred
-        self._send.buffer = b""
-        self._context.run(self._maybe_resume_protocol)
-        if self._written:
-            self._flush()
-        elif self._closing:
+        self._protocol_paused = True
+        self._ask_protocol("pause_writing")
+
+    def _resume_protocol(self) -> None:
+        self._protocol_paused = False
+        self._ask_protocol("resume_writing")
+
+    def _ask_protocol(self, name: str) -> None:
+        try:
+            getattr(self._protocol, name)()
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # noqa: BLE001 - the protocol's
+            self._report(error, f"protocol.{name}() failed")
+
+    def _sent_all(self) -> None:
+        if self._empty_waiter is not None and not self._empty_waiter.done():
+            self._empty_waiter.set_result(None)
+        if self._closing:
             self._end(None)
         elif self._eof_written:
             self._shut_down()
@@ -222,12 +306,26 @@ class StreamTransport(transports._FlowControlMixin, asyncio.Transport):
     def write_eof(self) -> None:
         if self._closing or self._eof_written:
             return
-        self._eof_written = True
+        self._eof_written = self._barred = True
         if not self._size:
             self._shut_down()
 
     def _shut_down(self) -> None:
         self._loop.port.submit(Shutdown(self._handle, state=_ignore))
+
+    def _make_empty_waiter(self) -> asyncio.Future[None]:
+        """Let nobody write any more, until :meth:`_reset_empty_waiter`; what is returned is done when all is sent."""
+        if self._empty_waiter is not None:
+            raise RuntimeError("Empty waiter is already set")
+        self._empty_waiter = self._loop.create_future()
+        self._barred = True
+        if not self._size:
+            self._empty_waiter.set_result(None)
+        return self._empty_waiter
+
+    def _reset_empty_waiter(self) -> None:
+        self._empty_waiter = None
+        self._barred = self._eof_written or self._lost
 
     # The end
 
@@ -248,21 +346,25 @@ class StreamTransport(transports._FlowControlMixin, asyncio.Transport):
 
     def _fail(self, error: BaseException, message: str) -> None:
         if not isinstance(error, OSError):
-            self._loop.call_exception_handler(
-                {"message": message, "exception": error, "transport": self, "protocol": self._protocol}
-            )
+            self._report(error, message)
         elif self._loop.get_debug():
             logger.debug("%r: %s", self, message, exc_info=error)
         self._end(error)
+
+    def _report(self, error: BaseException, message: str) -> None:
+        self._loop.call_exception_handler(
+            {"message": message, "exception": error, "transport": self, "protocol": self._protocol}
+        )
 
     def _end(self, error: BaseException | None) -> None:
         """Let what was not sent go, and tell the protocol that the connection is lost; once."""
         if self._lost:
             return
-        self._closing = True
-        self._lost = 1
+        self._closing = self._barred = self._lost = True
         self._written.clear()
         self._size = 0
+        if self._empty_waiter is not None and not self._empty_waiter.done():
+            self._empty_waiter.set_exception(error or ConnectionError("Connection is closed by peer"))
         self._loop.call_soon(self._connection_lost, error, context=self._context)
 
     def _connection_lost(self, error: BaseException | None) -> None:
@@ -271,18 +373,22 @@ class StreamTransport(transports._FlowControlMixin, asyncio.Transport):
         finally:
             self._handle.close()
             self._loop.part(self._handle)
+            self._recv.state = self._send.state = _ignore  # nothing leads back here any more
+            self._protocol = None
             server, self._server = self._server, None
             if server is not None:
                 _detach(server, self)
 
     def __repr__(self) -> str:
         state = "closed" if self._handle.closed else "closing" if self._closing else "open"
-        return f"<{type(self).__name__} {state} fd={self._handle.fileno()} write_bufsize={self._size}>"
+        return f"<{type(self).__name__} {state} fd={self._sock.fileno()} write_bufsize={self._size}>"
 
     def __del__(self, warn: Any = warnings.warn) -> None:
-        if not self._lost and not self._handle.closed:
-            warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
-            self._handle.close()
+        if getattr(self, "_lost", True) or self._sock.fileno() < 0:
+            return
+        warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
+        self._handle.close()
+        self._sock.close()  # its handle may have been detached, with the loop
 
 
 def _ignore(_: Completion) -> None:

@@ -12,18 +12,17 @@ handed to the port at its end, so that what was written to one connection leaves
 
 from __future__ import annotations
 
-import contextlib
 import heapq
-from asyncio.base_events import BaseEventLoop, _format_handle
+from asyncio.base_events import BaseEventLoop, _format_handle  # type: ignore[attr-defined]
 from asyncio.log import logger
-from typing import TYPE_CHECKING
+from collections import deque
+from typing import TYPE_CHECKING, Any
 
-from unio.errors import AssociationError, InFlight, PortClosed
+from unio.errors import AssociationError, InFlight, NotAssociated, PortClosed
 from unio.port import Port
 
 if TYPE_CHECKING:
-    from asyncio import Handle, TimerHandle
-    from collections import deque
+    from asyncio import Handle
     from collections.abc import Callable
 
     from unio.completion import Completion
@@ -42,7 +41,7 @@ class Turns(BaseEventLoop):
 
     if TYPE_CHECKING:  # of the base class
         _ready: deque[Handle]
-        _scheduled: list[TimerHandle]
+        _scheduled: list[Any]
         _stopping: bool
         _debug: bool
         _current_handle: Handle | None
@@ -59,7 +58,7 @@ class Turns(BaseEventLoop):
         super().__init__()
         self.port = Port(concurrency=1)
         self._batch: list[Completion] = []  # taken and not delivered, the last first
-        self._gathered: list[Callable[[], None]] = []
+        self._gathered: deque[Callable[[], None]] = deque()
         self._is_called = False  # whether a packet that ends the wait is on its way
         self._joined: dict[int, JoinedHandle] = {}  # by number; see join
 
@@ -75,9 +74,8 @@ class Turns(BaseEventLoop):
 
     def part(self, handle: JoinedHandle) -> None:
         """Forget a handle that was closed or detached."""
-        for number, joined in list(self._joined.items()):
-            if joined is handle:
-                del self._joined[number]
+        if self._joined.get(handle.number) is handle:
+            del self._joined[handle.number]
 
     # Turns
 
@@ -87,9 +85,7 @@ class Turns(BaseEventLoop):
 
     def _run_once(self) -> None:
         while self._gathered:
-            gathered, self._gathered = self._gathered, []
-            for work in gathered:
-                work()
+            self._gathered.popleft()()
         before = len(self._ready)
         if not self._batch:  # or else an exception has come in the middle of the last turn
             self._batch = self.port.wait(self._time_to_wait())
@@ -106,7 +102,8 @@ class Turns(BaseEventLoop):
             return 0
         if not self._scheduled:
             return None
-        return min(max(0, self._scheduled[0].when() - self.time()), WAIT_SECONDS_MAX)
+        left: float = self._scheduled[0].when() - self.time()
+        return min(max(0, left), WAIT_SECONDS_MAX)
 
     def _drop_spent(self) -> None:
         """Let timers that were cancelled go: those that come first, and all of them where they are the most."""
@@ -174,10 +171,16 @@ class Turns(BaseEventLoop):
 
     def _write_to_self(self) -> None:
         """Wake the loop out of its wait: from another thread, or a signal handler."""
-        if not self._is_called:
-            self._is_called = True
-            with contextlib.suppress(PortClosed):
-                self.port.post(_nothing)
+        if self._is_called:
+            return
+        self._is_called = True  # before the packet, which may be taken before this goes on
+        try:
+            self.port.post(_nothing)
+        except PortClosed:
+            pass
+        except BaseException:
+            self._is_called = False
+            raise
 
     def close(self) -> None:
         if self.is_running():
@@ -198,10 +201,7 @@ class Turns(BaseEventLoop):
                     handle.detach()
                 except InFlight:  # until all that was cancelled has come
                     self.port.wait()
-                except (
-                    AssociationError,
-                    OSError,
-                ):  # it was closed just now; or the system can't, and it stays as it is
+                except (AssociationError, NotAssociated, OSError):  # it was closed; or the system can't, and it stays
                     break
         self._joined.clear()
 

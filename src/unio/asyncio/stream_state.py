@@ -1,0 +1,154 @@
+"""What a transport of a stream does for each message: the form in Python.
+
+Where there is the fast path of ``unio._core``, its class of the same name stands in the place of this one;
+``src/core/asyncio_stream.c`` says what it gains. What is not plain is left to
+:class:`unio.asyncio.transports.StreamTransport` by both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from unio.errors import anew
+
+if TYPE_CHECKING:
+    from contextvars import Context
+
+    from unio.asyncio.turns import Turns
+    from unio.completion import Completion
+    from unio.operations import Recv, Send
+
+
+class StreamState(asyncio.Transport):
+    """Receives and hands to the protocol; gathers what is written, and sends it at the end of the turn."""
+
+    __slots__ = (
+        "_barred",
+        "_closing",
+        "_context",
+        "_flushing",
+        "_high",
+        "_is_buffered",
+        "_loop",
+        "_lost",
+        "_low",
+        "_paused",
+        "_protocol",
+        "_protocol_paused",
+        "_recv",
+        "_send",
+        "_size",
+        "_written",
+    )
+
+    _loop: Turns
+    _context: Context
+    _protocol: Any
+    _recv: Recv
+    _send: Send
+    _written: list[Any]  # and not submitted
+    _size: int  # of that and of what is being sent, in bytes
+    _high: int  # above that the protocol is paused
+    _low: int  # and at that it is resumed
+    _lost: bool  # the connection is, or is about to be
+    _is_buffered: bool  # whether the protocol has a buffer of its own
+    _flushing: bool  # whether the end of this turn sends
+    _paused: bool  # reading is
+    _closing: bool
+    _barred: bool  # whether nothing may be written, as the end was, or is to reach anybody
+    _protocol_paused: bool
+
+    if TYPE_CHECKING:  # what asyncio.Transport has, and what StreamTransport adds
+        _extra: dict[str, Any]
+
+        def _take_end(self) -> None: ...
+        def _receive_rarely(self, completion: Completion) -> None: ...
+        def _write_rarely(self, data: Any) -> None: ...
+        def _overflow(self) -> None: ...
+        def _resume_protocol(self) -> None: ...
+        def _sent_all(self) -> None: ...
+        def _fail(self, error: BaseException, message: str) -> None: ...
+
+    def _begin_state(self, loop: Turns, context: Context) -> None:
+        self._loop = loop
+        self._context = context
+        self._written = []
+        self._size = self._high = self._low = 0
+        self._flushing = self._paused = self._closing = self._barred = self._lost = False
+        self._is_buffered = self._protocol_paused = False
+
+    # Receiving
+
+    def _receive(self) -> None:
+        try:
+            self._loop.port.submit(self._recv)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the connection can't go on
+            self._fail(error, "Fatal read error on socket transport")
+
+    def _received(self, completion: Completion) -> None:
+        """What the receive calls when it has completed."""
+        if completion.error is not None or self._closing or self._paused or self._is_buffered:
+            self._receive_rarely(completion)
+        elif not completion.transferred:
+            self._context.run(self._take_end)
+        else:
+            self._context.run(self._take, bytes(self._recv.data))
+
+    def _take(self, data: bytes) -> None:
+        """Hand bytes to the protocol, in the transport's context, and receive more."""
+        try:
+            self._protocol.data_received(data)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # noqa: BLE001 - the protocol's
+            self._fail(error, "Fatal error: protocol.data_received() call failed.")
+            return
+        if not self._closing and not self._paused and not self._recv.in_flight:
+            self._receive()
+
+    # Sending
+
+    def write(self, data: Any) -> None:
+        if type(data) is not bytes or not data or self._barred:
+            self._write_rarely(data)
+        else:
+            self._gather(data)
+
+    def _gather(self, data: bytes) -> None:
+        """Have bytes sent at the end of this turn, or when what is being sent has left."""
+        self._written.append(data)
+        self._size += len(data)
+        if not self._flushing and not self._send.in_flight:
+            self._loop.before_wait(self._flush)
+            self._flushing = True
+        if self._size > self._high:
+            self._overflow()
+
+    def _flush(self) -> None:
+        self._flushing = False
+        if self._lost or not self._written or self._send.in_flight:
+            return
+        written = self._written
+        try:
+            self._send.buffer = written[0] if len(written) == 1 else b"".join(written)
+            written.clear()
+            self._loop.port.submit(self._send)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the connection can't go on
+            self._fail(error, "Fatal write error on socket transport")
+
+    def _sent(self, completion: Completion) -> None:
+        """What the send calls when it has completed."""
+        self._send.buffer = b""
+        if self._lost:
+            return
+        if completion.error is not None:
+            self._fail(anew(completion.error), "Fatal write error on socket transport")
+            return
+        self._size -= completion.transferred
+        if self._protocol_paused and self._size <= self._low:
+            self._context.run(self._resume_protocol)
+        if self._written:
+            self._flush()
+        elif self._closing or self._barred:
+            self._sent_all()
