@@ -8,6 +8,7 @@ Where there is the fast path of ``unio._core``, its class of the same name stand
 from __future__ import annotations
 
 import asyncio
+from asyncio import transports
 from typing import TYPE_CHECKING, Any
 
 from unio.errors import anew
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from unio.operations import Recv, Send
 
 
-class StreamState(asyncio.Transport):
+class StreamState(transports._FlowControlMixin, asyncio.Transport):
     """Receives and hands to the protocol; gathers what is written, and sends it at the end of the turn."""
 
     __slots__ = (
@@ -28,14 +29,10 @@ class StreamState(asyncio.Transport):
         "_closing",
         "_context",
         "_flushing",
-        "_high",
         "_is_buffered",
-        "_loop",
         "_lost",
-        "_low",
         "_paused",
         "_protocol",
-        "_protocol_paused",
         "_recv",
         "_send",
         "_size",
@@ -49,34 +46,34 @@ class StreamState(asyncio.Transport):
     _send: Send
     _written: list[Any]  # and not submitted
     _size: int  # of that and of what is being sent, in bytes
-    _high: int  # above that the protocol is paused
-    _low: int  # and at that it is resumed
     _lost: bool  # the connection is, or is about to be
     _is_buffered: bool  # whether the protocol has a buffer of its own
     _flushing: bool  # whether the end of this turn sends
     _paused: bool  # reading is
     _closing: bool
     _barred: bool  # whether nothing may be written, as the end was, or is to reach anybody
-    _protocol_paused: bool
 
-    if TYPE_CHECKING:  # what asyncio.Transport has, and what StreamTransport adds
+    if TYPE_CHECKING:  # what asyncio's classes have, and what StreamTransport adds
         _extra: dict[str, Any]
+        _protocol_paused: bool
+        _high_water: int  # bytes; above that the protocol is paused
+        _low_water: int  # and at that it is resumed
 
         def _take_end(self) -> None: ...
         def _receive_rarely(self, completion: Completion) -> None: ...
         def _write_rarely(self, data: Any) -> None: ...
         def _overflow(self) -> None: ...
-        def _resume_protocol(self) -> None: ...
+        def _maybe_pause_protocol(self) -> None: ...
+        def _maybe_resume_protocol(self) -> None: ...
         def _sent_all(self) -> None: ...
         def _fail(self, error: BaseException, message: str) -> None: ...
 
-    def _begin_state(self, loop: Turns, context: Context) -> None:
-        self._loop = loop
+    def _begin_state(self, context: Context) -> None:
         self._context = context
         self._written = []
-        self._size = self._high = self._low = 0
+        self._size = 0
         self._flushing = self._paused = self._closing = self._barred = self._lost = False
-        self._is_buffered = self._protocol_paused = False
+        self._is_buffered = False
 
     # Receiving
 
@@ -122,7 +119,7 @@ class StreamState(asyncio.Transport):
         if not self._flushing and not self._send.in_flight:
             self._loop.before_wait(self._flush)
             self._flushing = True
-        if self._size > self._high:
+        if self._size > self._high_water:
             self._overflow()
 
     def _flush(self) -> None:
@@ -146,8 +143,8 @@ class StreamState(asyncio.Transport):
             self._fail(anew(completion.error), "Fatal write error on socket transport")
             return
         self._size -= completion.transferred
-        if self._protocol_paused and self._size <= self._low:
-            self._context.run(self._resume_protocol)
+        if self._protocol_paused and self._size <= self._low_water:
+            self._context.run(self._maybe_resume_protocol)
         if self._written:
             self._flush()
         elif self._closing or self._barred:

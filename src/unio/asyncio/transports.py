@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 UNHEARD_MAX = 5
 """How many writes to a connection that is lost go without a warning."""
 
-HIGH_DEFAULT = 64 * 1024
-"""Bytes that may be written and not sent before the protocol is asked to pause, unless it says otherwise."""
-
 READS_MAX = 4
 """How often a protocol's own buffer is filled at most before others have their turn."""
 
@@ -63,8 +60,8 @@ class StreamTransport(StreamState):
         extra: dict[str, Any] | None = None,
         server: Any = None,
     ) -> None:
-        super().__init__(extra)
-        self._begin_state(loop, contextvars.copy_context())
+        self._begin_state(contextvars.copy_context())
+        super().__init__(extra, loop)
         self._sock = sock
         self._handle = loop.join(sock)
         self._server = server
@@ -75,7 +72,6 @@ class StreamTransport(StreamState):
         self._eof_written = False
         self._unheard = 0  # writes since the connection was lost
         self._empty_waiter: asyncio.Future[None] | None = None  # of who waits until all is sent, and lets nobody write
-        self.set_write_buffer_limits()
         self.set_protocol(protocol)
         self._tell_about(sock)
         if server is not None:
@@ -248,19 +244,6 @@ class StreamTransport(StreamState):
     def get_write_buffer_size(self) -> int:
         return self._size
 
-    def get_write_buffer_limits(self) -> tuple[int, int]:
-        return self._low, self._high
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        if high is None:
-            high = HIGH_DEFAULT if low is None else 4 * low
-        if low is None:
-            low = high // 4
-        if not high >= low >= 0:
-            raise ValueError(f"high ({high!r}) must be >= low ({low!r}) must be >= 0")
-        self._high, self._low = high, low
-        self._pause_protocol()
-
     def _overflow(self) -> None:
         """Have what is written leave at once, as far as the system takes it, before the protocol is asked to pause."""
         if self._flushing and not self._send.in_flight and self._sock.gettimeout() == 0:
@@ -272,25 +255,7 @@ class StreamTransport(StreamState):
                 sent = 0
             self._size -= sent
             self._written[:] = [memoryview(data)[sent:]] if sent < len(data) else []
-        self._pause_protocol()
-
-    def _pause_protocol(self) -> None:
-        if self._size <= self._high or self._protocol_paused:
-            return
-        self._protocol_paused = True
-        self._ask_protocol("pause_writing")
-
-    def _resume_protocol(self) -> None:
-        self._protocol_paused = False
-        self._ask_protocol("resume_writing")
-
-    def _ask_protocol(self, name: str) -> None:
-        try:
-            getattr(self._protocol, name)()
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as error:  # noqa: BLE001 - the protocol's
-            self._report(error, f"protocol.{name}() failed")
+        self._maybe_pause_protocol()
 
     def _sent_all(self) -> None:
         if self._empty_waiter is not None and not self._empty_waiter.done():
