@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from asyncio.sslproto import SSLProtocol
 from asyncio.trsock import TransportSocket
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from unio.asyncio.transports import StreamTransport
@@ -48,6 +49,7 @@ class Listener:
         self._loop = loop
         self._sock = sock
         self._serve = serve
+        self._context = copy_context()  # that of who has asked for this, as the protocols are made in it
         self._handle = loop.join(sock)
         self._resting: list[Accept] = []
         self._is_open = True
@@ -70,7 +72,7 @@ class Listener:
             connection.close()
             return
         self._loop.port.submit(accept)
-        self._serve(connection)
+        self._context.run(self._serve, connection)
 
     def _failed(self, accept: Accept, error: OSError) -> None:
         """Go on with an accept that has failed, unless the socket is one that can accept nothing at all."""

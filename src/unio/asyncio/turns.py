@@ -13,8 +13,8 @@ handed to the port at its end, so that what was written to one connection leaves
 from __future__ import annotations
 
 import heapq
-from asyncio.base_events import BaseEventLoop, _format_handle  # type: ignore[attr-defined]
 from asyncio import base_events
+from asyncio.base_events import BaseEventLoop, _format_handle  # type: ignore[attr-defined]
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -150,7 +150,7 @@ class Turns(BaseEventLoop):
             handle._run()
             took = self.time() - began
             if took >= self.slow_callback_duration:
-                base_events.logger.warning("Executing %s took %.3f seconds", _format_handle(handle), took)
+                base_events.logger.warning("Executing %s took %.3f seconds", _format_handle(handle), took)  # type: ignore[attr-defined]
         finally:
             self._current_handle = None
 
