@@ -23,6 +23,10 @@ static void move_view(PyObject *view, void *start, Py_ssize_t size) {
     raw->strides[0] = 1; /* one byte alone may have had others */
 }
 
+static int is_bytes(PyObject *object) {
+    return object && (PyByteArray_CheckExact(object) || PyBytes_CheckExact(object));
+}
+
 static int is_one_view(PyObject *views) { return views && PyTuple_Check(views) && PyTuple_GET_SIZE(views) == 1; }
 
 /* Of a tuple of views, in bytes. */
@@ -38,9 +42,9 @@ PyObject *memory_of(PyObject *self, char **data, Py_ssize_t *size) {
     BEGIN_SECTION(self);
     views = BUFFERED(self)->views;
     own = BUFFERED(self)->buffer;
-    if (views == Py_None && own && PyByteArray_CheckExact(own)) { /* a receive's own, of which no view was made yet */
-        *size = PyByteArray_GET_SIZE(own);
-        *data = PyByteArray_AS_STRING(own);
+    if (views == Py_None && is_bytes(own)) { /* a receive's own, or a transport's, of which no view was made yet */
+        *size = Py_SIZE(own);
+        *data = PyBytes_CheckExact(own) ? PyBytes_AS_STRING(own) : PyByteArray_AS_STRING(own);
         memory = Py_NewRef(own);
     } else if (is_one_view(views)) {
         Py_buffer *raw = PyMemoryView_GET_BUFFER(PyTuple_GET_ITEM(views, 0));
@@ -93,9 +97,7 @@ static void take_views(PyObject *self, PyObject *buffer, PyObject *views, Py_ssi
     Py_XDECREF(former);
 }
 
-static int is_bytes(PyObject *object) {
-    return object && (PyByteArray_CheckExact(object) || PyBytes_CheckExact(object));
-}
+void take_bytes(PyObject *self, PyObject *bytes) { take_views(self, bytes, Py_NewRef(Py_None), PyBytes_GET_SIZE(bytes)); }
 
 #ifndef Py_GIL_DISABLED
 

@@ -216,6 +216,7 @@ extern PyType_Spec deadline_spec, deadlines_spec, task_spec;
 extern PyType_Spec operation_spec, buffered_spec, recv_spec, send_spec, recv_from_spec, send_to_spec, accept_spec, poll_spec;
 extern PyType_Spec completion_spec;
 extern PyMethodDef lock_functions[], socket_functions[], class_functions[], association_functions[], task_functions[];
-extern PyMethodDef signal_functions[];
+extern PyMethodDef signal_functions[], handle_functions[], turns_functions[], stream_functions[];
+extern PyType_Spec turns_spec;
 
 #endif

@@ -59,6 +59,7 @@ static int add_types(PyObject *module) {
         {"FastPort", &port_spec, NULL},
         {"TaskState", &task_spec, NULL},
         {"Ring", &ring_spec, NULL},
+        {"TurnsState", &turns_spec, NULL},
     };
     for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
         if (!types[i].spec->name) /* it could not be compiled here: see no_ring.c */
@@ -80,7 +81,8 @@ static int fill(PyObject *module) {
         PyModule_AddIntConstant(module, "PENDING", PENDING) < 0 || PyModule_AddIntConstant(module, "QUEUED", QUEUED) < 0)
         return -1;
     PyMethodDef *functions[] = {lock_functions,        socket_functions, class_functions,
-                                association_functions, task_functions,   signal_functions};
+                                association_functions, task_functions,   signal_functions,
+                                handle_functions,      turns_functions,  stream_functions};
     for (size_t i = 0; i < sizeof functions / sizeof *functions; i++) {
         if (PyModule_AddFunctions(module, functions[i]) < 0)
             return -1;

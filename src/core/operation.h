@@ -144,6 +144,9 @@ int know_awaiting(void);
  * and in *address its address, to drop where no lock is held. */
 struct peer *exchange_peer(PyObject *operation, struct peer *peer, PyObject **address);
 
+/* Has an operation with a buffer, which is idle, take one that is bytes, of which no view is made. */
+void take_bytes(PyObject *operation, PyObject *bytes);
+
 /* What holds the memory of an operation with a buffer, and its size; NULL if that is more than one call takes. *data is where
  * it is, or NULL where it is in several pieces: then what is returned is a tuple of memoryviews. */
 PyObject *memory_of(PyObject *operation, char **data, Py_ssize_t *size);

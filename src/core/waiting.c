@@ -17,7 +17,7 @@ struct timing {
 
 /* The seconds that are left of a wait; negative for ever. */
 static double left_of(const struct timing *wait) {
-    double left = wait->timeout < 0 ? -1 : wait->until - monotonic();
+    double left = wait->timeout <= 0 ? wait->timeout : wait->until - monotonic();
     return wait->timeout < 0 || left > 0 ? left : 0;
 }
 
@@ -62,7 +62,7 @@ static int lead_slowly(struct port *self, struct waiter *waiter, const struct ti
 
 /* The milliseconds up to a time, rounded up: the kernel must not return early. */
 static int milliseconds_to(double time) {
-    double left = ceil((time - monotonic()) * 1e3);
+    double left = time > 0 ? ceil((time - monotonic()) * 1e3) : 0;
     return left <= 0 ? 0 : (int)left;
 }
 
@@ -253,7 +253,7 @@ PyObject *port_wait(PyObject *port, PyObject *const *args, Py_ssize_t count, PyO
     struct waiter *waiter = self ? waiter_here(self) : NULL;
     if (!waiter || !read_arguments(&wait, args, count, names))
         return call_slow(port, slow.wait, args, count, names);
-    if (wait.timeout >= 0)
+    if (wait.timeout > 0)
         wait.until = monotonic() + wait.timeout;
     waiter->came_at = PEEK(self->queue->parkings);
     if (queue_is_shared(self->queue))

@@ -164,7 +164,7 @@ class Bridge(Turns):
             flight.let_go()
 
     def _awaited(self) -> list[Flight]:
-        operations = [*self.port._operations(), *(completion.operation for completion in self._batch)]
+        operations = [*self.port._operations(), *(completion.operation for completion in self._undelivered())]
         return [operation.state for operation in operations if operation and type(operation.state) is Flight]
 
 

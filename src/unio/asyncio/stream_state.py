@@ -11,8 +11,6 @@ import asyncio
 from asyncio import transports
 from typing import TYPE_CHECKING, Any
 
-from unio.errors import anew
-
 if TYPE_CHECKING:
     from contextvars import Context
 
@@ -26,10 +24,10 @@ class StreamState(transports._FlowControlMixin, asyncio.Transport):
 
     __slots__ = (
         "_barred",
+        "_buffered",
         "_closing",
         "_context",
         "_flushing",
-        "_is_buffered",
         "_lost",
         "_paused",
         "_protocol",
@@ -47,7 +45,7 @@ class StreamState(transports._FlowControlMixin, asyncio.Transport):
     _written: list[Any]  # and not submitted
     _size: int  # of that and of what is being sent, in bytes
     _lost: bool  # the connection is, or is about to be
-    _is_buffered: bool  # whether the protocol has a buffer of its own
+    _buffered: bool  # whether the protocol has a buffer of its own
     _flushing: bool  # whether the end of this turn sends
     _paused: bool  # reading is
     _closing: bool
@@ -66,6 +64,7 @@ class StreamState(transports._FlowControlMixin, asyncio.Transport):
         def _maybe_pause_protocol(self) -> None: ...
         def _maybe_resume_protocol(self) -> None: ...
         def _sent_all(self) -> None: ...
+        def _send_failed(self, completion: Completion) -> None: ...
         def _fail(self, error: BaseException, message: str) -> None: ...
 
     def _begin_state(self, context: Context) -> None:
@@ -73,7 +72,7 @@ class StreamState(transports._FlowControlMixin, asyncio.Transport):
         self._written = []
         self._size = 0
         self._flushing = self._paused = self._closing = self._barred = self._lost = False
-        self._is_buffered = False
+        self._buffered = False
 
     # Receiving
 
@@ -85,7 +84,7 @@ class StreamState(transports._FlowControlMixin, asyncio.Transport):
 
     def _received(self, completion: Completion) -> None:
         """What the receive calls when it has completed."""
-        if completion.error is not None or self._closing or self._paused or self._is_buffered:
+        if completion.error is not None or self._closing or self._paused or self._buffered:
             self._receive_rarely(completion)
         elif not completion.transferred:
             self._context.run(self._take_end)
@@ -112,7 +111,7 @@ class StreamState(transports._FlowControlMixin, asyncio.Transport):
         else:
             self._gather(data)
 
-    def _gather(self, data: bytes) -> None:
+    def _gather(self, data: Any) -> None:
         """Have bytes sent at the end of this turn, or when what is being sent has left."""
         self._written.append(data)
         self._size += len(data)
@@ -126,13 +125,20 @@ class StreamState(transports._FlowControlMixin, asyncio.Transport):
         self._flushing = False
         if self._lost or not self._written or self._send.in_flight:
             return
-        written = self._written
         try:
-            self._send.buffer = written[0] if len(written) == 1 else b"".join(written)
-            written.clear()
+            self._send.buffer = self._take_written()
             self._loop.port.submit(self._send)
         except Exception as error:  # noqa: BLE001 - whatever it is, the connection can't go on
             self._fail(error, "Fatal write error on socket transport")
+
+    def _take_written(self) -> Any:
+        """What is written and not submitted, as one piece; None if that is nothing."""
+        written, self._written = self._written, []
+        return written[0] if len(written) == 1 else b"".join(written) if written else None
+
+    def _put_back(self, data: Any) -> None:
+        """Put bytes to the head of that, where nothing else is."""
+        self._written = [data]
 
     def _sent(self, completion: Completion) -> None:
         """What the send calls when it has completed."""
@@ -140,7 +146,7 @@ class StreamState(transports._FlowControlMixin, asyncio.Transport):
         if self._lost:
             return
         if completion.error is not None:
-            self._fail(anew(completion.error), "Fatal write error on socket transport")
+            self._send_failed(completion)
             return
         self._size -= completion.transferred
         if self._protocol_paused and self._size <= self._low_water:

@@ -18,7 +18,7 @@ from asyncio.log import logger
 from asyncio.trsock import TransportSocket
 from typing import TYPE_CHECKING, Any
 
-from unio.asyncio.stream_state import StreamState
+from unio.asyncio.forms import StreamState
 from unio.errors import anew
 from unio.operations import Recv, Send, Shutdown
 
@@ -102,7 +102,7 @@ class StreamTransport(StreamState):
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         self._protocol = protocol
-        self._is_buffered = isinstance(protocol, asyncio.BufferedProtocol)
+        self._buffered = isinstance(protocol, asyncio.BufferedProtocol)
         self._protocol_paused = False  # or else one would be resumed that was never paused
 
     def get_protocol(self) -> asyncio.BaseProtocol:
@@ -148,7 +148,7 @@ class StreamTransport(StreamState):
         data, self._held = self._held, None
         if not data:
             self._take_end()
-        elif self._is_buffered:
+        elif self._buffered:
             self._take_buffered(data)
         else:
             self._take(data)
@@ -169,7 +169,7 @@ class StreamTransport(StreamState):
 
     def _feed(self, data: memoryview) -> None:
         while data:
-            if not self.is_reading() or not self._is_buffered:
+            if not self.is_reading() or not self._buffered:
                 self._keep_for_later(bytes(data))
                 return
             buffer = memoryview(self._protocol.get_buffer(len(data))).cast("B")
@@ -191,7 +191,7 @@ class StreamTransport(StreamState):
     def _fill(self) -> None:
         """Receive into the protocol's buffer itself, as more is there for sure."""
         for _ in range(READS_MAX):
-            if not self.is_reading() or not self._is_buffered or self._held is not None or self._sock.gettimeout() != 0:
+            if not self.is_reading() or not self._buffered or self._held is not None or self._sock.gettimeout() != 0:
                 return
             buffer = self._protocol.get_buffer(-1)
             if not len(buffer):
@@ -247,15 +247,19 @@ class StreamTransport(StreamState):
     def _overflow(self) -> None:
         """Have what is written leave at once, as far as the system takes it, before the protocol is asked to pause."""
         if self._flushing and not self._send.in_flight and self._sock.gettimeout() == 0:
-            written = self._written
-            data = written[0] if len(written) == 1 else b"".join(written)
+            data = self._take_written()
             try:
                 sent = self._sock.send(data)
             except OSError:  # there is no room; or that of the flush is to tell what is wrong
                 sent = 0
             self._size -= sent
-            self._written[:] = [memoryview(data)[sent:]] if sent < len(data) else []
+            if sent < len(data):
+                self._put_back(memoryview(data)[sent:])
         self._maybe_pause_protocol()
+
+    def _send_failed(self, completion: Completion) -> None:
+        assert completion.error is not None
+        self._fail(anew(completion.error), "Fatal write error on socket transport")
 
     def _sent_all(self) -> None:
         if self._empty_waiter is not None and not self._empty_waiter.done():
@@ -326,7 +330,7 @@ class StreamTransport(StreamState):
         if self._lost:
             return
         self._closing = self._barred = self._lost = True
-        self._written.clear()
+        self._take_written()
         self._size = 0
         if self._empty_waiter is not None and not self._empty_waiter.done():
             self._empty_waiter.set_exception(error or ConnectionError("Connection is closed by peer"))
