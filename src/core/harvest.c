@@ -115,21 +115,14 @@ static int ask_kernel(struct port *self, union events *events, int timeout_ms, s
                       : kernel_wait(&self->kernel, events, timeout_ms, spin);
 }
 
-/* The same; and in the main thread a signal ends it. What takes system calls for that is done only before it falls asleep.
- * Returns -EINTR with an exception, too. */
+/* The same; and in the main thread a signal ends it. Returns -EINTR with an exception, too. */
 static int sleep_in_kernel(struct port *self, union events *events, int timeout_ms) {
     struct spin *spin = spin_of(self);
     struct waiter *waiter = current;
     if (timeout_ms == 0 || !hears(waiter) || (spin && spin_is_due(spin)))
         return ask_kernel(self, events, timeout_ms, spin);
-    int found = ask_kernel(self, events, 0, NULL);
-    if (found)
-        return found;
     Py_INCREF(waiter);
-    if (begin_hearing(self, waiter) < 0)
-        found = -EINTR;
-    else if (PEEK(self->queue->sleeping)) /* or else the first look has taken the interruption, of which a ring tells nothing */
-        found = ask_kernel(self, events, timeout_ms, spin);
+    int found = begin_hearing(self, waiter) < 0 ? -EINTR : ask_kernel(self, events, timeout_ms, spin);
     if (end_hearing(self, waiter) < 0)
         found = -EINTR;
     Py_DECREF(waiter);

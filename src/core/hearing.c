@@ -11,11 +11,11 @@ int begin_hearing(struct port *self, struct waiter *waiter) {
     POKE(self->tells, 1);
     if (__atomic_load_n(&self->closed, __ATOMIC_SEQ_CST))
         return 0;
-    PyObject *number = PyLong_FromLong(self->writer);
-    self->before = number ? write_signals_to(number) : NULL;
-    Py_XDECREF(number);
-    if (!self->before)
+    int before = PySignal_SetWakeupFd(self->writer); /* no system call: that of Python's module looks at the descriptor */
+    if (!(self->before = PyLong_FromLong(before))) {
+        PySignal_SetWakeupFd(before);
         return -1;
+    }
     POKE(waiter->heard, 1);
     if (!PyList_GET_SIZE(hearing.before) && PyList_Append(hearing.before, self->before) < 0)
         return -1;
@@ -28,6 +28,12 @@ int begin_hearing(struct port *self, struct waiter *waiter) {
 
 /* Has Python write to the program's own descriptor again, or to one that a handler has set meanwhile. */
 static void write_as_before(struct port *self) {
+    if (PyLong_AsLong(self->before) < 0) { /* it had none */
+        int set = PySignal_SetWakeupFd(-1);
+        if (set != self->writer)
+            PySignal_SetWakeupFd(set);
+        return;
+    }
     PyObject *now = write_signals_to(self->before);
     if (!now) { /* it was closed meanwhile */
         PyErr_Clear();
