@@ -7,7 +7,14 @@
 #include "asyncio_loop.h"
 #include "operation.h"
 
+#include "handle.h"
+
 #include <structmember.h> /* T_OBJECT and its like, until Python 3.12 */
+#include <sys/socket.h>
+
+#define ROOM_MIN 4096          /* bytes that a receive has room for at first, and again when it needs no more */
+#define ROOM_MAX (256 * 1024)  /* and at most: so much of one connection comes in a turn */
+#define COPIED_MAX (64 * 1024) /* up to so many are copied out of that room; more are received into the bytes themselves */
 
 struct stream {
     PyObject_HEAD
@@ -16,6 +23,7 @@ struct stream {
     PyObject *context, *protocol, *recv, *send;
     PyObject *first, *more; /* what is written and not submitted: bytes, and a list of those that follow, or NULL */
     long long size;         /* of that and of what is being sent */
+    Py_ssize_t room;        /* for the next receive; 0 until it is another than its own */
     char buffered, flushing, paused, closing, barred, lost;
 };
 
@@ -24,7 +32,7 @@ static inline struct stream *STREAM(PyObject *stream) { return (struct stream *)
 PyTypeObject *stream_type;
 
 static struct {
-    PyObject *data_received, *receive_rarely, *take_end, *fail, *write_rarely, *overflow, *maybe_resume, *sent_all,
+    PyObject *data_received, *receive_rarely, *take_end, *fail, *write_rarely, *overflow, *maybe_pause, *maybe_resume, *sent_all,
         *send_failed, *empty;
 } known;
 
@@ -56,8 +64,29 @@ static int fail(PyObject *self, const char *message) {
 
 /* Receiving */
 
+/* Gives the next receive as much room as the last one would have needed, which it may have taken along. */
+static int make_room(struct stream *stream) {
+    Py_ssize_t has = BUFFERED(stream->recv)->size, came = (Py_ssize_t)transferred_of(stream->recv), room = has ? has : stream->room;
+    if (came == room && room < ROOM_MAX)
+        room *= 2;
+    else if (room > COPIED_MAX && came < room / 8)
+        room = ROOM_MIN;
+    if (room == has)
+        return 0;
+    PyObject *buffer = PyBytes_FromStringAndSize(NULL, room);
+    if (!buffer)
+        return -1;
+    stream->room = room;
+    take_bytes(stream->recv, buffer);
+    Py_DECREF(buffer);
+    return 0;
+}
+
 static int receive(PyObject *self) {
-    if (!STREAM(self)->recv || turns_submit(STREAM(self)->loop, STREAM(self)->recv) == 0)
+    struct stream *stream = STREAM(self);
+    if (!stream->recv || !operation_is_idle(stream->recv))
+        return 0;
+    if (make_room(stream) == 0 && turns_submit(stream->loop, stream->recv) == 0)
         return 0;
     return fail(self, "Fatal read error on socket transport");
 }
@@ -76,7 +105,26 @@ static int take(PyObject *self, PyObject *data) {
     return receive(self);
 }
 
+/* What has come, if it is much and in bytes of its own: these themselves, which the receive has no more. */
+static PyObject *take_room(PyObject *recv, Py_ssize_t came) {
+    PyObject *bytes = field_of(recv, &BUFFERED(recv)->buffer);
+    if (came > COPIED_MAX && bytes && PyBytes_CheckExact(bytes) && BUFFERED(recv)->views == Py_None) {
+        take_bytes(recv, known.empty);
+        if (Py_REFCNT(bytes) == 1) {
+            if (came < PyBytes_GET_SIZE(bytes))
+                _PyBytes_Resize(&bytes, came);
+            return bytes;
+        }
+        take_bytes(recv, bytes); /* somebody else has it just now */
+    }
+    Py_XDECREF(bytes);
+    return NULL;
+}
+
 static PyObject *received_bytes(PyObject *recv) {
+    PyObject *taken = take_room(recv, (Py_ssize_t)transferred_of(recv));
+    if (taken || PyErr_Occurred())
+        return taken;
     char *data;
     Py_ssize_t size;
     PyObject *memory = memory_of(recv, &data, &size);
@@ -146,6 +194,49 @@ static PyObject *take_written(struct stream *stream) {
 
 static long long number_of(PyObject *object) { return object ? PyLong_AsLongLong(object) : 0; }
 
+#if defined(MSG_NOSIGNAL) && defined(MSG_DONTWAIT) && !defined(__APPLE__) && !defined(__NetBSD__)
+
+/* Sends what is written at once, as far as the system takes it; what is wrong, the send at the end of the turn tells. */
+static int send_now(PyObject *self) {
+    struct stream *stream = STREAM(self);
+    PyObject *handle = field_of(stream->send, &OP(stream->send)->handle), *all = take_written(stream);
+    int number = handle && is_socket(handle_of(handle)->socket) ? number_in(handle_of(handle)->socket) : -1;
+    Py_XDECREF(handle);
+    if (!all)
+        return -1;
+    ssize_t sent = -1;
+    if (number >= 0 && PyBytes_CheckExact(all)) {
+        Py_BEGIN_ALLOW_THREADS
+        sent = send(number, PyBytes_AS_STRING(all), (size_t)PyBytes_GET_SIZE(all), MSG_DONTWAIT | MSG_NOSIGNAL);
+        Py_END_ALLOW_THREADS
+    }
+    if (sent > 0 && sent < PyBytes_GET_SIZE(all)) {
+        PyObject *view = PyMemoryView_FromObject(all);
+        stream->first = view ? PySequence_GetSlice(view, sent, PyBytes_GET_SIZE(all)) : NULL;
+        Py_XDECREF(view);
+    } else if (sent <= 0) {
+        stream->first = Py_NewRef(all);
+    }
+    int failed = PyErr_Occurred() != NULL;
+    stream->size -= sent > 0 ? sent : 0;
+    Py_DECREF(all);
+    return failed ? -1 : 0;
+}
+
+/* More is written than may wait: it leaves at once, as far as that can be, before the protocol is asked to pause. */
+static int overflow(PyObject *self) {
+    struct stream *stream = STREAM(self);
+    if (stream->flushing && operation_is_idle(stream->send) && send_now(self) < 0)
+        return -1;
+    return stream->size > number_of(stream->high_water) ? call_method(self, known.maybe_pause, NULL) : 0;
+}
+
+#else
+
+static int overflow(PyObject *self) { return call_method(self, known.overflow, NULL); }
+
+#endif
+
 /* Has bytes sent at the end of this turn, or when what is being sent has left. */
 static int gather(PyObject *self, PyObject *data, Py_ssize_t size) {
     struct stream *stream = STREAM(self);
@@ -158,7 +249,7 @@ static int gather(PyObject *self, PyObject *data, Py_ssize_t size) {
         stream->flushing = 1;
     }
     if (stream->size > number_of(stream->high_water))
-        return call_method(self, known.overflow, NULL);
+        return overflow(self);
     return 0;
 }
 
@@ -329,7 +420,8 @@ static int intern_names(void) {
     } wanted[] = {
         {&known.data_received, "data_received"}, {&known.receive_rarely, "_receive_rarely"},
         {&known.take_end, "_take_end"},          {&known.fail, "_fail"},
-        {&known.write_rarely, "_write_rarely"},  {&known.overflow, "_overflow"},
+        {&known.write_rarely, "_write_rarely"},
+        {&known.maybe_pause, "_maybe_pause_protocol"},   {&known.overflow, "_overflow"},
         {&known.maybe_resume, "_maybe_resume_protocol"}, {&known.sent_all, "_sent_all"},
         {&known.send_failed, "_send_failed"},
     };
