@@ -4,6 +4,10 @@
 
 #include "fields.h"
 
+#if PY_VERSION_HEX < 0x030D0000
+#define PyCFunctionFastWithKeywords _PyCFunctionFastWithKeywords
+#endif
+
 /* An asyncio.Handle: its slots are in the order of their names. That they are so is looked at before any is made. */
 struct callback {
     PyObject_HEAD
@@ -77,9 +81,17 @@ extern PyTypeObject *turns_type;
 /* Has something done at the end of the turn: called, or flushed, if it is a stream. */
 int turns_before_wait(PyObject *turns, PyObject *work);
 
+/* Calls a method with one argument: that of the port, where it is C's as usual, without the ways of a call. */
+static inline PyObject *call_builtin(PyObject *method, PyObject *argument) {
+    if (PyCFunction_CheckExact(method) && PyCFunction_GET_FLAGS(method) == (METH_FASTCALL | METH_KEYWORDS))
+        return ((PyCFunctionFastWithKeywords)(void (*)(void))PyCFunction_GET_FUNCTION(method))(
+            PyCFunction_GET_SELF(method), &argument, 1, NULL);
+    return PyObject_CallOneArg(method, argument);
+}
+
 /* Submits an operation to the port of a loop. */
 static inline int turns_submit(PyObject *turns, PyObject *operation) {
-    PyObject *at_once = PyObject_CallOneArg(TURNS(turns)->submit, operation);
+    PyObject *at_once = call_builtin(TURNS(turns)->submit, operation);
     Py_XDECREF(at_once);
     return at_once ? 0 : -1;
 }
@@ -89,6 +101,10 @@ static inline int turns_submit(PyObject *turns, PyObject *operation) {
 extern PyTypeObject *stream_type; /* NULL until it is known how a transport of asyncio's looks */
 
 int stream_flush(PyObject *stream);
+
+/* What a completion of its receive, or its send, is for: methods of its, which are called with that. */
+PyObject *stream_received(PyObject *stream, PyObject *completion);
+PyObject *stream_sent(PyObject *stream, PyObject *completion);
 
 /* Handles (asyncio_handles.c) */
 

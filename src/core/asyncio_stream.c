@@ -9,12 +9,13 @@
 
 #include "handle.h"
 
+#include <errno.h>
+#include <string.h>
 #include <structmember.h> /* T_OBJECT and its like, until Python 3.12 */
 #include <sys/socket.h>
 
-#define ROOM_MIN 4096          /* bytes that a receive has room for at first, and again when it needs no more */
-#define ROOM_MAX (256 * 1024)  /* and at most: so much of one connection comes in a turn */
-#define COPIED_MAX (64 * 1024) /* up to so many are copied out of that room; more are received into the bytes themselves */
+#define RECEIVED_MAX (256 * 1024) /* bytes: so much of one connection comes in a turn */
+
 
 struct stream {
     PyObject_HEAD
@@ -23,7 +24,6 @@ struct stream {
     PyObject *context, *protocol, *recv, *send;
     PyObject *first, *more; /* what is written and not submitted: bytes, and a list of those that follow, or NULL */
     long long size;         /* of that and of what is being sent */
-    Py_ssize_t room;        /* for the next receive; 0 until it is another than its own */
     char buffered, flushing, paused, closing, barred, lost;
 };
 
@@ -64,29 +64,11 @@ static int fail(PyObject *self, const char *message) {
 
 /* Receiving */
 
-/* Gives the next receive as much room as the last one would have needed, which it may have taken along. */
-static int make_room(struct stream *stream) {
-    Py_ssize_t has = BUFFERED(stream->recv)->size, came = (Py_ssize_t)transferred_of(stream->recv), room = has ? has : stream->room;
-    if (came == room && room < ROOM_MAX)
-        room *= 2;
-    else if (room > COPIED_MAX && came < room / 8)
-        room = ROOM_MIN;
-    if (room == has)
-        return 0;
-    PyObject *buffer = PyBytes_FromStringAndSize(NULL, room);
-    if (!buffer)
-        return -1;
-    stream->room = room;
-    take_bytes(stream->recv, buffer);
-    Py_DECREF(buffer);
-    return 0;
-}
-
 static int receive(PyObject *self) {
     struct stream *stream = STREAM(self);
     if (!stream->recv || !operation_is_idle(stream->recv))
         return 0;
-    if (make_room(stream) == 0 && turns_submit(stream->loop, stream->recv) == 0)
+    if (turns_submit(stream->loop, stream->recv) == 0)
         return 0;
     return fail(self, "Fatal read error on socket transport");
 }
@@ -105,36 +87,67 @@ static int take(PyObject *self, PyObject *data) {
     return receive(self);
 }
 
-/* What has come, if it is much and in bytes of its own: these themselves, which the receive has no more. */
-static PyObject *take_room(PyObject *recv, Py_ssize_t came) {
-    PyObject *bytes = field_of(recv, &BUFFERED(recv)->buffer);
-    if (came > COPIED_MAX && bytes && PyBytes_CheckExact(bytes) && BUFFERED(recv)->views == Py_None) {
-        take_bytes(recv, known.empty);
-        if (Py_REFCNT(bytes) == 1) {
-            if (came < PyBytes_GET_SIZE(bytes))
-                _PyBytes_Resize(&bytes, came);
-            return bytes;
-        }
-        take_bytes(recv, bytes); /* somebody else has it just now */
-    }
-    Py_XDECREF(bytes);
-    return NULL;
+#if defined(MSG_NOSIGNAL) && defined(MSG_DONTWAIT)
+
+static ssize_t recv_now(int number, char *data, Py_ssize_t room) {
+    ssize_t came;
+    do
+        came = recv(number, data, (size_t)room, MSG_DONTWAIT);
+    while (came < 0 && errno == EINTR);
+    return came;
 }
 
+/* Receives what else is there, of a connection that had more than a receive has room for. Returns how much that is; where
+ * nothing is, or something is wrong, the next receive tells. That the socket is empty by then, as far as that can be seen, is
+ * noted as an attempt of the port's notes it: before the call, for an event that comes in the middle of it to count. */
+static Py_ssize_t receive_rest(PyObject *recv, char *data, Py_ssize_t room) {
+    PyObject *object = field_of(recv, &OP(recv)->handle);
+    struct handle *handle = object ? handle_of(object) : NULL;
+    ssize_t came = -1;
+    if (handle && handle->is_fast && is_socket(handle->socket)) {
+        int number = number_in(handle->socket), empties = handle->shows_drained && !PEEK(handle->ended);
+        if (empties)
+            POKE(direction_of(handle->incoming)->ready, 0);
+        Py_BEGIN_ALLOW_THREADS
+        came = recv_now(number, data, room);
+        Py_END_ALLOW_THREADS
+        if (empties && (came == room || came == 0))
+            POKE(direction_of(handle->incoming)->ready, 1);
+    }
+    Py_XDECREF(object);
+    return came > 0 ? came : 0;
+}
+
+#else
+
+static Py_ssize_t receive_rest(PyObject *recv, char *data, Py_ssize_t room) {
+    (void)recv, (void)data, (void)room;
+    return 0;
+}
+
+#endif
+
+/* What has come. A receive has little room, since there is one for each connection, whether something comes or not. Where it
+ * is full, the rest is received into the bytes themselves that the protocol gets: nothing is copied, and it is the memory that
+ * the last such bytes have left, which is still in the processor's cache. */
 static PyObject *received_bytes(PyObject *recv) {
-    PyObject *taken = take_room(recv, (Py_ssize_t)transferred_of(recv));
-    if (taken || PyErr_Occurred())
-        return taken;
     char *data;
-    Py_ssize_t size;
+    Py_ssize_t size, came = (Py_ssize_t)transferred_of(recv);
     PyObject *memory = memory_of(recv, &data, &size);
-    PyObject *bytes = memory ? PyBytes_FromStringAndSize(data, (Py_ssize_t)transferred_of(recv)) : PyErr_NoMemory();
-    Py_XDECREF(memory);
+    if (!memory)
+        return PyErr_NoMemory();
+    PyObject *bytes = PyBytes_FromStringAndSize(NULL, came < size ? came : RECEIVED_MAX);
+    if (bytes) {
+        memcpy(PyBytes_AS_STRING(bytes), data, (size_t)came);
+        if (came == size)
+            _PyBytes_Resize(&bytes, came + receive_rest(recv, PyBytes_AS_STRING(bytes) + came, RECEIVED_MAX - came));
+    }
+    Py_DECREF(memory);
     return bytes;
 }
 
 /* _received(completion): what the receive calls when it has completed. */
-static PyObject *stream_received(PyObject *self, PyObject *completion) {
+PyObject *stream_received(PyObject *self, PyObject *completion) {
     struct stream *stream = STREAM(self);
     int done;
     if (PyTuple_GET_ITEM(completion, 3) != Py_None || stream->closing || stream->paused || stream->buffered) {
@@ -289,7 +302,7 @@ static PyObject *flush(PyObject *self, PyObject *Py_UNUSED(ignored)) {
 }
 
 /* _sent(completion): what the send calls when it has completed. */
-static PyObject *stream_sent(PyObject *self, PyObject *completion) {
+PyObject *stream_sent(PyObject *self, PyObject *completion) {
     struct stream *stream = STREAM(self);
     long long sent = transferred_of(stream->send);
     take_bytes(stream->send, known.empty);
@@ -432,6 +445,10 @@ static int intern_names(void) {
     return known.empty || (known.empty = PyBytes_FromStringAndSize(NULL, 0)) ? 0 : -1;
 }
 
+/* The C library of GNU takes large blocks from the system one by one, and gives them back, each page of which costs a fault;
+ * until one was freed: from then on it keeps blocks of that size, as those of a busy program are wanted again at once. */
+static void keep_large_blocks(void) { PyMem_RawFree(PyMem_RawMalloc(4 * RECEIVED_MAX)); }
+
 /* know_transports(asyncio.transports._FlowControlMixin): the class of what derives from that here; None where its slots are
  * elsewhere. */
 static PyObject *know_transports(PyObject *Py_UNUSED(module), PyObject *base) {
@@ -439,6 +456,7 @@ static PyObject *know_transports(PyObject *Py_UNUSED(module), PyObject *base) {
         Py_RETURN_NONE;
     if (intern_names() < 0)
         return NULL;
+    keep_large_blocks();
     if (!stream_type)
         stream_type = (PyTypeObject *)PyType_FromSpecWithBases(&spec, base);
     return Py_XNewRef((PyObject *)stream_type);

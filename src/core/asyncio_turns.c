@@ -22,6 +22,7 @@ PyTypeObject *turns_type;
 
 static struct {
     PyObject *mark, *callback_failed, *handler_failed, *run_timed, *check_closed, *context, *name, *nothing;
+    PyTypeObject *recv, *send; /* the classes of most operations */
     PyObject *slow_create_task, *task, *only_loop; /* BaseEventLoop.create_task, asyncio.Task and ("loop",) */
 } known;
 
@@ -374,17 +375,33 @@ static int run_ready(struct turns *self, size_t count) {
     return 0;
 }
 
-/* Calls the handler of a completion. */
-static int deliver_one(struct turns *self, PyObject *completion) {
+static int is_operation(PyObject *object) {
+    return Py_TYPE(object) == known.recv || Py_TYPE(object) == known.send || PyObject_TypeCheck(object, operation_type);
+}
+
+/* What is called with a completion. */
+static PyObject *handler_of(PyObject *completion) {
     PyObject *operation = PyTuple_GET_ITEM(completion, 1);
-    PyObject *handler = operation == Py_None ? Py_NewRef(PyTuple_GET_ITEM(completion, 0))
-                        : PyObject_TypeCheck(operation, operation_type)
-                            ? field_of(operation, &OP(operation)->state)
-                            : PyObject_GetAttrString(operation, "state");
-    PyObject *result = handler ? PyObject_CallOneArg(handler, completion) : NULL;
+    if (operation == Py_None)
+        return Py_NewRef(PyTuple_GET_ITEM(completion, 0));
+    return is_operation(operation) ? field_of(operation, &OP(operation)->state) : PyObject_GetAttrString(operation, "state");
+}
+
+/* Calls a handler. That of a stream's receives and sends is called as what it is. */
+static PyObject *call_handler(PyObject *handler, PyObject *completion) {
+    if (PyCFunction_CheckExact(handler)) {
+        PyCFunction function = PyCFunction_GET_FUNCTION(handler);
+        if (function == stream_received || function == stream_sent)
+            return function(PyCFunction_GET_SELF(handler), completion);
+    }
+    return PyObject_CallOneArg(handler, completion);
+}
+
+static int deliver_one(struct turns *self, PyObject *completion) {
+    PyObject *handler = handler_of(completion), *result = handler ? call_handler(handler, completion) : NULL;
     Py_XDECREF(handler);
     Py_XDECREF(result);
-    return result ? 0 : report(self, known.handler_failed, operation);
+    return result ? 0 : report(self, known.handler_failed, PyTuple_GET_ITEM(completion, 1));
 }
 
 static int deliver(struct turns *self) {
@@ -404,7 +421,7 @@ static int end_turn(struct turns *self) {
     PyObject *work;
     while ((work = line_pop(&self->at_end))) {
         int done;
-        if (stream_type && PyObject_TypeCheck(work, stream_type)) {
+        if (stream_type && (Py_TYPE(work)->tp_base == stream_type || PyObject_TypeCheck(work, stream_type))) {
             done = stream_flush(work);
         } else {
             PyObject *result = PyObject_CallNoArgs(work);
@@ -441,7 +458,7 @@ static int is_asked_already(struct turns *self) {
 }
 
 static int take_batch(struct turns *self) {
-    PyObject *seconds = time_to_wait(self), *batch = seconds ? PyObject_CallOneArg(self->wait, seconds) : NULL;
+    PyObject *seconds = time_to_wait(self), *batch = seconds ? call_builtin(self->wait, seconds) : NULL;
     Py_XDECREF(seconds);
     if (batch && !PyList_Check(batch)) {
         Py_CLEAR(batch);
@@ -603,12 +620,14 @@ PyType_Spec turns_spec = {.name = "unio._core.TurnsState",
                           .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
                           .slots = slots};
 
-/* know_turns(nothing, BaseEventLoop.create_task, asyncio.Task): what is posted to end a wait, and what makes tasks; and the
- * names of what is called. */
+/* know_turns(nothing, BaseEventLoop.create_task, asyncio.Task, Recv, Send): what is posted to end a wait, what makes tasks,
+ * and the classes of most operations; and the names of what is called. */
 static PyObject *know_turns(PyObject *module, PyObject *args) {
-    PyObject *nothing, *slow_create_task, *task;
-    if (!PyArg_ParseTuple(args, "OOO", &nothing, &slow_create_task, &task))
+    PyObject *nothing, *slow_create_task, *task, *recv, *send;
+    if (!PyArg_ParseTuple(args, "OOOOO", &nothing, &slow_create_task, &task, &recv, &send))
         return NULL;
+    known.recv = (PyTypeObject *)Py_NewRef(recv);
+    known.send = (PyTypeObject *)Py_NewRef(send);
     const struct {
         PyObject **at;
         const char *spelled;

@@ -286,13 +286,6 @@ static int send_init(PyObject *self, PyObject *args, PyObject *keywords) {
 
 /* Showing it */
 
-/* A view of an own buffer. That of a receive into bytes, which nobody else has yet, is to be written to. */
-static PyObject *own_view(PyObject *self, PyObject *own) {
-    if (PyBytes_CheckExact(own) && OP(self)->kind == RECV)
-        return PyMemoryView_FromMemory(PyBytes_AS_STRING(own), PyBytes_GET_SIZE(own), PyBUF_WRITE);
-    return PyMemoryView_FromObject(own);
-}
-
 /* The views of the memory, a new reference. That of a receive's own buffer is made when it is first asked for, and holds
  * the buffer at its size, as somebody else may have that from then on. */
 static PyObject *get_views(PyObject *self, void *ignored) {
@@ -302,7 +295,7 @@ static PyObject *get_views(PyObject *self, void *ignored) {
         return views;
     Py_DECREF(views);
     PyObject *own = field_or_error(self, &BUFFERED(self)->buffer, "_buffer");
-    PyObject *view = own ? own_view(self, own) : NULL, *former = NULL;
+    PyObject *view = own ? PyMemoryView_FromObject(own) : NULL, *former = NULL;
     views = view ? PyTuple_Pack(1, view) : NULL;
     Py_XDECREF(view);
     if (views) {

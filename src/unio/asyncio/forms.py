@@ -12,6 +12,7 @@ from asyncio.base_events import BaseEventLoop
 from typing import TYPE_CHECKING
 
 from unio.backends.common.accelerator import core, has_fast_path
+from unio.operations import Recv, Send
 
 if TYPE_CHECKING:
     from unio.completion import Completion
@@ -30,7 +31,7 @@ if TYPE_CHECKING or not is_in_c or _stream_state is None:
     from unio.asyncio.stream_state import StreamState as StreamState  # noqa: PLC0414
     from unio.asyncio.turns_state import TurnsState as TurnsState  # noqa: PLC0414
 else:
-    core.know_turns(nothing, BaseEventLoop.create_task, asyncio.Task)
+    core.know_turns(nothing, BaseEventLoop.create_task, asyncio.Task, Recv, Send)
 
     StreamState = _stream_state
 

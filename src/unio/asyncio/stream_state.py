@@ -8,10 +8,15 @@ Where there is the fast path of ``unio._core``, its class of the same name stand
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from asyncio import transports
 from typing import TYPE_CHECKING, Any
 
+RECEIVED_MAX = 256 * 1024
+"""Bytes: so much of one connection comes in a turn at most."""
+
 if TYPE_CHECKING:
+    import socket
     from contextvars import Context
 
     from unio.asyncio.turns import Turns
@@ -54,6 +59,7 @@ class StreamState(transports._FlowControlMixin, asyncio.Transport):
     if TYPE_CHECKING:  # what asyncio's classes have, and what StreamTransport adds
         _extra: dict[str, Any]
         _protocol_paused: bool
+        _sock: socket.socket
         _high_water: int  # bytes; above that the protocol is paused
         _low_water: int  # and at that it is resumed
 
@@ -89,7 +95,19 @@ class StreamState(transports._FlowControlMixin, asyncio.Transport):
         elif not completion.transferred:
             self._context.run(self._take_end)
         else:
-            self._context.run(self._take, bytes(self._recv.data))
+            self._context.run(self._take, self._received_bytes())
+
+    def _received_bytes(self) -> bytes:
+        """What has come.
+
+        A receive has little room, since there is one for each connection, whether something comes or not. Where it is
+        full, the rest is received now; where there is none, or something is wrong, the next receive tells.
+        """
+        data = bytes(self._recv.data)
+        if len(data) == len(self._recv.buffer) and self._sock.gettimeout() == 0:
+            with contextlib.suppress(OSError):
+                data += self._sock.recv(RECEIVED_MAX - len(data))
+        return data
 
     def _take(self, data: bytes) -> None:
         """Hand bytes to the protocol, in the transport's context, and receive more."""

@@ -66,6 +66,7 @@ class StreamTransport(StreamState):
         self._handle = loop.join(sock)
         self._server = server
         self._recv = Recv(self._handle, state=self._received)
+        self._recv._grows = False  # what is more than it has room for is received when it is there
         self._send = Send(self._handle, b"", state=self._sent)
         self._held: bytes | None = None  # what came while reading was paused
         self._ended = False  # the peer has
