@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from unio.asyncio.serving import Serving
-from unio.asyncio.sockets import Sockets
+from unio.asyncio.datagrams import Datagrams
+from unio.asyncio.local import Local
+from unio.asyncio.names import Names
+from unio.asyncio.signals import Signals
+from unio.asyncio.subprocesses import Subprocesses
+from unio.asyncio.watching import Watching
 
 
-class EventLoop(Serving, Sockets):
+class EventLoop(Local, Datagrams, Subprocesses, Watching, Signals, Names):
     """An event loop of asyncio's whose input and output a :class:`unio.Port` does.
 
     It is all that :class:`asyncio.AbstractEventLoop` says. Its :attr:`port` is there for what asyncio has no call for:

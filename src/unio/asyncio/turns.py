@@ -50,7 +50,7 @@ class Turns(TurnsState):
         """The handle of a socket or a pipe, which joins the loop's port where it has not done so yet."""
         number = given.fileno()
         handle = self._joined.get(number)
-        if handle is None or handle.object is not given or handle.closed:
+        if handle is None or handle.closed or (handle.object is not given and not isinstance(handle.object, int)):
             handle = self._joined[number] = self.port.associate(given)
         return handle
 

@@ -1,0 +1,97 @@
+"""Handlers of signals, which the loop calls as it does any callback.
+
+Python runs its own handler of a signal in the main thread, which a signal wakes from the port's wait: that handler
+schedules the loop's callback, and nothing else. So they are Python's for everybody to see (``signal.getsignal``), and
+Ctrl-C is what :class:`asyncio.Runner` makes of it unless the program has a handler of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import inspect
+import os
+import signal
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from unio.asyncio.turns import Turns
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_handling: weakref.WeakSet[Signals] = weakref.WeakSet()
+"""The loops that have handlers."""
+
+
+class Signals(Turns):
+    """A loop with handlers of signals."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._signal_handlers: dict[int, asyncio.Handle] = {}
+
+    def add_signal_handler(self, sig: int, callback: Callable[..., object], *args: Any) -> None:  # type: ignore[override]
+        if asyncio.iscoroutine(callback) or inspect.iscoroutinefunction(callback):
+            raise TypeError("coroutines cannot be used with add_signal_handler()")
+        _check(sig)
+        self._check_closed()
+        try:
+            _set(sig, self._on_signal)
+        except ValueError as error:  # in another thread than the main one
+            raise RuntimeError(str(error)) from None
+        self._signal_handlers[sig] = asyncio.Handle(callback, args, self, None)
+        _handling.add(self)
+
+    def _on_signal(self, sig: int, _: object) -> None:
+        handle = self._signal_handlers.get(sig)
+        if handle is not None and not self.is_closed():
+            self._ready.append(handle)
+            self._write_to_self()
+
+    def remove_signal_handler(self, sig: int) -> bool:
+        _check(sig)
+        if sig not in self._signal_handlers:
+            return False
+        _set_default(sig)
+        del self._signal_handlers[sig]
+        return True
+
+    def close(self) -> None:
+        super().close()
+        for sig in list(self._signal_handlers):
+            self.remove_signal_handler(sig)
+
+
+def _check(sig: int) -> None:
+    if not isinstance(sig, int):
+        raise TypeError(f"sig must be an int, not {sig!r}")
+    if sig not in signal.valid_signals():
+        raise ValueError(f"invalid signal number {sig}")
+
+
+def _set(sig: int, handler: Any) -> None:
+    try:
+        signal.signal(sig, handler)
+        if hasattr(signal, "siginterrupt"):
+            signal.siginterrupt(sig, False)  # calls of libraries go on by themselves
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            raise RuntimeError(f"sig {sig} cannot be caught") from None
+        raise
+
+
+def _set_default(sig: int) -> None:
+    _set(sig, signal.default_int_handler if sig == signal.SIGINT else signal.SIG_DFL)
+
+
+def _after_fork_in_child() -> None:
+    # A child is ended by what would end any other process, and its parent's loop is none of its business.
+    for loop in list(_handling):
+        for sig in loop._signal_handlers:
+            if signal.getsignal(sig) == loop._on_signal:
+                _set_default(sig)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
