@@ -38,7 +38,9 @@ class BaseTransport(transports._FlowControlMixin):
         super().__init__(extra, loop)
         self._context = contextvars.copy_context()
         self._protocol: Any = protocol
+        self._given: Any = given
         self._handle = loop.join(given)
+        loop.owners[self._handle.number] = self
         self._closing = False
         self._size = 0  # of what was written and has not left
         self._lost = False
@@ -103,7 +105,10 @@ class BaseTransport(transports._FlowControlMixin):
         self._closing = True
         self._lost = True
         self._size = 0
-        self._loop.call_soon(self._connection_lost, error, context=self._context)
+        if self._loop.is_closed():  # which has given the object back, and nobody else closes it
+            self._given.close()
+        else:
+            self._loop.call_soon(self._connection_lost, error, context=self._context)
 
     def _connection_lost(self, error: BaseException | None) -> None:
         try:
@@ -113,7 +118,7 @@ class BaseTransport(transports._FlowControlMixin):
             self._loop.part(self._handle)
 
     def __repr__(self) -> str:
-        state = "closed" if self._handle.closed else "closing" if self._closing else "open"
+        state = "closed" if self._lost else "closing" if self._closing else "open"
         return f"<{type(self).__name__} {state} fd={self._handle.fileno()} write_bufsize={self._size}>"
 
     def __del__(self, warn: Any = warnings.warn) -> None:

@@ -80,12 +80,10 @@ class DatagramTransport(BaseTransport, asyncio.DatagramTransport):
     def _tell_about(self, sock: socket.socket) -> None:
         self._extra["socket"] = TransportSocket(sock)
         self._extra["sockname"] = sock.getsockname()
-        if "peername" not in self._extra:
-            try:
-                self._extra["peername"] = sock.getpeername()
-            except OSError:
-                self._extra["peername"] = None
-        self._connected = bool(self._extra["peername"])
+        try:
+            self._extra["peername"], self._connected = sock.getpeername(), True
+        except OSError:
+            self._extra["peername"], self._connected = None, False
 
     # Receiving
 

@@ -8,6 +8,7 @@ import errno
 import os
 import socket
 import stat
+import sys
 from asyncio import base_events
 from asyncio.log import logger
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,9 @@ from unio.asyncio.sockets import Sockets
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+CLEANS_UP = sys.version_info >= (3, 13)
+"""Whether the path of a server goes with it unless the program says otherwise, as in asyncio of this Python."""
 
 
 class Local(Serving, Sockets):
@@ -42,7 +46,7 @@ class Local(Serving, Sockets):
         if not ssl and server_hostname is not None:
             raise ValueError("server_hostname is only meaningful with ssl")
         _check_times(ssl, ssl_handshake_timeout, ssl_shutdown_timeout)
-        sock = _given(path, sock)
+        sock = _given(path, sock, "no path and sock were specified")
         sock.setblocking(False)
         if path is not None:
             try:
@@ -70,12 +74,12 @@ class Local(Serving, Sockets):
         ssl_handshake_timeout: float | None = None,
         ssl_shutdown_timeout: float | None = None,
         start_serving: bool = True,
-        cleanup_socket: bool = True,
+        cleanup_socket: bool = CLEANS_UP,
     ) -> asyncio.Server:
         if isinstance(ssl, bool):
             raise TypeError("ssl argument must be an SSLContext or None")
         _check_times(ssl, ssl_handshake_timeout, ssl_shutdown_timeout)
-        sock = _given(path, sock)
+        sock = _given(path, sock, "path was not specified, and no sock specified")
         if path is not None:
             _bind(sock, os.fspath(path))
         if cleanup_socket:
@@ -108,7 +112,7 @@ class Local(Serving, Sockets):
             logger.error("Unable to clean up listening UNIX socket %r: %r", path, error)
 
 
-def _given(path: Any, sock: socket.socket | None) -> socket.socket:
+def _given(path: Any, sock: socket.socket | None, lacking: str) -> socket.socket:
     """The socket that was given, or a new one for a path."""
     if not hasattr(socket, "AF_UNIX"):
         raise NotImplementedError("this Python has no AF_UNIX")
@@ -117,7 +121,7 @@ def _given(path: Any, sock: socket.socket | None) -> socket.socket:
     if path is not None:
         return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     if sock is None:
-        raise ValueError("no path and sock were specified")
+        raise ValueError(lacking)
     if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_STREAM:
         raise ValueError(f"A UNIX Domain Stream Socket was expected, got {sock!r}")
     return sock

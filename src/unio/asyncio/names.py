@@ -35,7 +35,10 @@ class Names(Bridge):
         except (TypeError, ValueError):  # which the function of the standard library says in its own words
             return await super().getaddrinfo(host, port, family=family, type=type, proto=proto, flags=flags)
         began = self.time()
-        await self.complete(lookup)
+        try:
+            await self.complete(lookup)
+        except socket.gaierror as error:  # the port's says which name was not found
+            raise socket.gaierror(error.errno, (error.strerror or "").partition(": (")[0]) from None
         if self._debug and (took := self.time() - began) >= self.slow_callback_duration:
             logger.info("Getting address info %s:%r took %.3f seconds", host, port, took)
         return lookup.addresses

@@ -1,7 +1,8 @@
 """Transports of one direction: a pipe, a socket that serves as one, what a child writes and reads.
 
-One that reads has one receive in flight. One that writes has one send, and all that is written meanwhile leaves
-together in the next; the first one leaves at once. It also waits for the reader to go away.
+One that reads has one receive in flight. What is written is sent at once, in the order in which it was written, as far
+as a few sends go; what comes while all of them are in flight leaves together. One that writes also waits for the reader
+to go away.
 """
 
 from __future__ import annotations
@@ -20,6 +21,10 @@ from unio.operations import Poll, Readiness, Recv, Send
 
 if TYPE_CHECKING:
     from unio.completion import Completion
+SENDS_MAX = 4
+"""How many sends are in flight at most. A program may write, and read the other end itself before the loop's next turn.
+"""
+
 
 class Pipes(Turns):
     """A loop that makes transports of pipes."""
@@ -135,8 +140,9 @@ class WritePipe(BaseTransport, asyncio.WriteTransport):
     ) -> None:
         super().__init__(loop, pipe, protocol, waiter, extra)
         self._extra["pipe"] = pipe
-        self._send = Send(self._handle, b"", state=self._sent)
         self._written: list[bytes] = []  # and not submitted
+        self._idle: list[Send] = []  # sends that are in flight no more
+        self._sending = 0  # in flight
 
     def _start(self) -> None:
         """Wait for the reader to go away."""
@@ -163,33 +169,40 @@ class WritePipe(BaseTransport, asyncio.WriteTransport):
         if self._lost or self._closing:
             self._write_in_vain()
             return
-        self._written.append(data if type(data) is bytes else bytes(data))
-        self._size += len(self._written[-1])
-        if not self._send.in_flight:
-            self._flush()
-            self._loop.port.start_gathered()
+        data = data if type(data) is bytes else bytes(data)
+        self._size += len(data)
+        if self._sending < SENDS_MAX:
+            self._submit(data)
+        else:
+            self._written.append(data)
         self._maybe_pause_protocol()
 
-    def _flush(self) -> None:
-        written, self._written = self._written, []
+    def _submit(self, data: bytes) -> None:
         try:
-            self._send.buffer = written[0] if len(written) == 1 else b"".join(written)
-            self._loop.port.submit(self._send)
+            send = self._idle.pop() if self._idle else Send(self._handle, b"", state=self._sent)
+            send.buffer = data
+            self._loop.port.submit(send)
+            self._sending += 1
+            self._loop.port.start_gathered()
         except Exception as error:  # noqa: BLE001 - whatever it is, the pipe can't be used
             self._fail(error, "Fatal write error")
 
     def _sent(self, completion: Completion) -> None:
+        self._sending -= 1
         if self._lost:
             return
         if completion.error is not None:
             self._fail(anew(completion.error), "Fatal write error")
             return
         self._size -= completion.transferred
-        self._send.buffer = b""
+        send = completion.operation
+        send.buffer = b""
+        self._idle.append(send)
+        if self._written:
+            written, self._written = self._written, []
+            self._submit(b"".join(written))
         self._context.run(self._maybe_resume_protocol)
-        if self._written and not self._send.in_flight:
-            self._flush()
-        elif self._closing and not self._size:
+        if self._closing and not self._size:
             self._end(None)
 
     def can_write_eof(self) -> bool:

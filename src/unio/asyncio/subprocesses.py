@@ -76,11 +76,10 @@ class SubprocessTransport(BaseSubprocessTransport):
         )
 
     def _exited(self, completion: Completion) -> None:
-        status = self._proc.poll()  # so that the child is no zombie
-        if status is None:
-            status = completion.operation.status
-        if completion.error is not None and status is None:
-            logger.warning("The exit status of process %d is unknown: %s", self._proc.pid, completion.error)
+        self._proc.poll()  # so that the child is no zombie
+        status = completion.operation.status
+        if completion.error is not None:
+            logger.warning("Unknown child process pid %d, will report returncode 255", self._proc.pid)
             status = UNKNOWN
         self._process_exited(status)
 
@@ -134,4 +133,6 @@ if sys.platform == "win32":
         return io.FileIO(msvcrt.open_osfhandle(near, flags), mode), msvcrt.open_osfhandle(far, others)
 
 else:
-    _popen = subprocess.Popen
+
+    def _popen(args: Any, **kwargs: Any) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(args, **kwargs)

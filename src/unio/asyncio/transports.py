@@ -64,6 +64,7 @@ class StreamTransport(StreamState):
         super().__init__(extra, loop)
         self._sock = sock
         self._handle = loop.join(sock)
+        loop.owners[self._handle.number] = self
         self._server = server
         self._recv = Recv(self._handle, state=self._received)
         self._recv._grows = False  # what is more than it has room for is received when it is there

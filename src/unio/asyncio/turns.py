@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import weakref
 from asyncio import base_events, format_helpers
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from unio.errors import AssociationError, InFlight, NotAssociated, PortClosed
 from unio.port import Port
 
 if TYPE_CHECKING:
+    import asyncio
     from asyncio import Handle
 
     from unio.handle import Handle as JoinedHandle
@@ -43,6 +45,8 @@ class Turns(TurnsState):
         self.port = Port(concurrency=1)
         self._begin_turns(self.port)
         self._joined: dict[int, JoinedHandle] = {}  # by number; see join
+        self.owners: weakref.WeakValueDictionary[int, asyncio.BaseTransport] = weakref.WeakValueDictionary()
+        """The transports, by the numbers of their handles."""
 
     # Handles
 
@@ -50,7 +54,7 @@ class Turns(TurnsState):
         """The handle of a socket or a pipe, which joins the loop's port where it has not done so yet."""
         number = given.fileno()
         handle = self._joined.get(number)
-        if handle is None or handle.closed or (handle.object is not given and not isinstance(handle.object, int)):
+        if handle is None or handle.object is not given or handle.closed:
             handle = self._joined[number] = self.port.associate(given)
         return handle
 
@@ -58,6 +62,12 @@ class Turns(TurnsState):
         """Forget a handle that was closed or detached."""
         if self._joined.get(handle.number) is handle:
             del self._joined[handle.number]
+
+    def take(self, timeout: float | None) -> None:
+        """Take what completes within so many seconds, to be delivered in its turn: what was cancelled is idle then."""
+        for completion in self.port.wait(timeout):
+            operation = completion.operation
+            self.call_soon(completion.key if operation is None else operation.state, completion)
 
     # What a turn leaves to Python
 

@@ -46,11 +46,18 @@ class Watching(Turns):
         self, fd: HasFileno | int, readiness: Readiness, callback: Callable[..., object], args: tuple[Any, ...]
     ) -> None:
         self._check_closed()
-        number = _number(fd)
+        number = self._free_number(fd)
         watch = self._watches.get(number)
         if watch is None or watch.handle.closed:
             watch = self._watches[number] = Watch(self, number)
         watch.sides[readiness].call(asyncio.Handle(callback, args, self, None))
+
+    def _free_number(self, fd: HasFileno | int) -> int:
+        number = _number(fd)
+        owner = self.owners.get(number)
+        if owner is not None and not owner.is_closing():
+            raise RuntimeError(f"File descriptor {fd!r} is used by transport {owner!r}")
+        return number
 
     def _call(self, callback: asyncio.Handle) -> None:
         if self._debug:
@@ -59,9 +66,10 @@ class Watching(Turns):
             callback._run()
 
     def _remove_watch(self, fd: HasFileno | int, readiness: Readiness) -> bool:
+        number = self._free_number(fd)
         if self.is_closed():
             return False
-        watch = self._watches.get(_number(fd))
+        watch = self._watches.get(number)
         return watch is not None and watch.sides[readiness].stop()
 
 
