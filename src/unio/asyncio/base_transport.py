@@ -26,6 +26,13 @@ class BaseTransport(transports._FlowControlMixin):
 
     _kind = "pipe"
 
+    if TYPE_CHECKING:  # of the base class
+        _loop: Turns
+        _extra: dict[str, Any]
+
+        def _maybe_pause_protocol(self) -> None: ...
+        def _maybe_resume_protocol(self) -> None: ...
+
     def __init__(
         self,
         loop: Turns,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from unio.arguments import checked_address
 from unio.asyncio.base_transport import BaseTransport
 from unio.asyncio.turns import Turns
-from unio.errors import anew
+from unio.errors import anew, has_left
 from unio.names import Resolve
 from unio.operations import RecvFrom, Send, SendTo
 
@@ -28,7 +28,7 @@ DATAGRAM_MAX = 65536
 """More than any datagram of UDP has."""
 
 LOCAL_MAX = 256 * 1024
-"""As much as a datagram of AF_UNIX has where nobody has asked for larger buffers, which systems give up to this size."""
+"""As much as a datagram of AF_UNIX has, where its sender hasn't asked the system for a larger buffer."""
 
 HEADER = 8
 """What a datagram counts for besides its bytes, so that many short ones pause a protocol as well."""
@@ -97,8 +97,8 @@ class DatagramTransport(BaseTransport, asyncio.DatagramTransport):
         if self._closing:
             return
         data, sender = bytes(self._view[: completion.transferred]), self._recv.address
-        if self._handle.closed:
-            self._fail(anew(completion.error), "Fatal read error")
+        if self._handle.closed:  # behind the transport's back
+            self._fail(anew(completion.error or has_left()), "Fatal read error")
             return
         self._start()  # first, as the protocol may raise what ends the loop's run
         if completion.error is None:

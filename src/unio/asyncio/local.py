@@ -7,10 +7,10 @@ import contextlib
 import errno
 import os
 import socket
-import stat
 import sys
 from asyncio import base_events
 from asyncio.log import logger
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unio.asyncio.serving import Serving
@@ -26,11 +26,15 @@ CLEANS_UP = sys.version_info >= (3, 13)
 class Local(Serving, Sockets):
     """A loop that connects to local sockets, and serves at them."""
 
+    if TYPE_CHECKING:  # of the base class
+
+        async def _create_connection_transport(self, *arguments: Any, **options: Any) -> Any: ...
+
     def __init__(self) -> None:
         super().__init__()
-        self._bound: dict[socket.socket, tuple[Any, int]] = {}  # a path that goes with its listener, and its inode
+        self._bound: dict[socket.socket, tuple[Path, int]] = {}  # a path that goes with its listener, and its inode
 
-    async def create_unix_connection(  # type: ignore[override]
+    async def create_unix_connection(
         self,
         protocol_factory: Callable[[], asyncio.BaseProtocol],
         path: Any = None,
@@ -40,7 +44,7 @@ class Local(Serving, Sockets):
         server_hostname: str | None = None,
         ssl_handshake_timeout: float | None = None,
         ssl_shutdown_timeout: float | None = None,
-    ) -> tuple[asyncio.Transport, asyncio.BaseProtocol]:
+    ) -> Any:
         if ssl and server_hostname is None:
             raise ValueError("you have to pass server_hostname when using ssl")
         if not ssl and server_hostname is not None:
@@ -63,7 +67,7 @@ class Local(Serving, Sockets):
             ssl_shutdown_timeout=ssl_shutdown_timeout,
         )
 
-    async def create_unix_server(  # type: ignore[override]
+    async def create_unix_server(
         self,
         protocol_factory: Callable[[], asyncio.BaseProtocol],
         path: Any = None,
@@ -95,21 +99,22 @@ class Local(Serving, Sockets):
     def _note_path(self, sock: socket.socket) -> None:
         path = sock.getsockname()
         if path and not _is_abstract(path):
+            file = Path(os.fsdecode(path))
             with contextlib.suppress(FileNotFoundError):
-                self._bound[sock] = path, os.stat(path).st_ino
+                self._bound[sock] = file, file.stat().st_ino
 
     def _stop_serving(self, sock: socket.socket) -> None:
         super()._stop_serving(sock)
-        path, inode = self._bound.pop(sock, (None, 0))
-        if path is None:
+        file, inode = self._bound.pop(sock, (None, 0))
+        if file is None:
             return
         try:
-            if os.stat(path).st_ino == inode:  # or else somebody serves there by now
-                os.unlink(path)
+            if file.stat().st_ino == inode:  # or else somebody serves there by now
+                file.unlink()
         except FileNotFoundError:
             pass
         except OSError as error:
-            logger.error("Unable to clean up listening UNIX socket %r: %r", path, error)
+            logger.error("Unable to clean up listening UNIX socket %r: %r", str(file), error)
 
 
 def _given(path: Any, sock: socket.socket | None, lacking: str) -> socket.socket:
@@ -155,9 +160,10 @@ def _bind(sock: socket.socket, path: str | bytes) -> None:
 
 
 def _remove_stale(path: str | bytes) -> None:
+    file = Path(os.fsdecode(path))
     try:
-        if stat.S_ISSOCK(os.stat(path).st_mode):
-            os.remove(path)
+        if file.is_socket():
+            file.unlink()
     except FileNotFoundError:
         pass
     except OSError as error:  # a directory may let one make a socket, and no more

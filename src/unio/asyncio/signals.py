@@ -10,18 +10,13 @@ from __future__ import annotations
 import asyncio
 import errno
 import inspect
-import os
 import signal
-import weakref
 from typing import TYPE_CHECKING, Any
 
 from unio.asyncio.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-_handling: weakref.WeakSet[Signals] = weakref.WeakSet()
-"""The loops that have handlers."""
 
 
 class Signals(Turns):
@@ -41,7 +36,6 @@ class Signals(Turns):
         except ValueError as error:  # in another thread than the main one
             raise RuntimeError(str(error)) from None
         self._signal_handlers[sig] = asyncio.Handle(callback, args, self, None)
-        _handling.add(self)
 
     def _on_signal(self, sig: int, _: object) -> None:
         handle = self._signal_handlers.get(sig)
@@ -56,6 +50,13 @@ class Signals(Turns):
         _set_default(sig)
         del self._signal_handlers[sig]
         return True
+
+    def forget_signals(self) -> None:
+        """Have signals that come from now on end this process, as they would end any other."""
+        for sig in self._signal_handlers:
+            if signal.getsignal(sig) == self._on_signal:
+                _set_default(sig)
+        self._signal_handlers.clear()
 
     def close(self) -> None:
         super().close()
@@ -83,15 +84,3 @@ def _set(sig: int, handler: Any) -> None:
 
 def _set_default(sig: int) -> None:
     _set(sig, signal.default_int_handler if sig == signal.SIGINT else signal.SIG_DFL)
-
-
-def _after_fork_in_child() -> None:
-    # A child is ended by what would end any other process, and its parent's loop is none of its business.
-    for loop in list(_handling):
-        for sig in loop._signal_handlers:
-            if signal.getsignal(sig) == loop._on_signal:
-                _set_default(sig)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from asyncio.base_subprocess import BaseSubprocessTransport
 from asyncio.log import logger
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from unio.asyncio.pipes import Pipes
@@ -14,7 +13,6 @@ from unio.operations import ProcessExit
 
 if TYPE_CHECKING:
     import asyncio
-    import io
 
     from unio.completion import Completion
 
@@ -29,7 +27,7 @@ class Subprocesses(Pipes):
         self,
         protocol: asyncio.SubprocessProtocol,
         args: Any,
-        shell: bool,
+        shell: Any,
         stdin: Any,
         stdout: Any,
         stderr: Any,
@@ -63,7 +61,7 @@ class SubprocessTransport(BaseSubprocessTransport):
         def _process_exited(self, returncode: int) -> None: ...
         async def _wait(self) -> int: ...
 
-    def _start(self, args: Any, shell: bool, stdin: Any, stdout: Any, stderr: Any, bufsize: int, **kwargs: Any) -> None:
+    def _start(self, args: Any, shell: Any, stdin: Any, stdout: Any, stderr: Any, bufsize: int, **kwargs: Any) -> None:
         self._proc = _popen(
             args,
             shell=shell,
@@ -99,6 +97,7 @@ class SubprocessTransport(BaseSubprocessTransport):
 
 
 if sys.platform == "win32":
+    import io
     import msvcrt
     import os
     from asyncio import windows_utils
@@ -112,7 +111,7 @@ if sys.platform == "win32":
             for name, value in given.items():
                 if value == subprocess.PIPE:
                     ours[name], theirs[name] = _pipe(is_input=name == "stdin")
-            process = subprocess.Popen(args, **(given | theirs), **kwargs)
+            process = subprocess.Popen(args, **(given | theirs), **kwargs)  # noqa: S603 - the caller's to choose
         except BaseException:
             for file in ours.values():
                 file.close()
@@ -126,8 +125,6 @@ if sys.platform == "win32":
 
     def _pipe(*, is_input: bool) -> tuple[io.FileIO, int]:
         """Our end, which is overlapped, and the child's, which is not, as few programs know that."""
-        import io
-
         near, far = windows_utils.pipe(overlapped=(True, False), duplex=is_input)  # what we write to tells of its end
         mode, flags, others = ("wb", os.O_WRONLY, os.O_RDONLY) if is_input else ("rb", os.O_RDONLY, os.O_WRONLY)
         return io.FileIO(msvcrt.open_osfhandle(near, flags), mode), msvcrt.open_osfhandle(far, others)
@@ -135,4 +132,4 @@ if sys.platform == "win32":
 else:
 
     def _popen(args: Any, **kwargs: Any) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(args, **kwargs)
+        return subprocess.Popen(args, **kwargs)  # noqa: S603 - it is the caller's to choose

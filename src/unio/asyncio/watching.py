@@ -50,7 +50,12 @@ class Watching(Turns):
         watch = self._watches.get(number)
         if watch is None or watch.handle.closed:
             watch = self._watches[number] = Watch(self, number)
-        watch.sides[readiness].call(asyncio.Handle(callback, args, self, None))
+        watch.sides[readiness is Readiness.WRITABLE].call(asyncio.Handle(callback, args, self, None))
+
+    def join(self, given: HasFileno) -> Handle:
+        if self._watches and (watch := self._watches.get(given.fileno())) is not None:
+            watch.leave_to(given)
+        return super().join(given)
 
     def _free_number(self, fd: HasFileno | int) -> int:
         number = _number(fd)
@@ -70,28 +75,48 @@ class Watching(Turns):
         if self.is_closed():
             return False
         watch = self._watches.get(number)
-        return watch is not None and watch.sides[readiness].stop()
+        return watch is not None and watch.sides[readiness is Readiness.WRITABLE].stop()
 
 
 class Watch:
-    """A descriptor that is watched."""
+    """A descriptor that is watched.
+
+    It joins the port by its number, unless its object has joined already.
+    """
 
     def __init__(self, loop: Watching, number: int) -> None:
         self.loop = loop
         self.number = number
         self.handle = _joined(loop, number)
-        self.sides = {readiness: Side(self, readiness) for readiness in Readiness}
+        self.sides = [Side(self, Readiness.READABLE), Side(self, Readiness.WRITABLE)]
 
     def give_up(self) -> None:
-        """Have the descriptor leave the port, unless somebody watches it, or uses it otherwise."""
-        if any(side.callback is not None or side.poll.in_flight for side in self.sides.values()):
+        """Have the descriptor leave the port, unless somebody watches it."""
+        if any(side.callback is not None or side.poll.in_flight for side in self.sides):
             return
         if self.loop._watches.get(self.number) is self:
             del self.loop._watches[self.number]
-        if isinstance(self.handle.object, int):  # or else it is not the watch's
-            with contextlib.suppress(InFlight, NotAssociated, OSError):
-                self.handle.detach()
-                self.loop.part(self.handle)
+        if isinstance(self.handle.object, int):  # or else it has joined for other reasons
+            self._detach()
+
+    def leave_to(self, given: HasFileno) -> None:
+        """Have an object join in the place of its number: who closes its handle has to close the object."""
+        if not isinstance(self.handle.object, int) or self.handle.closed:
+            return
+        self.handle.cancel()
+        while any(side.poll.in_flight for side in self.sides):
+            self.loop.take(None)
+        self._detach()
+        if self.handle.closed:
+            self.handle = self.loop.join(given)
+            for side in self.sides:
+                side.poll.handle = self.handle
+                side.go_on()
+
+    def _detach(self) -> None:
+        with contextlib.suppress(InFlight, NotAssociated, OSError):  # what can't leave stays until the loop is closed
+            self.handle.detach()
+            self.loop.part(self.handle)
 
 
 class Side:
@@ -106,9 +131,8 @@ class Side:
         """Have another callback called from now on."""
         if self.callback is not None:
             self.callback.cancel()
-        if not self.poll.in_flight:
-            self.watch.loop.port.submit(self.poll)
         self.callback = callback
+        self.go_on()
 
     def stop(self) -> bool:
         """Call nobody any more. Returns whether somebody would have been called."""
@@ -130,16 +154,17 @@ class Side:
             try:
                 self.watch.loop._call(self.callback)
             finally:
-                self._go_on()
+                self.go_on()
         elif isinstance(completion.error, Cancelled):  # and somebody watches again
-            self._go_on()
+            self.go_on()
         else:
             self.callback = None
             self.watch.loop.call_exception_handler(
                 {"message": f"Descriptor {self.watch.number} can't be watched", "exception": anew(completion.error)}
             )
 
-    def _go_on(self) -> None:
+    def go_on(self) -> None:
+        """Wait once more, if there is somebody to call."""
         if self.callback is not None and not self.poll.in_flight:
             self.watch.loop.port.submit(self.poll)
 
