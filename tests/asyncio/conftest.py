@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine
+import tempfile
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -37,3 +39,10 @@ def run(
 def pair(resources: contextlib.ExitStack) -> tuple:
     """Two connected sockets."""
     return tuple(map(resources.enter_context, support.tcp_pair()))
+
+
+@pytest.fixture
+def short_path() -> Iterator[Callable[[str], Path]]:
+    """Makes paths that are short enough for a local socket, in a directory that is gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="unio-") as directory:
+        yield lambda name: Path(directory) / name
