@@ -12,9 +12,7 @@ from typing import Any
 
 import pytest
 import support
-
-import unio
-import unio.asyncio
+from awaits import until
 
 HERE = ("127.0.0.1", 0)
 
@@ -198,8 +196,7 @@ def test_a_datagram_that_is_too_large_fails_alone_and_its_protocol_goes_on(run) 
         other.sendto(bytes(70_000))
         assert its.told == ["made", "pause"]
         assert isinstance(await its.errors.get(), OSError)
-        while its.told != ["made", "pause", "resume"]:
-            await asyncio.sleep(0)
+        await until(lambda: its.told == ["made", "pause", "resume"])
         other.sendto(b"small")
         assert (await protocol.received.get())[0] == b"small"
         transport.close()
@@ -358,8 +355,7 @@ def test_a_full_peer_pauses_the_protocol_until_it_has_read(run, resources) -> No
             sent += 1
         for number in range(sent):
             assert (await loop.sock_recv(far, 8192)).rstrip(b"\0") == b"%d" % number
-        while protocol.told != ["made", "pause", "resume"]:
-            await asyncio.sleep(0)
+        await until(lambda: protocol.told == ["made", "pause", "resume"])
         assert transport.get_write_buffer_size() == 0  # type: ignore[attr-defined]
         transport.close()
         assert await protocol.lost is None

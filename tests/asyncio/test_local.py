@@ -11,9 +11,6 @@ from pathlib import Path
 
 import pytest
 
-import unio
-import unio.asyncio
-
 MakePath = Callable[[str], Path]
 
 if not hasattr(socket, "AF_UNIX"):
@@ -68,7 +65,7 @@ def test_a_socket_of_the_programs_serves_or_is_connected(run, short_path: MakePa
 @abstract
 def test_abstract_names_are_no_files(run) -> None:
     async def main() -> None:
-        for name in ("\0unio-%d" % os.getpid(), b"\0unio-%d" % os.getpid()):
+        for name in (f"\0unio-{os.getpid()}", b"\0unio-%d" % os.getpid()):
             server = await asyncio.start_unix_server(echo, name)
             assert await say(b"hello\n", name) == b"hello\n"
             server.close()
@@ -169,7 +166,7 @@ def test_contradictions_are_refused(run, short_path: MakePath, resources) -> Non
         loop = asyncio.get_running_loop()
         connect, serve = loop.create_unix_connection, loop.create_unix_server
         for ask in (connect, serve):
-            with pytest.raises(ValueError, match="no.* sock"):
+            with pytest.raises(ValueError, match=r"no.* sock"):
                 await ask(asyncio.Protocol)
             with pytest.raises(ValueError, match="at the same time"):
                 await ask(asyncio.Protocol, path, sock=inet)

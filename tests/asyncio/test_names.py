@@ -9,10 +9,8 @@ from typing import Any
 
 import pytest
 import support
+from awaits import until
 from patience import PATIENCE
-
-import unio
-import unio.asyncio
 
 
 class Slow:
@@ -86,8 +84,7 @@ def test_a_lookup_that_is_cancelled_ends_at_once(run, monkeypatch) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         lookup = asyncio.ensure_future(loop.getaddrinfo("slow.example", 80))
-        while not slow.asked.is_set():
-            await asyncio.sleep(0.001)
+        await until(slow.asked.is_set)
         lookup.cancel()
         with pytest.raises(asyncio.CancelledError):
             await lookup

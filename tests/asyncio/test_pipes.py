@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import support
+from awaits import settled, until
 
 import unio
 import unio.asyncio
@@ -66,12 +67,6 @@ async def writing(pipe: Any) -> tuple[asyncio.WriteTransport, Writer]:
     return await asyncio.get_running_loop().connect_write_pipe(Writer, pipe)
 
 
-async def until(condition) -> None:
-    """Return when something holds that other parts of the loop bring about."""
-    while not condition():  # noqa: ASYNC110 - nobody is told
-        await asyncio.sleep(0)
-
-
 @pytest.fixture
 def pipe(resources) -> tuple[Any, ...]:
     """The two ends of a pipe."""
@@ -98,6 +93,7 @@ def test_what_is_written_is_read_up_to_the_end(run, pipe) -> None:
     run(main())
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="an end that is overlapped there can only be read through a port")
 def test_a_write_has_reached_the_pipe_when_it_returns(run, pipe) -> None:
     async def main() -> None:
         writer, _ = await writing(pipe[1])
@@ -116,15 +112,13 @@ def test_a_reader_that_pauses_is_told_nothing_and_loses_nothing(run, pipe) -> No
         reader.pause_reading()
         assert not reader.is_reading()
         pipe[1].write(b"hello")
-        for _ in range(5):
-            await asyncio.sleep(0.001)
+        await settled()
         assert protocol.data == b""
         reader.resume_reading()
         await until(lambda: protocol.data == b"hello")
         reader.pause_reading()
         pipe[1].close()
-        for _ in range(5):
-            await asyncio.sleep(0.001)
+        await settled()
         assert protocol.told == ["made"]
         reader.resume_reading()
         reader.resume_reading()
@@ -188,7 +182,17 @@ def test_writes_that_wait_leave_in_their_order(run, pipe) -> None:
     run(main())
 
 
-@pytest.mark.parametrize("is_writing", [False, True], ids=["idle", "writing"])
+@pytest.mark.parametrize(
+    "is_writing",
+    [
+        pytest.param(
+            False,
+            marks=pytest.mark.skipif(sys.platform == "win32", reason="an end that only writes hears as it does"),
+            id="idle",
+        ),
+        pytest.param(True, id="writing"),
+    ],
+)
 def test_a_writer_hears_that_its_reader_has_gone(run, pipe, is_writing: bool) -> None:
     async def main() -> None:
         writer, protocol = await writing(pipe[1])
@@ -299,8 +303,8 @@ def test_buffered_and_text_files_of_pipes_serve_as_well(run, resources) -> None:
 @posix
 def test_a_named_pipe_is_a_pipe(run, resources, tmp_path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    read = resources.enter_context(open(os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK), "rb", 0))  # noqa: PTH123
-    write = resources.enter_context(open(tmp_path / "pipe", "wb", 0))  # noqa: PTH123
+    read = resources.enter_context(open(os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK), "rb", 0))
+    write = resources.enter_context(open(tmp_path / "pipe", "wb", 0))
 
     async def main() -> None:
         _, protocol = await reading(read)

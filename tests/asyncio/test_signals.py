@@ -12,9 +12,6 @@ from collections.abc import Iterator
 import pytest
 import support
 
-import unio
-import unio.asyncio
-
 posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows ends a process that is sent such a signal")
 
 MINE = signal.SIGUSR1 if sys.platform != "win32" else signal.SIGTERM

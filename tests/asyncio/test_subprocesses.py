@@ -12,9 +12,7 @@ from typing import Any
 
 import pytest
 import support
-
-import unio
-import unio.asyncio
+from awaits import until
 
 PIPE = subprocess.PIPE
 
@@ -119,8 +117,8 @@ def test_a_signal_to_a_child_that_has_ended_and_was_waited_for_goes_to_nobody(ru
         process = await start("print('bye')", stdout=PIPE)
         transport = process._transport  # type: ignore[attr-defined]
         transport.get_pipe_transport(1).pause_reading()
-        while transport.get_returncode() is None:  # its output is not read, so that the transport is still there
-            await asyncio.sleep(0.001)
+        # Its output is not read, so that the transport is still there when it has ended.
+        await until(lambda: transport.get_returncode() is not None)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(os, "kill", lambda *arguments: sent.append(arguments))
             transport.send_signal(signal.SIGTERM)
@@ -138,10 +136,7 @@ def test_a_child_that_reads_no_more_breaks_its_pipe_and_nothing_else(run) -> Non
         assert process.stdin is not None
         process.stdin.write(bytes(1 << 20))
         with pytest.raises((BrokenPipeError, ConnectionResetError)):
-            while True:
-                await process.stdin.drain()
-                process.stdin.write(b"x")
-                await asyncio.sleep(0)
+            await process.stdin.drain()  # which waits until there is room
         assert await process.wait() == 0
 
     run(main())
@@ -225,8 +220,7 @@ def test_a_transport_that_is_closed_ends_its_child(run) -> None:
         transport.close()
         transport.close()
         assert transport.is_closing()
-        while process.returncode is None:
-            await asyncio.sleep(0.001)
+        await until(lambda: process.returncode is not None)
         assert process.returncode != 0
 
     run(main())
@@ -273,7 +267,7 @@ def test_a_child_that_somebody_else_has_waited_for_has_ended_all_the_same(run, c
         process = await start("input()", stdin=PIPE)
         assert process.stdin is not None
         process.stdin.write(b"\n")
-        os.waitpid(process.pid, 0)
+        os.waitpid(process.pid, 0)  # noqa: ASYNC222 - the loop is not to see it first
         return await process.wait()
 
     assert run(main()) in (0, 255)
@@ -286,8 +280,7 @@ def test_a_pipe_of_a_child_may_be_held_open_by_a_grandchild(run) -> None:
         process = await start(code, stdout=PIPE, start_new_session=True)
         assert process.stdout is not None
         assert await process.stdout.readline() == b"started\n"
-        while process._transport.get_returncode() is None:  # type: ignore[attr-defined]
-            await asyncio.sleep(0.001)
+        await until(lambda: process._transport.get_returncode() is not None)  # type: ignore[attr-defined]
         assert process.returncode == 0
         os.killpg(process.pid, signal.SIGKILL)
         assert await process.stdout.read() == b""

@@ -11,23 +11,13 @@ from pathlib import Path
 
 import pytest
 import support
+from awaits import settled, until
+from wine import wine_row
 
 import unio
 import unio.asyncio
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows does not tell whether a socket blocks")
-
-
-async def until(condition) -> None:
-    """Return when something holds that other parts of the loop bring about."""
-    while not condition():  # noqa: ASYNC110 - nobody is told
-        await asyncio.sleep(0)
-
-
-async def settled() -> None:
-    """Return when what is ready by now has been told."""
-    for _ in range(5):
-        await asyncio.sleep(0.001)
 
 
 def watched(loop: asyncio.AbstractEventLoop, sock: socket.socket | int) -> asyncio.Future[None]:
@@ -225,6 +215,7 @@ def test_watching_leaves_whether_a_descriptor_blocks_as_it_was(run, pair) -> Non
     run(main())
 
 
+@wine_row("leave-port")
 def test_a_descriptor_that_nobody_watches_any_more_is_free_for_another_loop(run, pair) -> None:
     near, far = pair
     far.sendall(b"x")
@@ -250,6 +241,7 @@ def test_a_descriptor_that_nobody_watches_any_more_is_free_for_another_loop(run,
     run(main())
 
 
+@wine_row("leave-port")
 def test_a_watched_descriptor_is_free_when_its_loop_has_ended(run, pair) -> None:
     near, far = pair
     far.sendall(b"x")
@@ -283,6 +275,7 @@ def test_a_number_that_was_closed_and_is_another_descriptors_is_watched_as_that(
     run(main())
 
 
+@wine_row("leave-port")
 def test_a_watched_socket_may_be_received_from_as_well(run, pair) -> None:
     near, far = pair
     near.setblocking(False)
@@ -305,6 +298,7 @@ def test_a_watched_socket_may_be_received_from_as_well(run, pair) -> None:
     run(main())
 
 
+@wine_row("leave-port")
 def test_a_socket_that_was_watched_by_its_number_is_closed_once_with_its_transport(run, resources) -> None:
     near, far = map(resources.enter_context, support.tcp_pair())
 

@@ -79,7 +79,11 @@ class DatagramTransport(BaseTransport, asyncio.DatagramTransport):
 
     def _tell_about(self, sock: socket.socket) -> None:
         self._extra["socket"] = TransportSocket(sock)
-        self._extra["sockname"] = sock.getsockname()
+        try:
+            self._extra["sockname"] = sock.getsockname()
+        except OSError:  # Windows has no name for a socket that is not bound, and lets it receive nothing
+            sock.bind(("", 0))
+            self._extra["sockname"] = sock.getsockname()
         try:
             self._extra["peername"], self._connected = sock.getpeername(), True
         except OSError:

@@ -8,8 +8,10 @@ to go away.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import stat
+import sys
 from asyncio.log import logger
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +52,7 @@ class Pipes(Turns):
 
 def _checked(pipe: Any) -> Any:
     """The pipe, unless it is a file, which has no end that somebody waits for."""
-    if os.name != "nt" and stat.S_ISREG(os.fstat(pipe.fileno()).st_mode):
+    if sys.platform != "win32" and stat.S_ISREG(os.fstat(pipe.fileno()).st_mode):
         raise ValueError("Pipe transport is for pipes, sockets and character devices only.")
     return pipe
 
@@ -147,15 +149,16 @@ class WritePipe(BaseTransport, asyncio.WriteTransport):
     def _start(self) -> None:
         """Wait for the reader to go away."""
         try:
-            if os.name == "nt" and self._handle.kind is Kind.PIPE:
+            if sys.platform == "win32" and self._handle.kind is Kind.PIPE:
                 self._loop.port.submit(Recv(self._handle, bytearray(1), state=self._reader_left))
             else:
                 self._loop.port.submit(Poll(self._handle, Readiness.READABLE, state=self._reader_left))
         except Exception as error:  # noqa: BLE001 - whatever it is, the pipe can't be used
             self._fail(error, "Fatal error")
 
-    def _reader_left(self, _: Completion) -> None:
-        if self._lost:
+    def _reader_left(self, completion: Completion) -> None:
+        error = completion.error
+        if self._lost or (error is not None and error.errno == errno.EBADF):  # on Windows, of an end that only writes
             return
         if self._loop.get_debug():
             logger.info("%r was closed by peer", self)

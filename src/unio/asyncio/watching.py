@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 from unio.asyncio.turns import Turns
@@ -184,7 +185,7 @@ def _joined(loop: Watching, number: int) -> Handle:
     known = loop._joined.get(number)
     if known is not None and not known.closed:
         return known
-    blocks = os.name != "nt" and os.get_blocking(number)
+    blocks = sys.platform != "win32" and os.get_blocking(number)
     handle = loop._joined[number] = loop.port.associate(number)
     if blocks:
         os.set_blocking(number, True)
