@@ -8,9 +8,11 @@ Ctrl-C is what :class:`asyncio.Runner` makes of it unless the program has a hand
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import errno
 import inspect
 import signal
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from unio.asyncio.turns import Turns
@@ -24,24 +26,28 @@ class Signals(Turns):
 
     def __init__(self) -> None:
         super().__init__()
-        self._signal_handlers: dict[int, asyncio.Handle] = {}
+        self._signal_handlers: dict[int, partial[object]] = {}  # each calls call_soon_threadsafe
 
     def add_signal_handler(self, sig: int, callback: Callable[..., object], *args: Any) -> None:  # type: ignore[override]
         if asyncio.iscoroutine(callback) or inspect.iscoroutinefunction(callback):
             raise TypeError("coroutines cannot be used with add_signal_handler()")
         _check(sig)
         self._check_closed()
+        before = dict(self._signal_handlers)
+        context = contextvars.copy_context()
+        self._signal_handlers[sig] = partial(self.call_soon_threadsafe, callback, *args, context=context)
         try:
             _set(sig, self._on_signal)
-        except ValueError as error:  # in another thread than the main one
-            raise RuntimeError(str(error)) from None
-        self._signal_handlers[sig] = asyncio.Handle(callback, args, self, None)
+        except BaseException as error:
+            self._signal_handlers = before
+            if isinstance(error, ValueError):  # in another thread than the main one
+                raise RuntimeError(str(error)) from None
+            raise
 
     def _on_signal(self, sig: int, _: object) -> None:
-        handle = self._signal_handlers.get(sig)
-        if handle is not None and not self.is_closed():
-            self._ready.append(handle)
-            self._write_to_self()
+        schedule = self._signal_handlers.get(sig)
+        if schedule is not None and not self.is_closed():
+            schedule()
 
     def remove_signal_handler(self, sig: int) -> bool:
         _check(sig)
