@@ -188,15 +188,12 @@ def test_a_connected_peer_that_is_not_there_is_an_error_of_the_protocol(run) -> 
     run(main())
 
 
-def test_a_datagram_that_is_too_large_fails_alone_and_its_protocol_goes_on(run) -> None:
+def test_a_datagram_that_is_too_large_fails_alone(run) -> None:
     async def main() -> None:
         transport, protocol, address = await bound()
         other, its = await endpoint(remote_addr=address)
-        other.set_write_buffer_limits(high=1)
         other.sendto(bytes(70_000))
-        assert its.told == ["made", "pause"]
         assert isinstance(await its.errors.get(), OSError)
-        await until(lambda: its.told == ["made", "pause", "resume"])
         other.sendto(b"small")
         assert (await protocol.received.get())[0] == b"small"
         transport.close()
@@ -358,6 +355,47 @@ def test_a_full_peer_pauses_the_protocol_until_it_has_read(run, resources) -> No
         await until(lambda: protocol.told == ["made", "pause", "resume"])
         assert transport.get_write_buffer_size() == 0  # type: ignore[attr-defined]
         transport.close()
+        assert await protocol.lost is None
+
+    run(main())
+
+
+@local
+def test_sends_that_fail_while_the_protocol_pauses_have_it_go_on(run, resources) -> None:
+    near, far = map(resources.enter_context, socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM))
+
+    async def main() -> None:
+        transport, protocol = await endpoint(sock=near)
+        while protocol.told[-1] != "pause":
+            transport.sendto(bytes(4096))
+        far.close()
+        assert isinstance(await protocol.errors.get(), ConnectionError)
+        await until(lambda: protocol.told == ["made", "pause", "resume"])
+        assert transport.get_write_buffer_size() == 0  # type: ignore[attr-defined]
+        transport.close()
+        assert await protocol.lost is None
+
+    run(main())
+
+
+@local
+def test_a_close_waits_for_what_a_full_peer_has_to_read_first(run, resources) -> None:
+    near, far = map(resources.enter_context, socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM))
+
+    async def main() -> None:
+        transport, protocol = await endpoint(sock=near)
+        far.setblocking(False)
+        loop = asyncio.get_running_loop()
+        sent = 0
+        while not transport.get_write_buffer_size():  # type: ignore[attr-defined]
+            transport.sendto(bytes(4096))
+            sent += 1
+        transport.sendto(b"last")
+        transport.close()
+        assert transport.is_closing()
+        for _ in range(sent):
+            assert await loop.sock_recv(far, 8192) == bytes(4096)
+        assert await loop.sock_recv(far, 8192) == b"last"
         assert await protocol.lost is None
 
     run(main())

@@ -1,8 +1,8 @@
 """Transports of datagrams.
 
-A transport has one receive in flight, and as many sends as were asked for, up to a bound: each datagram is a send of
-its own. What becomes of one datagram is told to the protocol and ends nothing, since a peer that can't be reached says
-nothing of the others.
+A transport has a few receives in flight. A datagram is sent by one call at once, which seldom has to wait; where it would,
+it is the port's to send, and those that come later stand behind it. What becomes of one datagram is told to the
+protocol and ends nothing, since a peer that can't be reached says nothing of the others.
 """
 
 from __future__ import annotations
@@ -11,13 +11,12 @@ import asyncio
 import socket
 from asyncio.trsock import TransportSocket
 from collections import deque
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from unio.arguments import checked_address
 from unio.asyncio.base_transport import BaseTransport
 from unio.asyncio.turns import Turns
-from unio.errors import anew, has_left
+from unio.errors import anew
 from unio.names import Resolve
 from unio.operations import RecvFrom, Send, SendTo
 
@@ -30,11 +29,11 @@ DATAGRAM_MAX = 65536
 LOCAL_MAX = 256 * 1024
 """As much as a datagram of AF_UNIX has, where its sender hasn't asked the system for a larger buffer."""
 
+RECEIVES = 4
+"""How many receives are in flight: as many datagrams come in one turn. What is not filled of their buffers is no memory."""
+
 HEADER = 8
 """What a datagram counts for besides its bytes, so that many short ones pause a protocol as well."""
-
-SENDS_MAX = 64
-"""How many sends are in flight at most: what a wait returns at once."""
 
 
 class Datagrams(Turns):
@@ -70,12 +69,10 @@ class DatagramTransport(BaseTransport, asyncio.DatagramTransport):
         self._address = address
         self._tell_about(sock)
         is_local = sock.family == getattr(socket, "AF_UNIX", None)
-        self._view = memoryview(bytearray(LOCAL_MAX if is_local else DATAGRAM_MAX))
-        self._recv = RecvFrom(self._handle, self._view, state=self._received)
-        self._waiting: deque[tuple[bytes, Any]] = deque()  # and not submitted
-        self._idle: list[Any] = []  # sends that are in flight no more
-        self._sending = 0  # in flight
-        self._resolving = False  # the address of the first that waits
+        size = LOCAL_MAX if is_local else DATAGRAM_MAX
+        self._receives = [RecvFrom(self._handle, bytearray(size), state=self._received) for _ in range(RECEIVES)]
+        self._known: Any = None  # an address that needs no check any more
+        self._waiting: deque[tuple[bytes, Any]] = deque()  # the first of them is being sent, or its name looked up
 
     def _tell_about(self, sock: socket.socket) -> None:
         self._extra["socket"] = TransportSocket(sock)
@@ -92,23 +89,47 @@ class DatagramTransport(BaseTransport, asyncio.DatagramTransport):
     # Receiving
 
     def _start(self) -> None:
+        for receive in self._receives:
+            self._submit(receive)
+
+    def _submit(self, receive: RecvFrom) -> None:
         try:
-            self._loop.port.submit(self._recv)
+            self._loop.port.submit(receive)
         except Exception as error:  # noqa: BLE001 - whatever it is, nothing more can come
             self._fail(error, "Fatal read error")
 
     def _received(self, completion: Completion) -> None:
         if self._closing:
             return
-        data, sender = bytes(self._view[: completion.transferred]), self._recv.address
-        if self._handle.closed:  # behind the transport's back
-            self._fail(anew(completion.error or has_left()), "Fatal read error")
+        receive: RecvFrom = completion.operation
+        if completion.error is not None:
+            self._context.run(self._receive_failed, receive, completion.error)
             return
-        self._start()  # first, as the protocol may raise what ends the loop's run
-        if completion.error is None:
-            self._context.run(self._protocol.datagram_received, data, sender)
+        data, self._known = bytes(memoryview(receive.buffer)[: completion.transferred]), receive.address
+        self._submit(receive)  # first, as the protocol may raise what ends the loop's run
+        self._context.run(self._protocol.datagram_received, data, self._known)
+
+    def _receive_failed(self, receive: RecvFrom, error: OSError) -> None:
+        if self._handle.closed:  # behind the transport's back
+            self._fail(anew(error), "Fatal read error")
         else:
-            self._context.run(self._protocol.error_received, anew(completion.error))
+            self._submit(receive)
+            self._tell_error(anew(error))
+
+    def _tell_error(self, error: OSError) -> None:
+        try:
+            self._protocol.error_received(error)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as raised:  # noqa: BLE001 - the protocol's
+            self._loop.call_exception_handler(
+                {
+                    "message": "protocol.error_received() call failed.",
+                    "exception": raised,
+                    "transport": self,
+                    "protocol": self._protocol,
+                }
+            )
 
     # Sending
 
@@ -122,92 +143,82 @@ class DatagramTransport(BaseTransport, asyncio.DatagramTransport):
         if self._lost:
             self._write_in_vain()
             return
-        if self._connected:
-            addr = None
-        elif addr is None:
-            raise ValueError("the datagram has no address, and its socket no peer")
-        data = data if type(data) is bytes else bytes(data)
-        if self._waiting or self._resolving or self._sending == SENDS_MAX:
-            self._waiting.append((data, self._checked(addr)))
-        else:
-            self._send(data, addr)
-        self._size += len(data) + HEADER
-        self._maybe_pause_protocol()
+        if not self._connected and (addr is None or addr is not self._known):
+            addr = self._checked(addr)
+        if self._waiting or isinstance(addr, Resolve) or not self._sent_at_once(data, addr):
+            self._waiting.append((bytes(data), addr))
+            self._size += len(data) + HEADER
+            if len(self._waiting) == 1:
+                self._send_first()
+            self._maybe_pause_protocol()
 
     def _checked(self, address: Any) -> Any:
+        """An address that is one of numbers, or the lookup of its name."""
+        if address is None:
+            raise ValueError("the datagram has no address, and its socket no peer")
         try:
-            return address if self._connected else checked_address(self._sock, address)
+            self._known = checked_address(self._sock, address)
         except ValueError:
-            return address  # a name, perhaps, which is looked up when it is its turn
+            return Resolve(*address[:2], family=self._sock.family, type=self._sock.type, state=self._resolved)
+        return self._known
 
-    def _send(self, data: bytes, address: Any) -> None:
+    def _sent_at_once(self, data: Any, address: Any) -> bool:
+        """Send a datagram if that need not wait. Returns whether it has left, or failed to."""
         try:
-            send = self._made_send(data, address)
-        except ValueError:
-            self._resolve(data, address)
-            return
-        self._loop.port.submit(send)
-        self._sending += 1
-
-    def _made_send(self, data: bytes, address: Any) -> Send | SendTo:
-        if not self._idle:
             if self._connected:
-                return Send(self._handle, data, state=self._sent)
-            return SendTo(self._handle, data, address, state=self._sent)
-        send = self._idle.pop()
-        send.buffer = data
-        if not self._connected:
-            send.address = address
-        return send  # type: ignore[no-any-return]
+                self._sock.send(data)
+            else:
+                self._sock.sendto(data, address)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError as error:
+            self._tell_error(error)
+        return True
 
-    def _sent(self, completion: Completion) -> None:
-        send = completion.operation
-        self._sending -= 1
-        if self._lost:
-            return
-        size, send.buffer = len(send.buffer), b""
-        self._idle.append(send)
-        self._has_left(size, completion.error)
-
-    def _has_left(self, size: int, error: OSError | None) -> None:
-        """Go on after a datagram, whatever has become of it."""
-        self._size -= size + HEADER
+    def _send_first(self) -> None:
+        """Have the port send the first of those that wait, or look its name up."""
+        data, address = self._waiting[0]
+        operation: Resolve | Send | SendTo
+        if isinstance(address, Resolve):
+            operation = address
+        elif self._connected:
+            operation = Send(self._handle, data, state=self._sent)
+        else:
+            operation = SendTo(self._handle, data, address, state=self._sent)
         try:
-            if error is not None:
-                self._context.run(self._protocol.error_received, anew(error))
-        finally:
-            self._send_waiting()
-            self._context.run(self._maybe_resume_protocol)
-            if self._closing and not self._size:
-                self._end(None)
+            self._loop.port.submit(operation)
+        except Exception as error:  # noqa: BLE001 - whatever it is, nothing more can leave
+            self._fail(error, "Fatal write error")
 
-    def _send_waiting(self) -> None:
-        while self._waiting and self._sending < SENDS_MAX and not self._resolving:
-            data, address = self._waiting.popleft()
-            try:
-                self._send(data, address)
-            except Exception as error:  # noqa: BLE001 - whatever it is, who has asked for it is gone
-                self._fail(error, "Fatal write error")
-
-    # Names
-
-    def _resolve(self, data: bytes, name: Any) -> None:
-        """Send a datagram once the address of its peer is known; those that come later wait for it."""
-        host, port, *_ = name
-        self._loop.port.submit(
-            Resolve(host, port, family=self._sock.family, type=self._sock.type, state=partial(self._resolved, data))
-        )
-        self._resolving = True
-
-    def _resolved(self, data: bytes, completion: Completion) -> None:
-        self._resolving = False
+    def _resolved(self, completion: Completion) -> None:
         if self._lost:
             return
         if completion.error is not None:
-            self._has_left(len(data), completion.error)
-            return
-        self._waiting.appendleft((data, completion.operation.addresses[0][4]))
-        self._send_waiting()
+            self._context.run(self._has_left, completion.error)
+        else:
+            self._waiting[0] = self._waiting[0][0], completion.operation.addresses[0][4]
+            self._send_first()
+
+    def _sent(self, completion: Completion) -> None:
+        if not self._lost:
+            self._context.run(self._has_left, completion.error)
+
+    def _has_left(self, error: OSError | None) -> None:
+        """Go on after the first of those that wait, whatever has become of it."""
+        self._forget_first()
+        if error is not None:
+            self._tell_error(anew(error))
+        while self._waiting and not isinstance(self._waiting[0][1], Resolve) and self._sent_at_once(*self._waiting[0]):
+            self._forget_first()
+        if self._waiting:
+            self._send_first()
+        self._maybe_resume_protocol()
+        if self._closing and not self._size:
+            self._end(None)
+
+    def _forget_first(self) -> None:
+        data, _ = self._waiting.popleft()
+        self._size -= len(data) + HEADER
 
     # The end
 

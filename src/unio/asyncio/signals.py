@@ -38,10 +38,11 @@ class Signals(Turns):
         self._signal_handlers[sig] = partial(self.call_soon_threadsafe, callback, *args, context=context)
         try:
             _set(sig, self._on_signal)
-        except BaseException as error:
+        except ValueError as error:  # in another thread than the main one
             self._signal_handlers = before
-            if isinstance(error, ValueError):  # in another thread than the main one
-                raise RuntimeError(str(error)) from None
+            raise RuntimeError(str(error)) from None
+        except BaseException:
+            self._signal_handlers = before
             raise
 
     def _on_signal(self, sig: int, _: object) -> None:
