@@ -1,7 +1,7 @@
 """Transports of datagrams.
 
-A transport has a few receives in flight. A datagram is sent by one call at once, which seldom has to wait; where it would,
-it is the port's to send, and those that come later stand behind it. What becomes of one datagram is told to the
+A transport has a few receives in flight. A datagram is sent by one call at once, which seldom has to wait; where it
+would, it is the port's to send, and those that come later stand behind it. What becomes of one datagram is told to the
 protocol and ends nothing, since a peer that can't be reached says nothing of the others.
 """
 
@@ -30,7 +30,7 @@ LOCAL_MAX = 256 * 1024
 """As much as a datagram of AF_UNIX has, where its sender hasn't asked the system for a larger buffer."""
 
 RECEIVES = 4
-"""How many receives are in flight: as many datagrams come in one turn. What is not filled of their buffers is no memory."""
+"""How many receives are in flight, and so datagrams come in one turn. Of their buffers only what was filled is memory."""
 
 HEADER = 8
 """What a datagram counts for besides its bytes, so that many short ones pause a protocol as well."""
