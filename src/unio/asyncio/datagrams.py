@@ -30,7 +30,7 @@ LOCAL_MAX = 256 * 1024
 """As much as a datagram of AF_UNIX has, where its sender hasn't asked the system for a larger buffer."""
 
 RECEIVES = 4
-"""How many receives are in flight, and so datagrams come in one turn. Of their buffers only what was filled is memory."""
+"""How many receives are in flight, and so datagrams come in a turn. Of their buffers only what was filled is memory."""
 
 HEADER = 8
 """What a datagram counts for besides its bytes, so that many short ones pause a protocol as well."""
