@@ -175,10 +175,13 @@ def test_a_connected_peer_that_is_not_there_is_an_error_of_the_protocol(run) -> 
 
     async def main() -> None:
         transport, protocol = await endpoint(remote_addr=nobody)
-        transport.sendto(b"anyone?")
-        assert isinstance(await protocol.errors.get(), ConnectionRefusedError)
+        for _ in range(10):
+            transport.sendto(b"anyone?")
+            assert isinstance(await protocol.errors.get(), ConnectionRefusedError)
         with socket.socket(type=socket.SOCK_DGRAM) as late:
             late.bind(nobody)
+            late.sendto(b"I am", transport.get_extra_info("sockname"))
+            assert await protocol.received.get() == (b"I am", nobody)
             late.setblocking(False)
             transport.sendto(b"now?")
             assert await asyncio.get_running_loop().sock_recv(late, 16) == b"now?"

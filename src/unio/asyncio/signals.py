@@ -26,7 +26,7 @@ class Signals(Turns):
 
     def __init__(self) -> None:
         super().__init__()
-        self._signal_handlers: dict[int, partial[object]] = {}  # each calls call_soon_threadsafe
+        self._signal_handlers: dict[int, Callable[[], object]] = {}  # each calls call_soon_threadsafe
 
     def add_signal_handler(self, sig: int, callback: Callable[..., object], *args: Any) -> None:  # type: ignore[override]
         if asyncio.iscoroutine(callback) or inspect.iscoroutinefunction(callback):

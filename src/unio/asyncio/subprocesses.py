@@ -131,5 +131,5 @@ if sys.platform == "win32":
 
 else:
 
-    def _popen(args: Any, **kwargs: Any) -> subprocess.Popen[bytes]:
+    def _popen(args: Any, **kwargs: Any) -> subprocess.Popen[Any]:
         return subprocess.Popen(args, **kwargs)  # noqa: S603 - it is the caller's to choose
