@@ -185,8 +185,10 @@ def _joined(loop: Watching, number: int) -> Handle:
     known = loop._joined.get(number)
     if known is not None and not known.closed:
         return known
-    blocks = sys.platform != "win32" and os.get_blocking(number)
+    blocks = False
+    if sys.platform != "win32":
+        blocks = os.get_blocking(number)
     handle = loop._joined[number] = loop.port.associate(number)
-    if blocks:
+    if sys.platform != "win32" and blocks:
         os.set_blocking(number, True)
     return handle
