@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-from asyncio.sslproto import SSLProtocol
 from asyncio.trsock import TransportSocket
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -171,30 +170,3 @@ class Serving(Turns):
             listener.close()
         else:
             sock.close()
-
-    def _make_ssl_transport(
-        self,
-        sock: socket.socket,
-        protocol: Any,
-        context: Any,
-        waiter: Any = None,
-        *,
-        server_side: bool = False,
-        server_hostname: str | None = None,
-        extra: Any = None,
-        server: Any = None,
-        ssl_handshake_timeout: float | None = None,
-        ssl_shutdown_timeout: float | None = None,
-    ) -> Any:
-        tls = SSLProtocol(
-            self,
-            protocol,
-            context,
-            waiter,
-            server_side,
-            server_hostname,
-            ssl_handshake_timeout=ssl_handshake_timeout,  # type: ignore[arg-type]  # typeshed has it as an int
-            ssl_shutdown_timeout=ssl_shutdown_timeout,
-        )
-        StreamTransport(self, sock, tls, None, extra, server)
-        return tls._app_transport
