@@ -33,16 +33,20 @@ class Securing(Serving):
     ) -> SSLTransport:
         from unio.asyncio.tls import SSLTransport  # noqa: PLC0415 - many loops need none, and some Pythons have none
 
-        tls = SSLTransport(
-            self,
-            protocol,
-            sslcontext,
-            waiter,
-            server_side=server_side,
-            server_hostname=server_hostname,
-            handshake_timeout=ssl_handshake_timeout,
-            shutdown_timeout=ssl_shutdown_timeout,
-        )
+        try:
+            tls = SSLTransport(
+                self,
+                protocol,
+                sslcontext,
+                waiter,
+                server_side=server_side,
+                server_hostname=server_hostname,
+                handshake_timeout=ssl_handshake_timeout,
+                shutdown_timeout=ssl_shutdown_timeout,
+            )
+        except BaseException:
+            rawsock.close()  # it was given to the transport, which there is none of
+            raise
         tls._below = self._make_socket_transport(rawsock, tls, extra=extra, server=server)
         return tls
 
