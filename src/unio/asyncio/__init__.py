@@ -10,11 +10,15 @@ import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from unio.asyncio.loop import EventLoop as EventLoop
+from unio.asyncio.streams import StreamReader as StreamReader
+from unio.asyncio.streams import StreamWriter as StreamWriter
+from unio.asyncio.streams import open_connection as open_connection
+from unio.asyncio.streams import start_server as start_server
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-__all__ = ["EventLoop", "new_event_loop", "run"]
+__all__ = ["EventLoop", "StreamReader", "StreamWriter", "new_event_loop", "open_connection", "run", "start_server"]
 
 Result = TypeVar("Result")
 
