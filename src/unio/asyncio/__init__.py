@@ -9,6 +9,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from unio.asyncio.files import BinaryFile as BinaryFile
+from unio.asyncio.files import TextFile as TextFile
+from unio.asyncio.files import open as open  # noqa: A004 - as in unio
 from unio.asyncio.loop import EventLoop as EventLoop
 from unio.asyncio.streams import StreamReader as StreamReader
 from unio.asyncio.streams import StreamWriter as StreamWriter
@@ -18,7 +21,18 @@ from unio.asyncio.streams import start_server as start_server
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-__all__ = ["EventLoop", "StreamReader", "StreamWriter", "new_event_loop", "open_connection", "run", "start_server"]
+__all__ = [
+    "BinaryFile",
+    "EventLoop",
+    "StreamReader",
+    "StreamWriter",
+    "TextFile",
+    "new_event_loop",
+    "open",
+    "open_connection",
+    "run",
+    "start_server",
+]
 
 Result = TypeVar("Result")
 
