@@ -129,7 +129,7 @@ class BinaryFile:
             await asyncio.wait([ahead])
 
     async def readline(self, limit: int = -1) -> bytes:
-        r"""Read a line with its end, ``b"\n"``, which the last one may lack; of *limit* bytes at most, if that is given.
+        r"""Read a line with its end, ``b"\n"``, which the last may lack; of *limit* bytes at most, if that is given.
 
         ``b""`` is the end of the file.
         """

@@ -102,6 +102,10 @@ class Listener:
 class Serving(Turns):
     """A loop that accepts connections, and makes transports of sockets."""
 
+    if TYPE_CHECKING:  # what Securing adds
+
+        def _make_ssl_transport(self, *arguments: Any, **options: Any) -> Any: ...
+
     def __init__(self) -> None:
         super().__init__()
         self._listeners: dict[socket.socket, Listener] = {}

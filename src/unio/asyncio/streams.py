@@ -108,7 +108,7 @@ class StreamReader(asyncio.StreamReader):
         _paused: bool
 
     def __init__(self, limit: int = LIMIT_DEFAULT, loop: asyncio.AbstractEventLoop | None = None) -> None:
-        super().__init__(limit, loop)  # type: ignore[arg-type]  # typeshed has it that a loop must be given
+        super().__init__(limit, loop)
         self._chunks: deque[bytes | bytearray] = deque()
         self._size = 0  # of what is in them and was not read
         self._start = 0  # so much of the first one was
@@ -317,10 +317,10 @@ class StreamWriter(asyncio.StreamWriter):
             await protocol._drain_helper()
 
 
-def _with_our_writer(handler: Callable[[Any, Any], object]) -> Callable[[Any, Any], object]:
+def _with_our_writer(handler: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     """What is called with the writer that asyncio's protocol has made, and calls the handler with one of ours."""
 
-    def connected(reader: StreamReader, writer: Any) -> object:
+    def connected(reader: Any, writer: Any) -> Any:
         writer.__class__ = StreamWriter
         return handler(reader, writer)
 
@@ -331,7 +331,7 @@ async def open_connection(
     host: str | None = None, port: int | str | None = None, *, limit: int = LIMIT_DEFAULT, **options: Any
 ) -> tuple[StreamReader, StreamWriter]:
     """Connect, and return a reader and a writer: :func:`asyncio.open_connection`, whose arguments and errors it has."""
-    loop = asyncio.get_running_loop()
+    loop: Any = asyncio.get_running_loop()
     reader = StreamReader(limit, loop)
     protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
     transport, _ = await loop.create_connection(lambda: protocol, host, port, **options)
@@ -347,10 +347,11 @@ async def start_server(
     **options: Any,
 ) -> asyncio.Server:
     """Serve, calling that function for each client: :func:`asyncio.start_server`, whose arguments and errors it has."""
-    loop = asyncio.get_running_loop()
+    loop: Any = asyncio.get_running_loop()
     handler = _with_our_writer(client_connected_cb)
 
     def factory() -> asyncio.StreamReaderProtocol:
         return asyncio.StreamReaderProtocol(StreamReader(limit, loop), handler, loop=loop)
 
-    return await loop.create_server(factory, host, port, **options)
+    server: asyncio.Server = await loop.create_server(factory, host, port, **options)
+    return server

@@ -55,6 +55,16 @@ class SSLTransport(transports._FlowControlMixin, asyncio.Protocol):
     With *begun* the protocol has had its ``connection_made`` before.
     """
 
+    if TYPE_CHECKING:  # of the base class
+        _extra: dict[str, Any]
+        _loop: Turns
+        _high_water: int
+        _low_water: int
+        _protocol_paused: bool
+
+        def _maybe_pause_protocol(self) -> None: ...
+        def _maybe_resume_protocol(self) -> None: ...
+
     _start_tls_compatible = True
     _sendfile_compatible = constants._SendfileMode.FALLBACK
 
@@ -145,9 +155,9 @@ class SSLTransport(transports._FlowControlMixin, asyncio.Protocol):
 
     # Handshake
 
-    def connection_made(self, below: Any) -> None:
+    def connection_made(self, transport: Any) -> None:
         """Begin, now that the connection below is made; that may be long ago."""
-        self._below = below
+        self._below = below = transport
         self._context = getattr(below, "_context", None)
         below.set_write_buffer_limits(STEP_MAX)
         self._began = self._loop.time()
@@ -205,8 +215,8 @@ class SSLTransport(transports._FlowControlMixin, asyncio.Protocol):
 
     # Receiving
 
-    def data_received(self, records: Any) -> None:
-        self._incoming.write(records)
+    def data_received(self, data: Any) -> None:
+        self._incoming.write(data)
         if self._phase is OPEN:
             if not self._paused:
                 self._read()
@@ -512,9 +522,8 @@ class SSLTransport(transports._FlowControlMixin, asyncio.Protocol):
         if timer is not None:
             timer.cancel()
 
-    def connection_lost(self, error: BaseException | None) -> None:
-        if self._error is not None:
-            error = self._error
+    def connection_lost(self, exc: BaseException | None) -> None:
+        error = self._error or exc
         self._phase = CLOSED
         self._stop_timer()
         self._drop_written()
