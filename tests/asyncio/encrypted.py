@@ -79,7 +79,8 @@ class Buffered(asyncio.BufferedProtocol):
         self.transport.write(self.buffer[:count])
 
     def connection_lost(self, error: BaseException | None) -> None:
-        self.lost.set_result(error)
+        self.error = error
+        self.lost.set_result(None)
 
 
 @contextlib.asynccontextmanager
@@ -127,6 +128,25 @@ def received(sock: ssl.SSLSocket, size: int) -> bytes:
     while len(data) < size and (part := sock.recv(65536)):
         data += part
     return bytes(data)
+
+
+async def shake_hands(
+    sock: socket.socket, context: ssl.SSLContext | None = None
+) -> tuple[ssl.SSLObject, ssl.MemoryBIO, ssl.MemoryBIO]:
+    """Do a client's handshake, whose records the test then carries itself: what has come and what is to leave."""
+    loop = asyncio.get_running_loop()
+    sock.setblocking(False)
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = (context or client_context()).wrap_bio(incoming, outgoing, server_hostname="localhost")
+    while True:
+        try:
+            tls.do_handshake()
+        except ssl.SSLWantReadError:
+            await loop.sock_sendall(sock, outgoing.read())
+            incoming.write(await loop.sock_recv(sock, 65536))
+        else:
+            await loop.sock_sendall(sock, outgoing.read())
+            return tls, incoming, outgoing
 
 
 async def until(condition: Callable[[], object]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from certificates import CLIENT, VERSIONS, client_context, server_context
-from encrypted import Buffered, Echo, Noted, connected, in_ssl, received, serving, until
+from encrypted import Buffered, Echo, Noted, connected, in_ssl, received, serving, shake_hands, until
 from patience import PATIENCE
 
 MIB = 1 << 20
@@ -65,17 +65,8 @@ def test_what_one_turn_writes_leaves_as_one_record(run, version: ssl.TLSVersion)
     async def main() -> None:
         async with serving(Noted, server_context(version)) as (address, made):
             with socket.create_connection(address, PATIENCE) as sock:
-                incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-                tls = client_context(version).wrap_bio(incoming, outgoing, server_hostname="localhost")
-                sock.setblocking(False)
                 loop = asyncio.get_running_loop()
-                while True:
-                    try:
-                        tls.do_handshake()
-                        break
-                    except ssl.SSLWantReadError:
-                        await loop.sock_sendall(sock, outgoing.read())
-                        incoming.write(await loop.sock_recv(sock, 65536))
+                tls, incoming, outgoing = await shake_hands(sock, client_context(version))
                 tls.write(b"go")
                 await loop.sock_sendall(sock, outgoing.read())
                 await until(lambda: made)

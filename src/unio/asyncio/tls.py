@@ -98,6 +98,7 @@ class SSLTransport(transports._FlowControlMixin, asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._began = 0.0
         self._error: BaseException | None = None  # that has ended it here
+        self._broken: ssl.SSLError | None = None  # what was found behind records that are handed on first
         self._written: deque[bytes | memoryview] = deque()  # and not encrypted
         self._size = 0  # of that
         self._flushing = False  # whether the end of this turn encrypts
@@ -240,6 +241,9 @@ class SSLTransport(transports._FlowControlMixin, asyncio.Protocol):
         except BaseException as error:  # noqa: BLE001 - the protocol's
             self._fail(error, "Fatal error: the protocol failed to take what was received.")
         else:
+            if self._broken is not None and self._phase is OPEN and not self._paused:
+                self._fail(self._broken, "Fatal error on SSL protocol")
+                return
             if self._outgoing.pending:
                 self._send()  # keys, or a new handshake
                 if self._written:
@@ -250,7 +254,7 @@ class SSLTransport(transports._FlowControlMixin, asyncio.Protocol):
 
     def _read_data(self) -> None:
         read, incoming = self._tls.read, self._incoming
-        while incoming.pending and self._phase is OPEN and not self._paused:
+        while incoming.pending and self._phase is OPEN and not self._paused and not self._broken:
             try:
                 data = read(RECORD_MAX)
             except ssl.SSLWantReadError:
@@ -276,6 +280,8 @@ class SSLTransport(transports._FlowControlMixin, asyncio.Protocol):
                 size += len(data)
         except ssl.SSLWantReadError:
             pass
+        except ssl.SSLError as error:
+            self._broken = error
         return b"".join(pieces)
 
     def _read_into_buffers(self) -> None:
@@ -303,6 +309,8 @@ class SSLTransport(transports._FlowControlMixin, asyncio.Protocol):
                 size += count
         except ssl.SSLWantReadError:
             pass
+        except ssl.SSLError as error:
+            self._broken = error
         return size
 
     def _drop_incoming(self) -> None:
@@ -530,7 +538,7 @@ class SSLTransport(transports._FlowControlMixin, asyncio.Protocol):
         below, self._below = self._below, None
         self._extra = {**getattr(below, "_extra", {}), **self._extra}
         self._wake(error or ConnectionAbortedError("the connection was closed in the middle of the TLS handshake"))
-        protocol, self._protocol, self._error = self._protocol, None, None
+        protocol, self._protocol, self._error, self._broken = self._protocol, None, None, None
         if self._begun:
             protocol.connection_lost(error)
 
