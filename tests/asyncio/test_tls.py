@@ -197,10 +197,10 @@ def test_a_protocol_that_pauses_is_handed_nothing_until_it_resumes(run) -> None:
     run(main())
 
 
-@pytest.mark.parametrize("limits", [(None, None), (0, 0), (1000, 10)])
-def test_a_protocol_that_writes_too_much_is_asked_to_pause_and_to_go_on(run, limits: tuple) -> None:
-    size = 8 * MIB
-
+@pytest.mark.parametrize(
+    ("limits", "size"), [((None, None), 8 * MIB), ((0, 0), 8 * MIB), ((0, 0), 1), ((1000, 10), 200_000)]
+)
+def test_a_protocol_that_writes_too_much_is_asked_to_pause_and_to_go_on(run, limits: tuple, size: int) -> None:
     async def main() -> None:
         async with serving(Noted) as (address, made):
             transport, protocol = await connected(Noted, address)
@@ -215,6 +215,24 @@ def test_a_protocol_that_writes_too_much_is_asked_to_pause_and_to_go_on(run, lim
             assert transport.get_write_buffer_size() <= low
             assert protocol.events == ["made", "pause", "resume"]
             transport.close()
+            await protocol.lost
+
+    run(main())
+
+
+def test_a_protocol_that_resumes_and_closes_at_once_hears_of_the_peers_end(run) -> None:
+    async def main() -> None:
+        async with serving(Noted) as (address, made):
+            transport, protocol = await connected(Noted, address)
+            transport.write(b"x")
+            await until(lambda: made and made[0].data)
+            made[0].transport.pause_reading()
+            await asyncio.sleep(0)
+            made[0].transport.resume_reading()
+            made[0].transport.close()
+            await made[0].lost
+            assert made[0].error is None
+            assert made[0].events == ["made", "eof", "lost"]
             await protocol.lost
 
     run(main())
