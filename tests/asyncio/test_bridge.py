@@ -140,12 +140,12 @@ def test_what_has_won_against_a_cancel_stays_on_the_operation(run, pair) -> None
         task = asyncio.ensure_future(loop.complete(recv))
 
         def cancel(_: object) -> None:
-            # The wait has returned the completions of both by now, and the receive's is yet to be delivered.
+            # The wait may have returned the receive's completion as well by now, which is yet to be delivered.
             task.cancel()
 
         await settled()
-        far.sendall(b"hello")
         loop.port.post(cancel)
+        far.sendall(b"hello")
         with pytest.raises(asyncio.CancelledError):
             await task
         data = b"" if recv.error is not None else bytes(recv.data)
