@@ -3,6 +3,26 @@
  */
 #include "port.h"
 
+/* Has Python write the numbers of signals to a descriptor that is known to be fit for that. Returns the one before.
+ *
+ * C's own call makes no system call, where that of Python's module looks at the descriptor with two. It is there to be
+ * linked from CPython 3.13 on; and only in the main interpreter, as in another one it is for Python's to refuse. */
+static PyObject *write_signals_to_own(int descriptor) {
+#if PY_VERSION_HEX >= 0x030D0000
+    if (PyInterpreterState_Get() == PyInterpreterState_Main()) {
+        int before = PySignal_SetWakeupFd(descriptor);
+        PyObject *number = PyLong_FromLong(before);
+        if (!number)
+            PySignal_SetWakeupFd(before);
+        return number;
+    }
+#endif
+    PyObject *number = PyLong_FromLong(descriptor);
+    PyObject *before = number ? PyObject_CallOneArg(hearing.write_signals_to, number) : NULL;
+    Py_XDECREF(number);
+    return before;
+}
+
 static PyObject *write_signals_to(PyObject *number) { return PyObject_CallOneArg(hearing.write_signals_to, number); }
 
 /* The port can be closed meanwhile: who does that leaves the pipe to the end of this. */
@@ -11,11 +31,8 @@ int begin_hearing(struct port *self, struct waiter *waiter) {
     POKE(self->tells, 1);
     if (__atomic_load_n(&self->closed, __ATOMIC_SEQ_CST))
         return 0;
-    int before = PySignal_SetWakeupFd(self->writer); /* no system call: that of Python's module looks at the descriptor */
-    if (!(self->before = PyLong_FromLong(before))) {
-        PySignal_SetWakeupFd(before);
+    if (!(self->before = write_signals_to_own(self->writer)))
         return -1;
-    }
     POKE(waiter->heard, 1);
     if (!PyList_GET_SIZE(hearing.before) && PyList_Append(hearing.before, self->before) < 0)
         return -1;
@@ -28,13 +45,8 @@ int begin_hearing(struct port *self, struct waiter *waiter) {
 
 /* Has Python write to the program's own descriptor again, or to one that a handler has set meanwhile. */
 static void write_as_before(struct port *self) {
-    if (PyLong_AsLong(self->before) < 0) { /* it had none */
-        int set = PySignal_SetWakeupFd(-1);
-        if (set != self->writer)
-            PySignal_SetWakeupFd(set);
-        return;
-    }
-    PyObject *now = write_signals_to(self->before);
+    int had_none = PyLong_AsLong(self->before) < 0;
+    PyObject *now = had_none ? write_signals_to_own(-1) : write_signals_to(self->before);
     if (!now) { /* it was closed meanwhile */
         PyErr_Clear();
         PyObject *none = PyLong_FromLong(-1); /* a small number: it is there */
