@@ -115,14 +115,22 @@ static int ask_kernel(struct port *self, union events *events, int timeout_ms, s
                       : kernel_wait(&self->kernel, events, timeout_ms, spin);
 }
 
-/* The same; and in the main thread a signal ends it. Returns -EINTR with an exception, too. */
+/* The same; and in the main thread a signal ends it. Where that takes system calls, it is done only before it falls asleep.
+ * Returns -EINTR with an exception, too. */
 static int sleep_in_kernel(struct port *self, union events *events, int timeout_ms) {
     struct spin *spin = spin_of(self);
     struct waiter *waiter = current;
     if (timeout_ms == 0 || !hears(waiter) || (spin && spin_is_due(spin)))
         return ask_kernel(self, events, timeout_ms, spin);
+    int found = HEARING_IS_CHEAP ? 0 : ask_kernel(self, events, 0, NULL);
+    if (found)
+        return found;
     Py_INCREF(waiter);
-    int found = begin_hearing(self, waiter) < 0 ? -EINTR : ask_kernel(self, events, timeout_ms, spin);
+    if (begin_hearing(self, waiter) < 0)
+        found = -EINTR;
+    /* It sleeps no more where the first look has taken the interruption, of which a ring tells nothing. */
+    else if (HEARING_IS_CHEAP || PEEK(self->queue->sleeping))
+        found = ask_kernel(self, events, timeout_ms, spin);
     if (end_hearing(self, waiter) < 0)
         found = -EINTR;
     Py_DECREF(waiter);

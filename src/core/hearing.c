@@ -8,7 +8,7 @@
  * C's own call makes no system call, where that of Python's module looks at the descriptor with two. It is there to be
  * linked from CPython 3.13 on; and only in the main interpreter, as in another one it is for Python's to refuse. */
 static PyObject *write_signals_to_own(int descriptor) {
-#if PY_VERSION_HEX >= 0x030D0000
+#if HEARING_IS_CHEAP
     if (PyInterpreterState_Get() == PyInterpreterState_Main()) {
         int before = PySignal_SetWakeupFd(descriptor);
         PyObject *number = PyLong_FromLong(before);

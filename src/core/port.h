@@ -41,6 +41,9 @@ struct port {
     char closed;
 };
 
+/* Whether Python gives C what sets the descriptor for signals without a system call: set_wakeup_fd looks at it. */
+#define HEARING_IS_CHEAP (PY_VERSION_HEX >= 0x030D0000)
+
 /* What engine/hearing.py has for sleeps of the main thread: what sets the descriptor, and the one before the first sleep. */
 extern struct hearing {
     PyObject *write_signals_to, *before;
