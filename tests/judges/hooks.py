@@ -1,0 +1,83 @@
+"""How the tests of others come to run on a loop that is none of theirs: one hook for each kind of suite."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import unittest
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+# A class of CPython's tests for each selector: on a loop without selectors one of them is enough.
+ONE_LOOP_IS_ENOUGH = ("KqueueEventLoopTests", "PollEventLoopTests", "SelectEventLoopTests")
+WITH_SELECTOR = "EPollEventLoopTests"
+
+
+def set_default(loop: type[asyncio.AbstractEventLoop]) -> None:
+    """Have asyncio make this loop where a program asks for none by name, and where it asks for the usual one."""
+    from asyncio import unix_events
+
+    for name in ("_UnixDefaultEventLoopPolicy", "_DefaultEventLoopPolicy"):
+        with contextlib.suppress(AttributeError):
+            getattr(unix_events, name)._loop_factory = loop
+    for name in ("SelectorEventLoop", "EventLoop"):
+        if hasattr(asyncio, name):
+            setattr(asyncio, name, loop)
+
+
+class Hook:
+    """What is done before the modules of a suite are imported, and to each of them after that."""
+
+    def __init__(self, name: str, loop: type[asyncio.AbstractEventLoop]) -> None:
+        self.name = name
+        self.loop = loop
+
+    def before(self) -> None:
+        """Change what the modules will import."""
+
+    def after(self, module: ModuleType) -> None:
+        """Change a module."""
+
+    def wants(self, test: unittest.TestCase) -> bool:
+        """Whether a test is for this loop."""
+        return True
+
+
+class CPython(Hook):
+    """CPython's own test_asyncio: what it makes by asyncio's names, and in its mixins' create_event_loop."""
+
+    def before(self) -> None:
+        if self.name != "stock":
+            set_default(self.loop)
+
+    def after(self, module: ModuleType) -> None:
+        case: Any = getattr(module, WITH_SELECTOR, None)
+        if case is not None and self.name != "stock":
+            case.create_event_loop = lambda _: self.loop()
+
+    def wants(self, test: unittest.TestCase) -> bool:
+        return type(test).__name__ not in ONE_LOOP_IS_ENOUGH
+
+
+class Uvloop(Hook):
+    """uvloop's tests: those that it runs on asyncio's loop too, and that say what they expect of which loop."""
+
+    def before(self) -> None:
+        from uvloop import _testbase
+
+        if self.name == "stock":
+            return
+        _testbase.AIOTestCase.implementation = self.name
+        _testbase.AIOTestCase.new_loop = lambda _: self.loop()
+        _testbase.AIOTestCase.setUp = _testbase.BaseTestCase.setUp  # without asyncio's watcher of child processes
+        set_default(self.loop)
+
+    def wants(self, test: unittest.TestCase) -> bool:
+        from uvloop import _testbase
+
+        return isinstance(test, _testbase.AIOTestCase) or not isinstance(test, _testbase.BaseTestCase)
+
+
+HOOKS: dict[str, type[Hook]] = {"cpython": CPython, "uvloop": Uvloop}
