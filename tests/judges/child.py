@@ -19,6 +19,10 @@ from typing import Any
 
 if "UNIO_JUDGES_PATH" in os.environ:
     sys.path.insert(1, os.environ["UNIO_JUDGES_PATH"])
+if "UNIO_JUDGES_TESTS" in os.environ:  # Debian has put them apart from the package that they are part of
+    import test
+
+    test.__path__.append(os.environ["UNIO_JUDGES_TESTS"])
 
 from hooks import HOOKS
 from loops import judged

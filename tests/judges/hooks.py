@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import unittest
 from typing import TYPE_CHECKING, Any
 
@@ -40,8 +41,8 @@ class Hook:
     def after(self, module: ModuleType) -> None:
         """Change a module."""
 
-    def wants(self, test: unittest.TestCase) -> bool:
-        """Whether a test is for this loop."""
+    def wants(self, test: Any) -> bool:
+        """Whether a test, or for pytest the id of one, is for this loop."""
         return True
 
 
@@ -80,4 +81,44 @@ class Uvloop(Hook):
         return isinstance(test, _testbase.AIOTestCase) or not isinstance(test, _testbase.BaseTestCase)
 
 
-HOOKS: dict[str, type[Hook]] = {"cpython": CPython, "uvloop": Uvloop}
+class Default(Hook):
+    """A suite that takes the loop that asyncio makes by itself."""
+
+    def before(self) -> None:
+        if self.name != "stock":
+            set_default(self.loop)
+
+
+class Anyio(Default):
+    """anyio's tests, of which those remain that it runs on asyncio's own loop."""
+
+    def wants(self, test: str) -> bool:
+        return not any(name in test for name in ("[trio", "-trio", "+uvloop"))
+
+
+class Uvicorn(Default):
+    """uvicorn's tests: what it prefers to asyncio's own loop is not asked for."""
+
+    def before(self) -> None:
+        super().before()
+        from uvicorn import config
+
+        config.LOOP_FACTORIES["auto"] = config.LOOP_FACTORIES["asyncio"]
+
+
+class Tornado(Default):
+    """tornado's tests, with the setting of its own way to run them: they don't expect to hear of each request."""
+
+    def before(self) -> None:
+        super().before()
+        logging.getLogger("tornado.access").setLevel(logging.CRITICAL)
+
+
+HOOKS: dict[str, type[Hook]] = {
+    "cpython": CPython,
+    "uvloop": Uvloop,
+    "anyio": Anyio,
+    "uvicorn": Uvicorn,
+    "tornado": Tornado,
+    **dict.fromkeys(("aiohttp", "websockets", "asyncpg", "redis", "aiosmtpd", "distributed"), Default),
+}

@@ -29,7 +29,7 @@ def main() -> int:
     parser.add_argument("--once", action="store_true", help="don't run what has failed once more, alone")
     parser.add_argument("--patience", type=float, default=supervise.PATIENCE_SECONDS, help="seconds until a test hangs")
     parser.add_argument("--verbose", "-v", action="store_true", help="show why each test failed")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     results: dict[str, supervise.Result] = {}
     for group in suites.SUITES[arguments.suite](arguments.python, arguments.loop):

@@ -37,7 +37,7 @@ class Group:
     """Tests that are run by one process as long as it lives: a module, or a file."""
 
     name: str
-    command: Sequence[str]  # the path of the events is put in the place of "EVENTS"
+    command: Sequence[str]  # the path of the events is put in the place of "EVENTS", here and below
     folder: Path
     variables: Mapping[str, str]
 
@@ -108,7 +108,8 @@ def run(group: Group, work: Path, patience: float = PATIENCE_SECONDS, only: str 
     """Run all tests of a group, by as many processes as it takes. Returns the result of each."""
     name = "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in only or group.name)[-150:]
     events = Events(work / f"{name}.jsonl")
-    variables = {**os.environ, **group.variables, **({"UNIO_JUDGES_ONLY": only} if only else {})}
+    given = {key: str(events.path) if value == "EVENTS" else value for key, value in group.variables.items()}
+    variables = {**os.environ, **given, **({"UNIO_JUDGES_ONLY": only} if only else {})}
     with (work / f"{name}.log").open("wb") as log:
         while True:
             before = len(events.results())
