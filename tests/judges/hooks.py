@@ -11,8 +11,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from types import ModuleType
 
-# A class of CPython's tests for each selector: on a loop without selectors one of them is enough.
-ONE_LOOP_IS_ENOUGH = ("KqueueEventLoopTests", "PollEventLoopTests", "SelectEventLoopTests")
+# Classes of CPython's tests for each selector, and for each watcher of child processes, of which some reap those of
+# everybody: on a loop that has neither, one of them is enough.
+ONE_IS_ENOUGH = {
+    *("KqueueEventLoopTests", "PollEventLoopTests", "SelectEventLoopTests"),
+    *("SubprocessFastWatcherTests", "SubprocessSafeWatcherTests"),
+}
 WITH_SELECTOR = "EPollEventLoopTests"
 
 
@@ -59,7 +63,7 @@ class CPython(Hook):
             case.create_event_loop = lambda _: self.loop()
 
     def wants(self, test: unittest.TestCase) -> bool:
-        return type(test).__name__ not in ONE_LOOP_IS_ENOUGH
+        return type(test).__name__ not in ONE_IS_ENOUGH
 
 
 class Uvloop(Hook):
