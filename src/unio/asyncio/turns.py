@@ -91,6 +91,7 @@ class Turns(TurnsState):
                 base_events.logger.warning("Executing %s took %.3f seconds", shown, took)  # type: ignore[attr-defined]
         finally:
             self._current_handle = None
+            del handle  # the frame lives on in an exception's traceback, and would keep a task that nobody asks
 
     def _callback_failed(self, handle: Any, error: BaseException) -> None:
         shown = format_helpers._format_callback_source(handle._callback, handle._args)

@@ -123,6 +123,7 @@ class TurnsState(BaseEventLoop):
                 self._run_timed(handle)
             elif not handle.cancelled():
                 handle._run()
+            del handle  # see _run_timed
 
     def _deliver(self) -> None:
         """Call the state of each operation that has completed, whatever becomes of the others."""
@@ -136,6 +137,7 @@ class TurnsState(BaseEventLoop):
                 raise
             except BaseException as error:  # noqa: BLE001 - as for any callback
                 self._handler_failed(operation, error)
+            del completion, operation  # as for handles
 
     def _write_to_self(self) -> None:
         """Wake the loop out of its wait: from another thread, or a signal handler."""
