@@ -344,6 +344,21 @@ def wheels(session: nox.Session) -> None:
 
 
 @nox.session
+def judges(session: nox.Session) -> None:
+    """Run the tests of others on the asyncio loop: CPython's own, on each backend, with the interpreter at hand.
+
+    Arguments after ``--`` go to tests/judges/judge.py: ``all`` for all suites, which takes an hour, ``--beside`` for
+    asyncio's own loop and uvloop too, ``--backends kqueue`` for the double of it. Suites are fetched from PyPI and from
+    Debian into the user's cache.
+    """
+    suites = session.posargs or ["cpython"]
+    needed = [each for each in suites if not each.startswith("-") and each != "cpython"]
+    install_group(session, "judges" if needed or "--beside" in suites else "test")
+    session.install(".")
+    session.run("python", "tests/judges/judge.py", *suites)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Check the rules and the formatting of everything that is Python here."""
     install_group(session, "lint")

@@ -14,6 +14,9 @@ sys.path.append(str(Path(__file__).parents[2] / "tools"))
 from debian import call
 from interpreter import apt_get
 
+# The release of Debian that has a version of Python; newer ones are in the one that is in the making.
+RELEASES = {"3.11": "bookworm", "3.13": "trixie"}
+
 
 def folder() -> Path:
     base = os.environ.get("UNIO_JUDGES_CACHE")
@@ -31,8 +34,15 @@ def unpack(archive: Path, place: Path) -> None:
     partial.rmdir()
 
 
-def sdist(name: str, version: str, python: str) -> Path:
-    """The unpacked source distribution of a package on PyPI."""
+def version_of(name: str, python: str) -> str:
+    """The version of a package that a Python has installed."""
+    ask = f"import importlib.metadata; print(importlib.metadata.version({name!r}))"
+    return subprocess.run([python, "-c", ask], stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+
+
+def sdist(name: str, python: str) -> Path:
+    """The unpacked source distribution of a package on PyPI, in the version that a Python has installed."""
+    version = version_of(name, python)
     place = folder() / f"{name}-{version}"
     if not place.exists():
         archives = folder() / f"{name}-{version}.archive"
@@ -57,7 +67,7 @@ def debian_source(package: str, suite: str) -> Path:
 
 def debian_tests(version: str) -> Path:
     """The folder of CPython's own tests, of Debian's package of them, whose interpreters come without."""
-    package, suite = f"libpython{version}-testsuite", "sid"
+    package, suite = f"libpython{version}-testsuite", RELEASES.get(version, "sid")
     place = folder() / package
     if not place.exists():
         work = fresh(place.with_name(f"{place.name}.apt"))

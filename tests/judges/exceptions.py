@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -37,15 +37,3 @@ def faults(results: Mapping[str, Result], reasons: Mapping[str, str]) -> Iterato
         elif not result.good and test not in reasons:
             last = result.detail.strip().splitlines()[-1:]
             yield f"{test} {result.outcome}: {last[0][:200] if last else ''}"
-
-
-def written(groups: Mapping[str, Mapping[str, Any]]) -> str:
-    """Exceptions as TOML, by reason: of each test what becomes of it on the other loops."""
-    text = ""
-    for why, tests in groups.items():
-        text += f'[[exception]]\nwhy = "{why}"\n[exception.tests]\n'
-        for test, beside in sorted(tests.items()):
-            others = ", ".join(f'{loop} = "{outcome}"' for loop, outcome in beside.items())
-            text += f"'{test}' = {{ {others} }}\n"
-        text += "\n"
-    return text

@@ -124,5 +124,5 @@ HOOKS: dict[str, type[Hook]] = {
     "anyio": Anyio,
     "uvicorn": Uvicorn,
     "tornado": Tornado,
-    **dict.fromkeys(("aiohttp", "websockets", "asyncpg", "redis", "aiosmtpd", "distributed"), Default),
+    **dict.fromkeys(("aiohttp", "websockets", "asyncpg", "redis", "aiosmtpd"), Default),
 }

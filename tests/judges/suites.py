@@ -26,9 +26,6 @@ OF_UVLOOP_ALONE = {
     "test_process_spawning",
 }
 
-# Of distributed's files those that are about connections between its processes: the others judge its scheduling.
-OF_DISTRIBUTED = {"test_comms", "test_core", "test_nanny", "test_batched", "test_utils_comm", "test_asyncprocess"}
-
 
 def unittest_group(suite: str, python: str, loop: str, module: str, folder: Path) -> Group:
     return Group(module, [python, CHILD, suite, loop, "EVENTS", module], folder, {})
@@ -59,7 +56,7 @@ def cpython(python: str, loop: str) -> Iterator[Group]:
 
 def uvloop(python: str, loop: str) -> Iterator[Group]:
     """uvloop's tests, without its sources, which are not compiled."""
-    tests = alone("uvloop", "0.23.0", python)
+    tests = alone("uvloop", python)
     for path in sorted(tests.glob("test_*.py")):
         if path.stem not in OF_UVLOOP_ALONE:
             group = unittest_group("uvloop", python, loop, f"tests.{path.stem}", tests.parent)
@@ -84,30 +81,30 @@ def pytest_groups(suite: str, python: str, loop: str, tests: Path, plugins: str 
             yield Group(name, [*pytest, *more, str(path)], tests.parent, variables)
 
 
-def alone(name: str, version: str, python: str, *more: str) -> Path:
+def alone(name: str, python: str, *more: str) -> Path:
     """The tests of a source distribution, away from the sources, which are not compiled; what is installed is tested."""
-    source = cache.sdist(name, version, python)
-    folder = cache.folder() / f"{name}-{version}-tests"
+    source = cache.sdist(name, python)
+    folder = source.with_name(f"{source.name}-tests")
     folder.mkdir(exist_ok=True)
     for each in ("tests", *more):
-        if not (folder / each).exists():
+        if not (folder / each).is_symlink():
             (folder / each).symlink_to(source / each)
     return folder / "tests"
 
 
 def anyio(python: str, loop: str) -> Iterator[Group]:
-    return pytest_groups("anyio", python, loop, alone("anyio", "4.16.0", python, "pyproject.toml"), "anyio.pytest_plugin pytest_mock pytest_timeout")
+    return pytest_groups("anyio", python, loop, alone("anyio", python, "pyproject.toml"), "anyio.pytest_plugin pytest_mock pytest_timeout")
 
 
 def aiohttp(python: str, loop: str) -> Iterator[Group]:
-    tests = alone("aiohttp", "3.14.5", python, "pytest.ini", "examples")
+    tests = alone("aiohttp", python, "pytest.ini", "examples")
     for group in pytest_groups("aiohttp", python, loop, tests, "pytest_mock pytest_timeout", "-m", "not internal and not autobahn"):
         if "benchmarks" not in group.name:
             yield group
 
 
 def uvicorn(python: str, loop: str) -> Iterator[Group]:
-    for group in pytest_groups("uvicorn", python, loop, alone("uvicorn", "0.54.0", python, "pyproject.toml"), "anyio.pytest_plugin pytest_mock"):
+    for group in pytest_groups("uvicorn", python, loop, alone("uvicorn", python, "pyproject.toml"), "anyio.pytest_plugin pytest_mock"):
         if "benchmarks" not in group.name:
             yield group
 
@@ -143,7 +140,7 @@ def aiosmtpd(python: str, loop: str) -> Iterator[Group]:
 
 
 def asyncpg(python: str, loop: str) -> Iterator[Group]:
-    tests = alone("asyncpg", "0.32.0", python)
+    tests = alone("asyncpg", python)
     with servers.postgres() as variables:
         for path in sorted(tests.glob("test_*.py")):
             if not path.stem.startswith("test__"):  # the sources' own
@@ -154,21 +151,13 @@ def asyncpg(python: str, loop: str) -> Iterator[Group]:
 
 def redis(python: str, loop: str) -> Iterator[Group]:
     """redis-py's tests of its asyncio half, against a plain server: neither cluster nor TLS nor modules."""
-    tests = alone("redis", "8.1.0", python, "pyproject.toml")
+    tests = alone("redis", python, "pyproject.toml")
     marks = "not redismod and not onlycluster and not ssl and not cp_integration and not replica"
     with servers.redis() as port:
         more = ("-m", marks, "--redis-url", f"redis://127.0.0.1:{port}/0")
         for group in pytest_groups("redis", python, loop, tests, "pytest_asyncio.plugin pytest_timeout", *more):
             if group.name.startswith("test_asyncio.test_") and "test_scenario" not in group.name:
                 yield group
-
-
-def distributed(python: str, loop: str) -> Iterator[Group]:
-    tests = alone("distributed", "2026.8.0", python, "pyproject.toml", "conftest.py", "distributed")
-    plugins = "pytest_timeout distributed.pytest_resourceleaks"
-    for group in pytest_groups("distributed", python, loop, tests.parent / "distributed", plugins):
-        if group.name.rpartition(".")[2] in OF_DISTRIBUTED:
-            yield group
 
 
 SUITES: dict[str, Callable[[str, str], Iterator[Group]]] = {
@@ -182,5 +171,4 @@ SUITES: dict[str, Callable[[str, str], Iterator[Group]]] = {
     "aiosmtpd": aiosmtpd,
     "asyncpg": asyncpg,
     "redis": redis,
-    "distributed": distributed,
 }
