@@ -54,7 +54,7 @@ def sdist(name: str, python: str) -> Path:
 
 
 def debian_source(package: str, suite: str) -> Path:
-    """The unpacked original source of a Debian package: upstream's own, with what its distribution on PyPI leaves out."""
+    """The unpacked original source of a Debian package, with what its distribution on PyPI leaves out."""
     place = folder() / f"{package}-{suite}"
     if not place.exists():
         work = fresh(place.with_name(f"{place.name}.apt"))

@@ -7,7 +7,6 @@ been run by a process before this one, and are left out; where UNIO_JUDGES_ONLY 
 
 from __future__ import annotations
 
-import fnmatch
 import importlib
 import json
 import os
@@ -24,7 +23,7 @@ if "UNIO_JUDGES_TESTS" in os.environ:  # Debian has put them apart from the pack
 
     test.__path__.append(os.environ["UNIO_JUDGES_TESTS"])
 
-from hooks import HOOKS
+from hooks import HOOKS, chosen
 from loops import judged
 
 
@@ -33,7 +32,7 @@ class Notes(unittest.TestResult):
 
     def __init__(self, path: str) -> None:
         super().__init__()
-        self.file = Path(path).open("a", encoding="utf-8")  # noqa: SIM115 - until the process ends
+        self.file = Path(path).open("a", encoding="utf-8")  # until the process ends
         self.outcome, self.detail = "passed", ""
 
     def write(self, **event: Any) -> None:
@@ -101,14 +100,10 @@ def main(suite: str, loop: str, events: str, name: str) -> None:
         notes.write(ends=name, outcome="skipped", detail=str(reason))
         return
     hook.after(module)
-    only = [pattern for pattern in os.environ.get("UNIO_JUDGES_ONLY", "").split() if pattern]
-    tests = [
-        test
-        for test in flat(unittest.defaultTestLoader.loadTestsFromModule(module))
-        if hook.wants(test) and (not only or any(fnmatch.fnmatch(test.id(), f"*{pattern}*") for pattern in only))
-    ]
-    notes.write(tests=[test.id() for test in tests])
-    unittest.TestSuite(test for test in tests if test.id() not in before).run(notes)
+    tests = [test for test in flat(unittest.defaultTestLoader.loadTestsFromModule(module)) if hook.wants(test)]
+    wanted = chosen([test.id() for test in tests]) - before
+    notes.write(tests=sorted(wanted))
+    unittest.TestSuite(test for test in tests if test.id() in wanted).run(notes)
     notes.write(over=True)
 
 

@@ -40,7 +40,8 @@ def counted(results: dict[str, Result], exempt: int) -> str:
 
 
 def table(rows: dict[Row, str]) -> str:
-    head = "| suite | Python | loop | backend | passed | skipped | failed | exceptions |\n| --- | --- | --- | --- | --: | --: | --: | --: |\n"
+    head = "| suite | Python | loop | backend | passed | skipped | failed | exceptions |\n"
+    head += "| --- | --- | --- | --- | --: | --: | --: | --: |\n"
     return head + "".join(f"| {' | '.join(row)} | {counts} |\n" for row, counts in rows.items())
 
 

@@ -5,7 +5,6 @@ It does for suites of pytest's kind what child.py does for those of unittest's; 
 
 from __future__ import annotations
 
-import fnmatch
 import json
 import os
 from pathlib import Path
@@ -16,7 +15,6 @@ import pytest
 from loops import judged
 
 EVENTS = Path(os.environ["UNIO_JUDGES_EVENTS"])
-ONLY = os.environ.get("UNIO_JUDGES_ONLY", "").split(" ") if os.environ.get("UNIO_JUDGES_ONLY") else []
 HOOK = hooks.HOOKS[os.environ["UNIO_JUDGES_SUITE"]](
     os.environ["UNIO_JUDGES_LOOP"], judged(os.environ["UNIO_JUDGES_LOOP"])
 )
@@ -36,14 +34,8 @@ def begun() -> set[str]:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    before = begun()
-
-    def wanted(item: pytest.Item) -> bool:
-        if item.nodeid in before or not HOOK.wants(item.nodeid):
-            return False
-        return not ONLY or any(pattern in item.nodeid or fnmatch.fnmatch(item.nodeid, f"*{pattern}*") for pattern in ONLY)
-
-    items[:] = [item for item in items if wanted(item)]
+    wanted = hooks.chosen([item.nodeid for item in items]) - begun()
+    items[:] = [item for item in items if item.nodeid in wanted and HOOK.wants(item.nodeid)]
     write(tests=[item.nodeid for item in items])
 
 
@@ -74,7 +66,6 @@ def pytest_runtest_logfinish(nodeid: str) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    if session.testsfailed and not session.testscollected:  # what can't be imported has been noted
-        write(over=True)
-    elif exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED):
+    is_noted = session.testsfailed and not session.testscollected  # what can't be imported
+    if is_noted or exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED}:
         write(over=True)

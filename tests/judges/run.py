@@ -46,7 +46,7 @@ def judge(
     for group in suites.SUITES[suite](python, loop):
         if modules and group.name.rsplit(".", 1)[-1] not in modules:
             continue
-        got = supervise.run(group, work, patience, " ".join(only) or None)
+        got = supervise.run(group, work, patience, "\n".join(only) or None)
         for test, result in got.items():
             if again and len(got) > 1 and not result.good:
                 got[test] = supervise.run(group, work, patience, test).get(test, result)

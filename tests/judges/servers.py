@@ -80,16 +80,17 @@ def postgres() -> Iterator[dict[str, str]]:
         if user:
             shutil.chown(work, "postgres", "postgres")
         data = str(Path(work) / "data")
-        initialize = [str(folder / "initdb"), "--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8"]
-        subprocess.run([*user, *initialize, "--no-sync", "--pgdata", data], cwd=work, check=True, stdout=subprocess.DEVNULL)
+        options = ["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"]
+        initialize = [*user, str(folder / "initdb"), *options, "--pgdata", data]
+        subprocess.run(initialize, cwd=work, check=True, stdout=subprocess.DEVNULL)
         port = free_port()
-        options = {
+        settings = {
             "listen_addresses": "127.0.0.1",
             "port": str(port),
             "unix_socket_directories": work,
             "fsync": "off",
             "max_connections": "200",
         }
-        words = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
+        words = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         with started([*user, str(folder / "postgres"), "-D", data, *words], work, port):
             yield {"PGHOST": "127.0.0.1", "PGPORT": str(port), "PGUSER": "postgres", "PGDATABASE": "postgres"}

@@ -12,12 +12,12 @@ import servers
 from supervise import Group
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
 HERE = Path(__file__).parent
 CHILD = str(HERE / "child.py")
 
-# What is no loop's: asyncio's code for Windows, and what it does with its own selector loop and a selector that is none.
+# What is no loop's but asyncio's: its code for Windows.
 OF_OTHERS = {"test_windows_events", "test_windows_utils", "test_proactor_events"}
 
 # What has no tests of asyncio's loop: uvloop's sources and inner life.
@@ -82,7 +82,7 @@ def pytest_groups(suite: str, python: str, loop: str, tests: Path, plugins: str 
 
 
 def alone(name: str, python: str, *more: str) -> Path:
-    """The tests of a source distribution, away from the sources, which are not compiled; what is installed is tested."""
+    """The tests of a source distribution, away from its sources: what is tested is installed, and those are not."""
     source = cache.sdist(name, python)
     folder = source.with_name(f"{source.name}-tests")
     folder.mkdir(exist_ok=True)
@@ -93,18 +93,21 @@ def alone(name: str, python: str, *more: str) -> Path:
 
 
 def anyio(python: str, loop: str) -> Iterator[Group]:
-    return pytest_groups("anyio", python, loop, alone("anyio", python, "pyproject.toml"), "anyio.pytest_plugin pytest_mock pytest_timeout")
+    tests = alone("anyio", python, "pyproject.toml")
+    return pytest_groups("anyio", python, loop, tests, "anyio.pytest_plugin pytest_mock pytest_timeout")
 
 
 def aiohttp(python: str, loop: str) -> Iterator[Group]:
     tests = alone("aiohttp", python, "pytest.ini", "examples")
-    for group in pytest_groups("aiohttp", python, loop, tests, "pytest_mock pytest_timeout", "-m", "not internal and not autobahn"):
+    more = ("-m", "not internal and not autobahn")
+    for group in pytest_groups("aiohttp", python, loop, tests, "pytest_mock pytest_timeout", *more):
         if "benchmarks" not in group.name:
             yield group
 
 
 def uvicorn(python: str, loop: str) -> Iterator[Group]:
-    for group in pytest_groups("uvicorn", python, loop, alone("uvicorn", python, "pyproject.toml"), "anyio.pytest_plugin pytest_mock"):
+    tests = alone("uvicorn", python, "pyproject.toml")
+    for group in pytest_groups("uvicorn", python, loop, tests, "anyio.pytest_plugin pytest_mock"):
         if "benchmarks" not in group.name:
             yield group
 

@@ -1,7 +1,8 @@
-"""Processes of tests, watched: what hangs or crashes is ended and noted, and the tests after it are run all the same."""
+"""Processes of tests, watched: what hangs or crashes is ended and noted, and the tests after it are run too."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -83,10 +84,8 @@ class Events:
 
 def end(process: subprocess.Popen[bytes]) -> None:
     """End a process and what it has started: it was started as the leader of a group of its own."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()
 
 
