@@ -7,6 +7,7 @@ been run by a process before this one, and are left out; where UNIO_JUDGES_ONLY 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -80,12 +81,13 @@ def flat(suite: unittest.TestSuite) -> list[unittest.TestCase]:
     return tests
 
 
-def done(events: str) -> set[str]:
+def done(events: str) -> set[str | None]:
     """The tests that have been begun."""
-    if not Path(events).exists():
-        return set()
-    lines = [json.loads(line) for line in Path(events).read_text(encoding="utf-8").splitlines()]
-    return {line["begins"] for line in lines if "begins" in line}
+    begun = set()
+    for line in Path(events).read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(ValueError):  # the end of a process that was ended
+            begun.add(json.loads(line).get("begins"))
+    return begun
 
 
 def main(suite: str, loop: str, events: str, name: str) -> None:

@@ -5,6 +5,7 @@ It does for suites of pytest's kind what child.py does for those of unittest's; 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -27,9 +28,12 @@ def write(**event: Any) -> None:
         file.write(json.dumps(event) + "\n")
 
 
-def begun() -> set[str]:
-    lines = (json.loads(line) for line in EVENTS.read_text(encoding="utf-8").splitlines() if line)
-    return {line["begins"] for line in lines if "begins" in line}
+def begun() -> set[str | None]:
+    tests = set()
+    for line in EVENTS.read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(ValueError):  # the end of a process that was ended
+            tests.add(json.loads(line).get("begins"))
+    return tests
 
 
 @pytest.hookimpl(trylast=True)
