@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -17,13 +17,18 @@ if TYPE_CHECKING:
 EXPECTED = Path(__file__).parent / "expected"
 
 
+def read(path: Path) -> list[dict[str, Any]]:
+    exceptions: list[dict[str, Any]] = tomllib.loads(path.read_text(encoding="utf-8"))["exception"]
+    return exceptions
+
+
 def excepted(suite: str, backend: str, python: str) -> dict[str, str]:
     """The reason of each test of a suite that is expected to fail on a backend and a version of Python, as 3.13."""
     path = EXPECTED / f"{suite}.toml"
     if not path.exists():
         return {}
     reasons = {}
-    for each in tomllib.loads(path.read_text(encoding="utf-8"))["exception"]:
+    for each in read(path):
         if backend in each.get("backends", [backend]) and python in each.get("pythons", [python]):
             reasons |= dict.fromkeys(each["tests"], each["why"])
     return reasons
