@@ -25,6 +25,7 @@ struct stream {
     PyObject *first, *more; /* what is written and not submitted: bytes, and a list of those that follow, or NULL */
     long long size;         /* of that and of what is being sent */
     char buffered, flushing, paused, closing, barred, lost;
+    char receiving, sending; /* submitted and not delivered yet: an operation is idle before, once a wait has taken it */
 };
 
 static inline struct stream *STREAM(PyObject *stream) { return (struct stream *)stream; }
@@ -66,10 +67,12 @@ static int fail(PyObject *self, const char *message) {
 
 static int receive(PyObject *self) {
     struct stream *stream = STREAM(self);
-    if (!stream->recv || !operation_is_idle(stream->recv))
+    if (!stream->recv || stream->receiving)
         return 0;
-    if (turns_submit(stream->loop, stream->recv) == 0)
+    if (turns_submit(stream->loop, stream->recv) == 0) {
+        stream->receiving = 1;
         return 0;
+    }
     return fail(self, "Fatal read error on socket transport");
 }
 
@@ -82,7 +85,7 @@ static int take(PyObject *self, PyObject *data) {
     Py_XDECREF(result);
     if (!result)
         return fail(self, "Fatal error: protocol.data_received() call failed.");
-    if (stream->closing || stream->paused || !operation_is_idle(stream->recv))
+    if (stream->closing || stream->paused || stream->receiving)
         return 0;
     return receive(self);
 }
@@ -150,6 +153,7 @@ static PyObject *received_bytes(PyObject *recv) {
 PyObject *stream_received(PyObject *self, PyObject *completion) {
     struct stream *stream = STREAM(self);
     int done;
+    stream->receiving = 0;
     if (PyTuple_GET_ITEM(completion, 3) != Py_None || stream->closing || stream->paused || stream->buffered) {
         done = call_method(self, known.receive_rarely, completion);
     } else if (!transferred_of(stream->recv)) {
@@ -239,7 +243,7 @@ static int send_now(PyObject *self) {
 /* More is written than may wait: it leaves at once, as far as that can be, before the protocol is asked to pause. */
 static int overflow(PyObject *self) {
     struct stream *stream = STREAM(self);
-    if (stream->flushing && operation_is_idle(stream->send) && send_now(self) < 0)
+    if (stream->flushing && !stream->sending && send_now(self) < 0)
         return -1;
     return stream->size > number_of(stream->high_water) ? call_method(self, known.maybe_pause, NULL) : 0;
 }
@@ -256,7 +260,7 @@ static int gather(PyObject *self, PyObject *data, Py_ssize_t size) {
     if (append_written(stream, data) < 0)
         return -1;
     stream->size += size;
-    if (!stream->flushing && operation_is_idle(stream->send)) {
+    if (!stream->flushing && !stream->sending) {
         if (turns_before_wait(stream->loop, self) < 0)
             return -1;
         stream->flushing = 1;
@@ -283,7 +287,7 @@ static PyObject *stream_gather(PyObject *self, PyObject *data) {
 int stream_flush(PyObject *self) {
     struct stream *stream = STREAM(self);
     stream->flushing = 0;
-    if (stream->lost || !stream->first || !operation_is_idle(stream->send))
+    if (stream->lost || !stream->first || stream->sending)
         return 0;
     PyObject *data = take_written(stream);
     int done = data ? 0 : -1;
@@ -292,8 +296,10 @@ int stream_flush(PyObject *self) {
     else if (data)
         done = PyObject_SetAttrString(stream->send, "buffer", data);
     Py_XDECREF(data);
-    if (done == 0 && turns_submit(stream->loop, stream->send) == 0)
+    if (done == 0 && turns_submit(stream->loop, stream->send) == 0) {
+        stream->sending = 1;
         return 0;
+    }
     return fail(self, "Fatal write error on socket transport");
 }
 
@@ -305,6 +311,7 @@ static PyObject *flush(PyObject *self, PyObject *Py_UNUSED(ignored)) {
 PyObject *stream_sent(PyObject *self, PyObject *completion) {
     struct stream *stream = STREAM(self);
     long long sent = transferred_of(stream->send);
+    stream->sending = 0;
     take_bytes(stream->send, known.empty);
     if (stream->lost)
         Py_RETURN_NONE;
@@ -399,7 +406,8 @@ static PyMethodDef methods[] = {
 
 static PyGetSetDef attributes[] = {
     OBJECT(context), OBJECT(protocol), OBJECT(recv),  OBJECT(send), FLAG(buffered), FLAG(flushing),
-    FLAG(paused),    FLAG(closing),    FLAG(barred), FLAG(lost),   {NULL, NULL, NULL, NULL, NULL},
+    FLAG(paused),    FLAG(closing),    FLAG(barred), FLAG(lost),   FLAG(receiving),  FLAG(sending),
+    {NULL, NULL, NULL, NULL, NULL},
 };
 
 static PyMemberDef members[] = {

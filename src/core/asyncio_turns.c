@@ -471,19 +471,21 @@ static int take_batch(struct turns *self) {
 
 /* A turn. */
 static int turn(struct turns *self) {
-    if (end_turn(self) < 0)
-        return -1;
-    size_t before = PEEK(self->ready.count);
     /* Where there is a batch, an exception has come in the middle of the last turn. */
-    if (!self->batch && !is_asked_already(self) && take_batch(self) < 0)
+    if (deliver(self) < 0 || run_ready(self, PEEK(self->ready.count)) < 0)
+        return -1;
+    int has_work = PEEK(self->at_end.count) != 0;
+    if (end_turn(self) < 0 || ((has_work || !is_asked_already(self)) && take_batch(self) < 0))
         return -1;
     __atomic_store_n(&self->called, 0, __ATOMIC_SEQ_CST); /* who scheduled something before this is seen in the next turn */
-    Py_ssize_t due = move_due(self);
-    return due < 0 || run_ready(self, before) < 0 || deliver(self) < 0 ? -1 : run_ready(self, (size_t)due);
+    /* asyncio runs the timers that are due before what the completions will schedule. */
+    return move_due(self) < 0 || deliver(self) < 0 ? -1 : 0;
 }
 
 /* _run_once(): what asyncio's base class calls again and again, until the loop is stopping. So this need not return before. */
 static PyObject *turns_run_once(PyObject *turns, PyObject *Py_UNUSED(ignored)) {
+    if (move_due(TURNS(turns)) < 0)
+        return NULL;
     do {
         if (turn(TURNS(turns)) < 0)
             return NULL;

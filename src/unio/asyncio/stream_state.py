@@ -36,8 +36,10 @@ class StreamState(transports._FlowControlMixin, asyncio.Transport):
         "_lost",
         "_paused",
         "_protocol",
+        "_receiving",
         "_recv",
         "_send",
+        "_sending",
         "_size",
         "_written",
     )
@@ -53,6 +55,8 @@ class StreamState(transports._FlowControlMixin, asyncio.Transport):
     _buffered: bool  # whether the protocol has a buffer of its own
     _flushing: bool  # whether the end of this turn sends
     _paused: bool  # reading is
+    _receiving: bool  # the receive is submitted and not delivered yet: it is idle before, as soon as a wait has taken it
+    _sending: bool  # so for the send
     _closing: bool
     _barred: bool  # whether nothing may be written, as the end was, or is to reach anybody
 
@@ -78,18 +82,20 @@ class StreamState(transports._FlowControlMixin, asyncio.Transport):
         self._written = []
         self._size = 0
         self._flushing = self._paused = self._closing = self._barred = self._lost = False
-        self._buffered = False
+        self._buffered = self._receiving = self._sending = False
 
     # Receiving
 
     def _receive(self) -> None:
         try:
             self._loop.port.submit(self._recv)
+            self._receiving = True
         except Exception as error:  # noqa: BLE001 - whatever it is, the connection can't go on
             self._fail(error, "Fatal read error on socket transport")
 
     def _received(self, completion: Completion) -> None:
         """What the receive calls when it has completed."""
+        self._receiving = False
         if completion.error is not None or self._closing or self._paused or self._buffered:
             self._receive_rarely(completion)
         elif not completion.transferred:
@@ -118,7 +124,7 @@ class StreamState(transports._FlowControlMixin, asyncio.Transport):
         except BaseException as error:  # noqa: BLE001 - the protocol's
             self._fail(error, "Fatal error: protocol.data_received() call failed.")
             return
-        if not self._closing and not self._paused and not self._recv.in_flight:
+        if not self._closing and not self._paused and not self._receiving:
             self._receive()
 
     # Sending
@@ -133,7 +139,7 @@ class StreamState(transports._FlowControlMixin, asyncio.Transport):
         """Have bytes sent at the end of this turn, or when what is being sent has left."""
         self._written.append(data)
         self._size += len(data)
-        if not self._flushing and not self._send.in_flight:
+        if not self._flushing and not self._sending:
             self._loop.before_wait(self._flush)
             self._flushing = True
         if self._size > self._high_water:
@@ -141,11 +147,12 @@ class StreamState(transports._FlowControlMixin, asyncio.Transport):
 
     def _flush(self) -> None:
         self._flushing = False
-        if self._lost or not self._written or self._send.in_flight:
+        if self._lost or not self._written or self._sending:
             return
         try:
             self._send.buffer = self._take_written()
             self._loop.port.submit(self._send)
+            self._sending = True
         except Exception as error:  # noqa: BLE001 - whatever it is, the connection can't go on
             self._fail(error, "Fatal write error on socket transport")
 
@@ -160,6 +167,7 @@ class StreamState(transports._FlowControlMixin, asyncio.Transport):
 
     def _sent(self, completion: Completion) -> None:
         """What the send calls when it has completed."""
+        self._sending = False
         self._send.buffer = b""
         if self._lost:
             return

@@ -95,7 +95,7 @@ class StreamTransport(StreamState):
         try:
             self._protocol.connection_made(self)
         finally:  # what it raises is reported as any callback's, and the connection goes on
-            if not self._closing and not self._paused and not self._recv.in_flight:
+            if not self._closing and not self._paused and not self._receiving:
                 self._receive()
             if waiter is not None and not waiter.cancelled():
                 waiter.set_result(None)
@@ -127,7 +127,7 @@ class StreamTransport(StreamState):
         self._paused = False
         if self._held is not None:
             self._loop.call_soon(self._deliver_held, context=self._context)
-        elif not self._recv.in_flight and not self._ended:
+        elif not self._receiving and not self._ended:
             self._receive()
 
     # Receiving
@@ -166,7 +166,7 @@ class StreamTransport(StreamState):
         except BaseException as error:  # noqa: BLE001 - the protocol's
             self._fail(error, "Fatal error: protocol.buffer_updated() call failed.")
             return
-        if self.is_reading() and not self._ended and self._held is None and not self._recv.in_flight:
+        if self.is_reading() and not self._ended and self._held is None and not self._receiving:
             self._receive()
 
     def _feed(self, data: memoryview) -> None:
@@ -248,7 +248,7 @@ class StreamTransport(StreamState):
 
     def _overflow(self) -> None:
         """Have what is written leave at once, as far as the system takes it, before the protocol is asked to pause."""
-        if self._flushing and not self._send.in_flight and self._sock.gettimeout() == 0:
+        if self._flushing and not self._sending and self._sock.gettimeout() == 0:
             data = self._take_written()
             try:
                 sent = self._sock.send(data)

@@ -67,17 +67,16 @@ class TurnsState(BaseEventLoop):
         self._at_end.append(work)
 
     def _run_once(self) -> None:
+        self._deliver()  # what an exception in the middle of the last turn has left
+        self._move_due()
+        self._run_ready(len(self._ready))
         while self._at_end:
             self._at_end.popleft()()
-        before = len(self._ready)
-        if not self._batch:  # or else an exception has come in the middle of the last turn
-            self._batch = self._wait(self._time_to_wait())
-            self._batch.reverse()
+        self._batch = self._wait(self._time_to_wait())
+        self._batch.reverse()
         self._is_called = False  # who scheduled something before this is seen in the next turn
-        due = self._move_due()
-        self._run_ready(before)
+        self._move_due()  # asyncio runs them before what the completions will schedule
         self._deliver()
-        self._run_ready(due)
 
     def _time_to_wait(self) -> float | None:
         self._drop_spent()
