@@ -55,7 +55,7 @@ class StreamState(transports._FlowControlMixin, asyncio.Transport):
     _buffered: bool  # whether the protocol has a buffer of its own
     _flushing: bool  # whether the end of this turn sends
     _paused: bool  # reading is
-    _receiving: bool  # the receive is submitted and not delivered yet: it is idle before, as soon as a wait has taken it
+    _receiving: bool  # the receive is submitted and not delivered: a wait makes it idle before that
     _sending: bool  # so for the send
     _closing: bool
     _barred: bool  # whether nothing may be written, as the end was, or is to reach anybody
