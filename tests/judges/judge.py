@@ -25,12 +25,21 @@ DOUBLE = Path(__file__).parents[1] / "kqueue_double" / "build.py"
 Row = tuple[str, str, str, str]
 
 
-def prepare(backend: str) -> None:
-    """Have the processes of tests use a backend; kqueue is the double of it on Linux."""
+# Prints why a backend can't run here, if it can't.
+PROBLEM = """
+import sys, unio.backends
+print(*[each.reason for each in unio.backends.candidates() if each.name == sys.argv[1] and not each.available])
+"""
+
+
+def prepare(backend: str, python: str) -> str:
+    """Have the processes of tests use a backend; kqueue is the double of it on Linux. Returns why that can't be."""
     os.environ["UNIO_BACKEND"] = backend
     if backend == "kqueue" and sys.platform == "linux":
         built = subprocess.run([sys.executable, str(DOUBLE)], stdout=subprocess.PIPE, text=True, check=True)
         os.environ["UNIO_KQUEUE_LIBRARY"] = built.stdout.strip()
+    asked = subprocess.run([python, "-c", PROBLEM, backend], stdout=subprocess.PIPE, text=True, check=True)
+    return asked.stdout.strip()
 
 
 def counted(results: dict[str, Result], exempt: int) -> str:
@@ -61,14 +70,16 @@ def main() -> int:
         loops = [("unio", backend) for backend in arguments.backends.split(",")]
         for loop, backend in [*loops, *([("stock", ""), ("uvloop", "")] if arguments.beside else [])]:
             print(f"==== {suite} on {loop} {backend}", flush=True)
-            if backend:
-                prepare(backend)
+            if backend and (problem := prepare(backend, arguments.python)):
+                print(f"left out: {problem}")
+                continue
+            reasons = exceptions.excepted(suite, backend, python) if loop == "unio" else {}
+            work = arguments.work / f"{suite}-{loop}-{backend}"
             try:
-                results = run.judge(suite, loop, arguments.python, arguments.work / f"{suite}-{loop}-{backend}")
+                results = run.judge(suite, loop, arguments.python, work, known=reasons)
             except NotInstalledError as error:
                 print(f"left out: {error}")
                 continue
-            reasons = exceptions.excepted(suite, backend, python) if loop == "unio" else {}
             exempt = sum(not result.good for test, result in results.items() if test in reasons)
             rows[suite, version, loop, backend] = counted(results, exempt)
             if loop == "unio":

@@ -16,7 +16,7 @@ import suites
 import supervise
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Container, Iterable, Sequence
 
 
 def version_of(python: str) -> str:
@@ -37,10 +37,11 @@ def judge(
     modules: Sequence[str] = (),
     only: Sequence[str] = (),
     again: bool = True,
+    known: Container[str] = (),
     patience: float = supervise.PATIENCE_SECONDS,
     verbose: bool = False,
 ) -> dict[str, supervise.Result]:
-    """Run a suite, and tell how it goes. What fails is run again, alone in a process, and that counts."""
+    """Run a suite, and tell how it goes. What fails and isn't known to is run again, alone in a process; that counts."""
     work.mkdir(parents=True, exist_ok=True)
     results: dict[str, supervise.Result] = {}
     for group in suites.SUITES[suite](python, loop):
@@ -48,7 +49,7 @@ def judge(
             continue
         got = supervise.run(group, work, patience, "\n".join(only) or None)
         for test, result in got.items():
-            if again and len(got) > 1 and not result.good:
+            if again and len(got) > 1 and not result.good and test not in known:
                 got[test] = supervise.run(group, work, patience, test).get(test, result)
         results |= got
         print(f"{group.name}: {told(got.values())}", flush=True)
