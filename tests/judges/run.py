@@ -41,7 +41,7 @@ def judge(
     patience: float = supervise.PATIENCE_SECONDS,
     verbose: bool = False,
 ) -> dict[str, supervise.Result]:
-    """Run a suite, and tell how it goes. What fails and isn't known to is run again, alone in a process; that counts."""
+    """Run a suite, and tell how it goes. What fails, and is not known to, is run again alone, and that counts."""
     work.mkdir(parents=True, exist_ok=True)
     results: dict[str, supervise.Result] = {}
     for group in suites.SUITES[suite](python, loop):
