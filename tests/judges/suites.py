@@ -26,6 +26,12 @@ OF_UVLOOP_ALONE = {
     "test_process_spawning",
 }
 
+# What of redis-py's tests wants other servers, or more of one: clusters, sentinels, TLS, modules.
+OF_MORE_SERVERS = {
+    *("bloom", "cluster", "credentials", "json", "multidb", "scenario", "search", "sentinel", "ssl", "timeseries"),
+    "vsets",
+}
+
 
 def unittest_group(suite: str, python: str, loop: str, module: str, folder: Path) -> Group:
     return Group(module, [python, CHILD, suite, loop, "EVENTS", module], folder, {})
@@ -93,8 +99,11 @@ def alone(name: str, python: str, *more: str) -> Path:
 
 
 def anyio(python: str, loop: str) -> Iterator[Group]:
+    """anyio's tests, without those of its packaging and of its plugin, which run processes of their own."""
     tests = alone("anyio", python, "pyproject.toml")
-    return pytest_groups("anyio", python, loop, tests, "anyio.pytest_plugin pytest_mock pytest_timeout")
+    for group in pytest_groups("anyio", python, loop, tests, "anyio.pytest_plugin pytest_mock pytest_timeout"):
+        if group.name not in {"test_lazyimport", "test_pytest_plugin"}:
+            yield group
 
 
 def aiohttp(python: str, loop: str) -> Iterator[Group]:
@@ -159,7 +168,7 @@ def redis(python: str, loop: str) -> Iterator[Group]:
     with servers.redis() as port:
         more = ("-m", marks, "--redis-url", f"redis://127.0.0.1:{port}/0")
         for group in pytest_groups("redis", python, loop, tests, "pytest_asyncio.plugin pytest_timeout", *more):
-            if group.name.startswith("test_asyncio.test_") and "test_scenario" not in group.name:
+            if group.name.startswith("test_asyncio.test_") and not any(part in group.name for part in OF_MORE_SERVERS):
                 yield group
 
 
