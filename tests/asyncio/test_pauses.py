@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import select
 
 import pytest
 import support
@@ -35,12 +34,6 @@ async def connected(sock):
     return await asyncio.get_running_loop().create_connection(Counted, sock=sock)
 
 
-def come(*socks) -> None:
-    """Return when each of the sockets has something to read, and so what the loop will be told at once."""
-    for sock in socks:
-        assert select.select([sock], [], [], PATIENCE)[0]
-
-
 async def until(protocol: Counted, count: int) -> None:
     while len(protocol.received) < count and not protocol.ended:  # noqa: ASYNC110 - it is bounded by the fixture
         await asyncio.sleep(0)
@@ -56,7 +49,6 @@ def test_who_resumes_reading_in_the_turn_in_which_something_comes_gets_it(run, p
             transport.pause_reading()
             await asyncio.sleep(0)
             far.send(b"some")
-            come(near)
             for _ in range(turns):
                 await asyncio.sleep(0)
             transport.resume_reading()
@@ -81,7 +73,6 @@ def test_who_is_resumed_by_what_came_on_another_connection_at_the_same_time_lose
                 await asyncio.sleep(0)
                 for _, far in pairs:
                     far.send(b"some")
-                come(*(near for near, _ in pairs))
                 await until(behind, 4 * (number + 1))
                 await until(resuming, 4 * (number + 1))
                 assert behind.received == resuming.received == b"some" * (number + 1)
