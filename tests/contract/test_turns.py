@@ -123,7 +123,7 @@ def test_threads_that_only_move_bytes_do_not_wake_one_another(
     backend: str, resources: contextlib.ExitStack, make_pair: MakePair
 ) -> None:
     port = resources.enter_context(unio.Port(backend=backend, concurrency=2))
-    messages = 4000
+    messages = 16000  # in the first few hundred they get to know how quick they are
     handled: list[None] = []
     for _ in range(16):
         for sock in make_pair(local=True):

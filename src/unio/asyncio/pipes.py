@@ -71,6 +71,7 @@ class ReadPipe(BaseTransport, asyncio.ReadTransport):
         super().__init__(loop, pipe, protocol, waiter, extra)
         self._extra["pipe"] = pipe
         self._recv = Recv(self._handle, state=self._received)
+        self._receiving = False  # until its completion has been delivered, which is later than that it was taken
         self._paused = False
         self._held: bytes | None = None  # what came while reading was paused
 
@@ -91,14 +92,16 @@ class ReadPipe(BaseTransport, asyncio.ReadTransport):
             self._start()
 
     def _start(self) -> None:
-        if self._paused or self._recv.in_flight or self._held is not None:
+        if self._paused or self._receiving or self._held is not None:
             return
         try:
             self._loop.port.submit(self._recv)
+            self._receiving = True
         except Exception as error:  # noqa: BLE001 - whatever it is, nothing more can come
             self._fail(error, "Fatal read error")
 
     def _received(self, completion: Completion) -> None:
+        self._receiving = False
         if self._closing:
             return
         if completion.error is not None:

@@ -93,7 +93,7 @@ class Watch:
 
     def give_up(self) -> None:
         """Have the descriptor leave the port, unless somebody watches it."""
-        if any(side.callback is not None or side.poll.in_flight for side in self.sides):
+        if any(side.callback is not None or side.waits for side in self.sides):
             return
         if self.loop._watches.get(self.number) is self:
             del self.loop._watches[self.number]
@@ -127,6 +127,8 @@ class Side:
         self.watch = watch
         self.callback: asyncio.Handle | None = None
         self.poll = Poll(watch.handle, readiness, state=self._ended)
+        self.waits = False  # until the poll's completion has been delivered, which is later than that it was taken
+        self.stopped = False  # whether what it will have found is of no interest any more
 
     def call(self, callback: asyncio.Handle) -> None:
         """Have another callback called from now on."""
@@ -141,23 +143,26 @@ class Side:
         if callback is None:
             return False
         callback.cancel()
+        self.stopped = self.waits
         self.watch.loop.port.cancel(self.poll)
         self.watch.give_up()
         return True
 
     def _ended(self, completion: Completion) -> None:
+        stopped, self.stopped = self.stopped, False
+        self.waits = False
         if self.callback is None:
             self.watch.give_up()
         elif self.watch.handle.closed:  # by the program, which has not said that it watches no more
             self.callback = None
             self.watch.give_up()
+        elif stopped or isinstance(completion.error, Cancelled):  # and somebody watches again
+            self.go_on()
         elif completion.error is None:
             try:
                 self.watch.loop._call(self.callback)
             finally:
                 self.go_on()
-        elif isinstance(completion.error, Cancelled):  # and somebody watches again
-            self.go_on()
         else:
             self.callback = None
             self.watch.loop.call_exception_handler(
@@ -166,8 +171,9 @@ class Side:
 
     def go_on(self) -> None:
         """Wait once more, if there is somebody to call."""
-        if self.callback is not None and not self.poll.in_flight:
+        if self.callback is not None and not self.waits:
             self.watch.loop.port.submit(self.poll)
+            self.waits = True
 
 
 def _number(fd: HasFileno | int) -> int:
