@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     import asyncio
     import socket
     import ssl
+    from contextvars import Context
 
     from unio.asyncio.tls import SSLTransport
 
@@ -30,6 +31,7 @@ class Securing(Serving):
         server: Any = None,
         ssl_handshake_timeout: float | None = None,
         ssl_shutdown_timeout: float | None = None,
+        context: Context | None = None,
     ) -> SSLTransport:
         from unio.asyncio.tls import SSLTransport  # noqa: PLC0415 - many loops need none, and some Pythons have none
 
@@ -47,7 +49,7 @@ class Securing(Serving):
         except BaseException:
             rawsock.close()  # it was given to the transport, which there is none of
             raise
-        tls._below = self._make_socket_transport(rawsock, tls, extra=extra, server=server)
+        tls._below = self._make_socket_transport(rawsock, tls, extra=extra, server=server, context=context)
         return tls
 
     async def start_tls(

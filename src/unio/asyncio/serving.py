@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import asyncio
     import socket
     from collections.abc import Callable
+    from contextvars import Context
 
     from unio.completion import Completion
 
@@ -44,11 +45,13 @@ class Listener:
         loop: Serving,
         sock: socket.socket,
         serve: Callable[[socket.socket], None],
+        context: Context | None,
     ) -> None:
         self._loop = loop
         self._sock = sock
         self._serve = serve
-        self._context = copy_context()  # that of who has asked for this, as the protocols are made in it
+        # That of who has asked for this, as the protocols are made in it.
+        self._context = copy_context() if context is None else context.copy()
         self._handle = loop.join(sock)
         self._resting: list[Accept] = []
         self._is_open = True
@@ -118,8 +121,9 @@ class Serving(Turns):
         *,
         extra: dict[str, Any] | None = None,
         server: Any = None,
+        context: Context | None = None,  # which asyncio's base class gives from 3.15 on
     ) -> StreamTransport:
-        return StreamTransport(self, sock, protocol, waiter, extra, server)
+        return StreamTransport(self, sock, protocol, waiter, extra, server, context)
 
     def _start_serving(
         self,
@@ -130,11 +134,12 @@ class Serving(Turns):
         backlog: int = 100,
         ssl_handshake_timeout: float | None = None,
         ssl_shutdown_timeout: float | None = None,
+        context: Context | None = None,
     ) -> None:
         del backlog  # the accepts that wait are not what bounds it
         tls = Tls(sslcontext, ssl_handshake_timeout, ssl_shutdown_timeout) if sslcontext else None
         self._listeners[sock] = Listener(
-            self, sock, lambda connection: self._serve(protocol_factory, connection, server, tls)
+            self, sock, lambda connection: self._serve(protocol_factory, connection, server, tls), context
         )
 
     def _serve(

@@ -59,8 +59,9 @@ class StreamTransport(StreamState):
         waiter: asyncio.Future[None] | None = None,
         extra: dict[str, Any] | None = None,
         server: Any = None,
+        context: contextvars.Context | None = None,
     ) -> None:
-        self._begin_state(contextvars.copy_context())
+        self._begin_state(contextvars.copy_context() if context is None else context.copy())
         super().__init__(extra, loop)
         self._sock = sock
         self._handle = loop.join(sock)
