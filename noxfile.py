@@ -69,7 +69,7 @@ IN_PARALLEL = [
 ]
 
 # The tests of the contract and of what each system makes of it: what depends on the interpreter as well.
-CONTRACT = ["tests/contract", "tests/backends", "tests/differential", "tests/streams", "tests/threads"]
+CONTRACT = ["tests/asyncio", "tests/contract", "tests/backends", "tests/differential", "tests/streams", "tests/threads"]
 
 # The tests in which several threads do something at once.
 OF_THREADS = [

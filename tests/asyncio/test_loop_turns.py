@@ -17,6 +17,7 @@ import weakref
 import pytest
 import support
 from patience import PATIENCE
+from wine import wine_row
 
 import unio
 import unio.asyncio
@@ -324,6 +325,7 @@ def test_loops_of_several_threads_go_on_at_once(backend, monkeypatch) -> None:
     assert sorted(found) == [0, 1, 2]
 
 
+@wine_row("leave-port")
 def test_a_loop_after_a_loop_may_have_the_same_sockets(run, pair) -> None:
     near, far = pair
     near.setblocking(False)
@@ -469,6 +471,7 @@ def test_a_loop_that_is_dropped_open_warns_and_leaves_no_descriptor(backend, mon
         drop()
 
 
+@wine_row("leave-port")
 def test_a_closed_loop_leaves_sockets_that_have_joined_open_and_as_they_were(run, pair) -> None:
     near, far = pair
     near.settimeout(PATIENCE)
