@@ -118,7 +118,8 @@ static void note(struct attempt *a) {
 /* Notes what an attempt has achieved, under the handle's lock. Says what that leaves to Python; nothing, if that is OVER. */
 static enum next achieve_locked(struct port *self, struct attempt *a, int *failed) {
     PyObject *operation = a->operation;
-    enum next otherwise = a->kind == ACCEPT ? RUN : JUDGE; /* what accept4 says, it says again */
+    /* What accept4 says, it says again. A ring is not asked again: Python would leave that to C, for ever. */
+    enum next otherwise = a->kind == ACCEPT && !(self->ring && a->result < 0) ? RUN : JUDGE;
     if (is_done(a)) {
         note(a);
         if (!has_drained(a))
