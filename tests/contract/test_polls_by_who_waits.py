@@ -10,6 +10,7 @@ import channels
 import pytest
 import support
 from platforms import needs_counted_bytes
+from wine import wine_row
 
 import unio
 
@@ -203,6 +204,7 @@ def test_polls_that_wait_let_the_port_sleep(
     channels.assert_sleeps(port)
 
 
+@wine_row("leave-port")
 @pytest.mark.clause("O14", "A5", "S5")
 def test_a_poll_in_flight_keeps_its_handle_and_its_readiness(port: unio.Port, resources: contextlib.ExitStack) -> None:
     pair = Pair(port, resources, "tcp")
