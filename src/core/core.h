@@ -219,4 +219,7 @@ extern PyMethodDef lock_functions[], socket_functions[], class_functions[], asso
 extern PyMethodDef signal_functions[], handle_functions[], turns_functions[], stream_functions[];
 extern PyType_Spec turns_spec;
 
+/* The exception that is set, with its traceback; no more set (task.c). */
+PyObject *take_raised(void);
+
 #endif

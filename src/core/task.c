@@ -47,8 +47,7 @@ static PyObject *step(PyObject *self, PyObject *const *args, Py_ssize_t count) {
     return result;
 }
 
-/* The exception that is set, with its traceback; no more set. */
-static PyObject *raised(void) {
+PyObject *take_raised(void) {
 #if PY_VERSION_HEX >= 0x030C0000
     return PyErr_GetRaisedException();
 #else
@@ -92,7 +91,7 @@ static PyObject *submit(PyObject *self, PyObject *operation) {
     Py_XDECREF(exchange_field(self, &TASK(self)->awaited, Py_NewRef(operation)));
     PyObject *at_once = PyObject_CallOneArg(TASK(self)->submit, operation), *result;
     if (!at_once) {
-        PyObject *error = raised();
+        PyObject *error = take_raised();
         result = PyObject_CallMethod(self, "_refused", "OOO", operation, former ? former : Py_None, error);
         Py_XDECREF(error);
         if (!result && operation_is_idle(operation)) /* it was not called, or has made the task this thread's */
@@ -138,7 +137,7 @@ static PyObject *task_call(PyObject *self, PyObject *args, PyObject *keywords) {
             result = PyObject_CallMethod(self, "_end", "OO", request, Py_None);
         }
     } else if (sent == PYGEN_ERROR) {
-        request = raised();
+        request = take_raised();
         result = PyObject_CallMethod(self, "_end", "OO", Py_None, request);
         if (!result && PyErr_ExceptionMatches(PyExc_MemoryError)) { /* once more: what has been done is not done again */
             PyErr_Clear();

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextvars
 import warnings
+from abc import abstractmethod
 from asyncio import transports
 from asyncio.log import logger
 from typing import TYPE_CHECKING, Any
@@ -61,9 +62,9 @@ class BaseTransport(transports._FlowControlMixin):
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
+    @abstractmethod
     def _start(self) -> None:
         """Submit what is in flight from now on."""
-        raise NotImplementedError
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         self._protocol = protocol
